@@ -1,0 +1,18 @@
+"""Global covariance pooling for everyone who uses timm. Importing it registers the models with timm."""
+
+from .errors import GCPError
+from .methods import METHODS, covariance_sqrt, matrix_sqrt
+from .models import graft, register_backbone
+from .pooling import GlobalCovariancePool
+from .version import __version__
+
+__all__ = [
+    "METHODS",
+    "GCPError",
+    "GlobalCovariancePool",
+    "__version__",
+    "covariance_sqrt",
+    "graft",
+    "matrix_sqrt",
+    "register_backbone",
+]

@@ -1,0 +1,124 @@
+"""Centring, covariance, and the upper triangle of a symmetric matrix as a vector."""
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+# Rounding of a mean of equal numbers stays under this many units in the last place.
+_FLAT_ULPS = 8.0
+
+
+def centre(x: Tensor) -> Tensor:
+    """Centres features over positions: X̄ = X (I − 11ᵀ/M) / √M, so that X̄ X̄ᵀ is the covariance.
+
+    A channel that is constant up to the rounding of its mean comes out as exact zeros: otherwise the rounding errors
+    of a flat image would be taken for its covariance. Its gradient is that of any other channel.
+
+    Args:
+        x: features ``[..., C, M]``, floating point.
+
+    Returns:
+        X̄, of the shape and dtype of ``x``.
+    """
+    mean = x.mean(-1, keepdim=True)
+    centred = x - mean
+    value = centred.detach()
+    flat = value.abs().amax(-1, keepdim=True) <= _FLAT_ULPS * torch.finfo(x.dtype).eps * mean.detach().abs()
+    return (centred - torch.where(flat, value, 0)) / math.sqrt(x.shape[-1])
+
+
+def covariance(x: Tensor) -> Tensor:
+    """The covariance of the channels, divided by M (not M − 1), as the published layers do.
+
+    Args:
+        x: features ``[..., C, M]``, floating point.
+
+    Returns:
+        Σ, ``[..., C, C]``, positive semi-definite.
+    """
+    centred = centre(x)
+    return centred @ centred.mT
+
+
+def binary_scale(x: Tensor) -> Tensor:
+    """The power of two nearest below the largest magnitude of each matrix; 1 for a zero matrix.
+
+    Dividing by it is exact, so a homogeneous function gains range and loses nothing.
+
+    Args:
+        x: matrices ``[..., R, N]``.
+
+    Returns:
+        ``[..., 1, 1]``, without gradient. Not finite where ``x`` is not.
+    """
+    largest = x.detach().abs().amax((-2, -1), keepdim=True)
+    _, exponent = torch.frexp(largest)
+    bound = -math.frexp(torch.finfo(x.dtype).tiny)[1]
+    scale = torch.pow(torch.full_like(largest, 2.0), exponent.clamp(-bound, bound).to(x.dtype))
+    return torch.where(largest > 0, scale, torch.where(largest == 0, 1.0, largest))
+
+
+class _Rescale(torch.autograd.Function):
+    """t · factor, with its own factor for the gradient."""
+
+    @staticmethod
+    def forward(ctx, t: Tensor, factor: Tensor, grad_factor: Tensor) -> Tensor:
+        ctx.save_for_backward(grad_factor)
+        return t * factor
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        return grad * ctx.saved_tensors[0], None, None
+
+
+def rescale(t: Tensor, factor: Tensor, grad_factor: Tensor) -> Tensor:
+    """Multiplies by ``factor`` going forward and by ``grad_factor`` going back.
+
+    Around a homogeneous function the scales of the two ends cancel in the gradient. Multiplying and dividing by them
+    one after the other could overflow between.
+    """
+    return _Rescale.apply(t, factor, grad_factor)
+
+
+@functools.lru_cache(maxsize=64)
+def _triangle_index(n: int, device: torch.device) -> Tensor:
+    rows, columns = torch.triu_indices(n, n, device=device)
+    return rows * n + columns
+
+
+class _Triangle(torch.autograd.Function):
+    """A flat gather and its adjoint, a flat scatter; no boolean mask over C×C."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor) -> Tensor:
+        ctx.n = y.shape[-1]
+        return y.flatten(-2).index_select(-1, _triangle_index(ctx.n, y.device))
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override]
+        out = grad.new_zeros(*grad.shape[:-1], ctx.n * ctx.n)
+        out = out.index_copy(-1, _triangle_index(ctx.n, grad.device), grad)
+        return out.unflatten(-1, (ctx.n, ctx.n))
+
+
+def triangle(y: Tensor) -> Tensor:
+    """The upper triangle of a square matrix, row by row, diagonal included, without a √2 on the off-diagonal.
+
+    Args:
+        y: matrices ``[..., C, C]``.
+
+    Returns:
+        ``[..., C(C+1)/2]``: y₀₀, y₀₁, …, y₀,C₋₁, y₁₁, y₁₂, …
+    """
+    return _Triangle.apply(y)
+
+
+def symmetric(a: Tensor) -> Tensor:
+    """The symmetric part of a square matrix, (A + Aᵀ)/2.
+
+    For the gradient of a function of a symmetric matrix this is the gradient with respect to that matrix: what the
+    triangle's gradient holds in one half is spread over both.
+    """
+    return (a + a.mT) / 2

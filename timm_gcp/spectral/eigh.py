@@ -1,0 +1,43 @@
+"""One batched symmetric eigensolver for every device."""
+
+import torch
+from torch import Tensor
+
+
+def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors of symmetric matrices; one bad matrix does not spoil its batch.
+
+    A matrix on which the solver does not converge is tried again by itself in float64 on the CPU. A matrix that is
+    not finite gives NaNs, so that the loss shows it; the other matrices of the batch are right.
+
+    Args:
+        a: symmetric matrices ``[..., n, n]``, float32 or float64. The lower triangle is read.
+
+    Returns:
+        Eigenvalues ``[..., n]`` in ascending order and eigenvectors ``[..., n, n]`` in columns.
+
+    Raises:
+        torch.linalg.LinAlgError: a finite matrix on which float64 LAPACK does not converge either.
+    """
+    try:
+        values, vectors = torch.linalg.eigh(a)
+    except torch.linalg.LinAlgError:
+        return _one_by_one(a)
+    return values, vectors
+
+
+def _one_by_one(a: Tensor) -> tuple[Tensor, Tensor]:
+    n = a.shape[-1]
+    values, vectors = [], []
+    for matrix in a.reshape(-1, n, n):
+        if not torch.isfinite(matrix).all():
+            values.append(matrix.new_full((n,), torch.nan))
+            vectors.append(matrix.new_full((n, n), torch.nan))
+            continue
+        try:
+            value, vector = torch.linalg.eigh(matrix)
+        except torch.linalg.LinAlgError:
+            value, vector = (t.to(a) for t in torch.linalg.eigh(matrix.cpu().double()))
+        values.append(value)
+        vectors.append(vector)
+    return torch.stack(values).reshape(a.shape[:-1]), torch.stack(vectors).reshape(a.shape)
