@@ -1,0 +1,216 @@
+"""A data set as text files that list its images: the layout of the Grocery Store Dataset."""
+
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+from timm.data.readers.reader import Reader
+
+from ..errors import GCPError
+
+_SYNONYMS = [("train", "training"), ("val", "validation", "valid", "eval", "evaluation"), ("test", "testing")]
+_NAME_FILES = ("classes.csv", "classes.txt")
+_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
+
+
+class ReaderImageList(Reader):
+    """Reads ``<split>.txt``, one image a line: ``path, label[, coarse label]``.
+
+    The path is relative to the folder (one with a comma goes in double quotes), labels count from 0; the coarse label
+    must be a number and is not used. The names of the classes come from ``classes.csv`` (columns ``Class Name (str)``
+    and ``Class ID (int)``) or ``classes.txt`` (a name a line, in the order of the labels), where there is one. Without
+    names there are as many classes as the largest label in any list of the folder tells.
+
+    Args:
+        root: the folder.
+        split: the name of a list, with or without ``.txt``; timm's synonyms go ('validation' finds ``val.txt``).
+        is_training: the list is for training, so every class must have an image. It is taken to be if ``split`` is
+            'train' or 'training'.
+
+    Attributes:
+        list_file: path of the list read.
+        samples: ``(absolute path, label)`` of every image, in the order of the list.
+        class_names: names by label, or None.
+        num_classes: number of classes.
+
+    Raises:
+        GCPError: the folder or list is missing, a line is malformed, a label is out of range, a path does not exist
+            or leaves the folder, the list is empty, or a class has no image to train on.
+    """
+
+    def __init__(self, root: str | os.PathLike, split: str = "train", is_training: bool = False) -> None:
+        super().__init__()
+        self.root = str(root)
+        folder = Path(root)
+        if not folder.is_dir():
+            raise GCPError(f"--data-dir {str(root)!r} is not a folder: give the one that holds the lists")
+        self.list_file = _find_list(folder, split)
+        self.class_names = _read_names(folder)
+        self.samples: list[tuple[str, int]] = []
+        for number, line in _lines(self.list_file):
+            where = f"{str(self.list_file)!r}, line {number}"
+            path, label = _parse(line, where)
+            if self.class_names is not None and label >= len(self.class_names):
+                raise GCPError(
+                    f"{where}: label {label} is outside the {len(self.class_names)} classes that "
+                    f"{_names_file(folder)!r} names (labels count from 0): correct the label or add the class"
+                )
+            self.samples.append((_locate(folder, path, where), label))
+        if not self.samples:
+            raise GCPError(f"{str(self.list_file)!r} lists no image: write a line 'path, label' for each")
+        if self.class_names is not None:
+            self.num_classes = len(self.class_names)
+        else:
+            others = (_largest_label(file) for file in _list_files(folder))
+            self.num_classes = 1 + max([label for _, label in self.samples] + [label for label in others if label])
+        if is_training or self.list_file.stem in _SYNONYMS[0]:
+            self._check_every_class()
+
+    def _check_every_class(self) -> None:
+        have = {label for _, label in self.samples}
+        if number := self.num_classes - len(have):
+            first = islice((label for label in range(self.num_classes) if label not in have), 5)
+            named = [self.class_names[label] if self.class_names else str(label) for label in first]
+            more = f" and {number - 5} more" if number > 5 else ""
+            raise GCPError(
+                f"{str(self.list_file)!r} has no image of class {', '.join(map(repr, named))}{more}: add images, or "
+                "take the class out (labels count from 0 without gaps)"
+            )
+
+    def __getitem__(self, index: int) -> tuple[IO[bytes], int]:
+        path, label = self.samples[index]
+        return open(path, "rb"), label
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+        path = self.samples[index][0]
+        if basename:
+            return os.path.basename(path)
+        return os.path.abspath(path) if absolute else os.path.relpath(path, self.root)
+
+
+def _find_list(folder: Path, split: str) -> Path:
+    stem = split.removesuffix(".txt")
+    candidates = [stem, *next((group for group in _SYNONYMS if stem in group), ())]
+    if stem and os.path.basename(stem) == stem:
+        for name in candidates:
+            if (file := folder / f"{name}.txt").is_file():
+                return file
+    found = [file.stem for file in _list_files(folder)]
+    if not found:
+        raise GCPError(
+            f"{str(folder)!r} holds no list '{stem}.txt': write one, a line 'path, label' for each image, or leave "
+            "--dataset out if the images lie in class folders"
+        )
+    option = "--train-split" if stem in _SYNONYMS[0] else "--val-split"
+    remedy = "test" if "test" in found and option == "--val-split" else "NAME"
+    raise GCPError(
+        f"{str(folder)!r} holds no list for split {split!r}, only {', '.join(f'{name}.txt' for name in found)}: choose "
+        f"one with {option} {remedy}"
+    )
+
+
+def _list_files(folder: Path) -> list[Path]:
+    """The text files of a folder that begin like a list."""
+    found = []
+    for file in sorted(folder.glob("*.txt")):
+        if file.name not in _NAME_FILES and file.is_file():
+            first = next((line for _, line in _lines(file, strict=False)), "")
+            if _label(first) is not None:
+                found.append(file)
+    return found
+
+
+def _largest_label(file: Path) -> int | None:
+    """Of the lines that are well-formed: the others are an error only when this list is the one to read."""
+    labels = (_label(line) for _, line in _lines(file, strict=False))
+    return max((label for label in labels if label is not None), default=None)
+
+
+def _lines(file: Path, strict: bool = True) -> Iterator[tuple[int, str]]:
+    """Numbered lines that are not blank; the mark that Windows editors put first is taken off."""
+    try:
+        with open(file, encoding="utf-8-sig", errors="strict" if strict else "replace") as text:
+            yield from ((number, line.strip()) for number, line in enumerate(text, 1) if line.strip())
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise GCPError(f"{str(file)!r} cannot be read ({reason}): save it as a plain text file") from error
+
+
+def _fields(line: str) -> list[str]:
+    return [field.strip() for field in next(csv.reader([line], skipinitialspace=True), [""])]
+
+
+def _label(line: str) -> int | None:
+    """The label of a well-formed line, else None."""
+    path, *labels = _fields(line)
+    well_formed = path and len(labels) in (1, 2) and all(map(_NUMBER.fullmatch, labels))
+    return int(labels[0]) if well_formed else None
+
+
+def _parse(line: str, where: str) -> tuple[str, int]:
+    path, *labels = _fields(line)
+    if not path or len(labels) not in (1, 2):
+        raise GCPError(
+            f"{where}: {line!r} is not 'path, label' or 'path, label, coarse label': correct the line (a path with a "
+            "comma goes in double quotes)"
+        )
+    for name, value in zip(("label", "coarse label"), labels, strict=False):
+        if not _NUMBER.fullmatch(value):
+            raise GCPError(f"{where}: {name} {value!r} is not a whole number from 0: correct it")
+    return path, int(labels[0])
+
+
+def _locate(folder: Path, path: str, where: str) -> str:
+    normal = os.path.normpath(path)
+    if os.path.isabs(path) or normal.split(os.sep)[0] == os.pardir:
+        raise GCPError(f"{where}: path {path!r} leaves the data set: write it relative to the list's folder")
+    full = os.path.join(folder, normal)
+    if not os.path.isfile(full):
+        raise GCPError(f"{where}: there is no file {path!r}: correct the path (it is relative to the list's folder)")
+    return full
+
+
+def _names_file(folder: Path) -> str | None:
+    return next((name for name in _NAME_FILES if (folder / name).is_file()), None)
+
+
+def _read_names(folder: Path) -> list[str] | None:
+    name = _names_file(folder)
+    if name is None:
+        return None
+    file = folder / name
+    names = [line for _, line in _lines(file)] if name == "classes.txt" else _read_table(file)
+    if not names:
+        raise GCPError(f"{str(file)!r} names no class: name them or remove the file")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise GCPError(f"{str(file)!r} names the class {twice[0]!r} twice: give every class a name of its own")
+    return names
+
+
+def _read_table(file: Path) -> list[str]:
+    names: dict[int, str] = {}
+    table = csv.DictReader((line for _, line in _lines(file)), skipinitialspace=True)
+    columns = ("Class Name (str)", "Class ID (int)")
+    if not set(columns) <= set(table.fieldnames or ()):
+        raise GCPError(f"{str(file)!r} has no columns {columns[0]!r} and {columns[1]!r}: add them to its first line")
+    for row in table:
+        name, label = ((row[column] or "").strip() for column in columns)
+        if not name or not _NUMBER.fullmatch(label) or int(label) in names:
+            raise GCPError(
+                f"{str(file)!r}: the row {name!r}, {label!r} is not a class name and a whole number of its own: "
+                "correct it"
+            )
+        names[int(label)] = name
+    missing = [label for label in range(len(names)) if label not in names]
+    if missing:
+        raise GCPError(f"{str(file)!r} names no class {missing[0]}: number the classes from 0 without gaps")
+    return [names[label] for label in range(len(names))]
