@@ -1,0 +1,249 @@
+"""Pictures of a run, and of several runs side by side, from their ``summary.csv``."""
+
+import csv
+import itertools
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ..errors import GCPError
+
+__all__ = ["draw_comparison", "draw_curves"]
+
+PathLike = str | os.PathLike[str]
+
+# Okabe and Ito's palette: tells apart with every kind of colour vision, and in grey.
+_BLUE, _ORANGE, _GREEN, _PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+_PALETTE = (_BLUE, _ORANGE, _GREEN, _PURPLE, "#E69F00", "#56B4E9", "#000000")
+
+
+class _Summary:
+    """The columns of a ``summary.csv``, by epoch. A repeated epoch (a resumed run) counts once, as last written."""
+
+    def __init__(self, path: PathLike) -> None:
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                lines = list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise GCPError(f"Cannot read the summary '{path}' of a run: {error}.") from error
+        rows = {epoch: row for row in lines if math.isfinite(epoch := _number(row.get("epoch")))}
+        if not rows:
+            raise GCPError(f"'{path}' is not the summary of a run: it has no row with an epoch.")
+        self._rows = [rows[epoch] for epoch in sorted(rows)]
+        self.epochs = np.array(sorted(rows))
+
+    def column(self, name: str) -> np.ndarray:
+        """One value an epoch, nan where there is none."""
+        return np.array([_number(row.get(name)) for row in self._rows])
+
+    def has(self, name: str) -> bool:
+        return bool(np.isfinite(self.column(name)).any())
+
+    def phases(self) -> list[tuple[str, float, float]]:
+        """Stretches of epochs under one method: name, first epoch, last epoch."""
+        phases: list[tuple[str, float, float]] = []
+        for row, epoch in zip(self._rows, self.epochs, strict=True):
+            method = row.get("method") or ""
+            start = phases.pop()[1] if phases and phases[-1][0] == method else epoch
+            phases.append((method, start, epoch))
+        return [phase for phase in phases if phase[0]]
+
+
+def _number(text: Any) -> float:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _losses(axes: Any, summary: _Summary) -> None:
+    _lines(axes, summary, {"train_loss": ("training", _BLUE, "-"), "eval_loss": ("evaluation", _ORANGE, "-")})
+    axes.set_ylabel("loss")
+
+
+def _accuracies(axes: Any, summary: _Summary) -> None:
+    lines = {
+        "train_top1": ("training top-1", _BLUE, "-"),
+        "train_top5": ("training top-5", _BLUE, "--"),
+        "eval_top1": ("evaluation top-1", _ORANGE, "-"),
+        "eval_top5": ("evaluation top-5", _ORANGE, "--"),
+    }
+    _lines(axes, summary, lines)
+    top1 = summary.column("eval_top1")
+    # The saved model is the best one under the final method.
+    top1[summary.epochs < max((first for _, first, _ in summary.phases()), default=-math.inf)] = math.nan
+    if np.isfinite(top1).any():
+        best = int(np.nanargmax(top1))
+        axes.plot(summary.epochs[best], top1[best], "o", ms=5, color=_ORANGE, label=f"best top-1: {top1[best]:.2f}")
+    axes.set_ylabel("accuracy (%)")
+
+
+def _learning_rate(axes: Any, summary: _Summary) -> None:
+    _lines(axes, summary, {"lr": ("", _GREEN, "-")})
+    if (summary.column("lr") > 0).any():
+        axes.set_yscale("log")
+    axes.set_ylabel("learning rate")
+
+
+def _conditioning(axes: Any, summary: _Summary) -> None:
+    _lines(axes, summary, {"kappa": ("", _PURPLE, "-")})
+    if (summary.column("kappa") > 0).any():
+        axes.set_yscale("log")
+    axes.set_ylabel("κ of Σ (median)", color=_PURPLE if summary.has("rank") else "black")
+    if summary.has("rank"):
+        right = axes.twinx()
+        _lines(right, summary, {"rank": ("", _BLUE, "-")})
+        right.set_ylabel("rank of Σ (median)", color=_BLUE)
+        right.set_ylim(bottom=0)
+        right.margins(y=0.1)
+        right.yaxis.set_major_locator(MaxNLocator(integer=True))
+        right.spines["top"].set_visible(False)
+
+
+# A panel is drawn if the summary has one of its columns.
+_PANELS: Sequence[tuple[Sequence[str], Callable[[Any, _Summary], None]]] = (
+    (("train_loss", "eval_loss"), _losses),
+    (("train_top1", "train_top5", "eval_top1", "eval_top5"), _accuracies),
+    (("lr",), _learning_rate),
+    (("kappa", "rank"), _conditioning),
+)
+
+
+def _lines(axes: Any, summary: _Summary, lines: Mapping[str, tuple[str, str, str]]) -> None:
+    for name, (label, colour, style) in lines.items():
+        if summary.has(name):
+            values = summary.column(name)
+            present = np.isfinite(values)
+            # A single epoch has no line: mark it.
+            marker = "." if present.sum() < 25 else ""
+            axes.plot(summary.epochs[present], values[present], style, marker=marker, color=colour, label=label, lw=1.6)
+
+
+def _style(axes: Any) -> None:
+    axes.grid(True, color="0.9", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines["top"].set_visible(False)
+    axes.spines["right"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.set_xlabel("epoch")
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, fontsize="small")
+
+
+def _mark_switches(axes: Any, phases: Sequence[tuple[str, float, float]]) -> None:
+    """A line where the method changes, half-way between the two epochs, and the methods' names above the axes."""
+    for (before, _, last), (after, first, _) in itertools.pairwise(phases):
+        at = (last + first) / 2
+        axes.axvline(at, color="0.35", lw=1.1, ls=(0, (4, 3)), zorder=1)
+        above = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points", "fontsize": "small"}
+        axes.annotate(f"{before} ←", (at, 1.0), xytext=(-4, 3), ha="right", color="0.25", **above)
+        axes.annotate(f"→ {after}", (at, 1.0), xytext=(4, 3), ha="left", color="0.25", **above)
+
+
+def draw_curves(summary_csv: PathLike, out_png: PathLike, title: str | None = None) -> None:
+    """Draws a run: loss, accuracy, learning rate and conditioning by epoch, and where the method switches.
+
+    A panel whose columns the summary lacks is left out.
+
+    Args:
+        summary_csv: the run's ``summary.csv``.
+        out_png: the picture; its folder must exist. Replaced at once when the new one is complete.
+        title: a heading.
+
+    Raises:
+        GCPError: the summary cannot be read, or has no epoch or nothing to draw.
+    """
+    summary = _Summary(summary_csv)
+    panels = [draw for names, draw in _PANELS if any(summary.has(name) for name in names)]
+    if not panels:
+        raise GCPError(f"'{summary_csv}' has nothing to draw: no loss, accuracy, learning rate or conditioning.")
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(5.2 * columns, 3.3 * rows), layout="constrained", facecolor="white")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    phases = summary.phases()
+    for axes, draw in zip(grid, panels, strict=False):
+        draw(axes, summary)
+        _style(axes)
+        _mark_switches(axes, phases)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    methods = list(dict.fromkeys(method for method, _, _ in phases))
+    heading = [title] if title else []
+    # Without a switch no line names the method.
+    heading += [f"method: {methods[0]}"] if len(methods) == 1 else []
+    if heading:
+        figure.suptitle(" · ".join(heading), fontsize="medium", fontweight="bold")
+    _save(figure, out_png)
+
+
+def draw_comparison(
+    runs: Mapping[str, PathLike | Sequence[PathLike]], out_png: PathLike, metric: str = "eval_top1"
+) -> None:
+    """Draws one metric of several runs on the same axes.
+
+    Args:
+        runs: label → a ``summary.csv``, or several (seeds): then the line is their mean, and the band one sample
+            standard deviation to either side, at the epochs that all of them have.
+        out_png: the picture; its folder must exist.
+        metric: a column of the summaries.
+
+    Raises:
+        GCPError: a summary cannot be read or lacks the metric.
+    """
+    if not runs:
+        raise GCPError("There is no run to compare.")
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    for i, (label, given) in enumerate(runs.items()):
+        paths = [given] if isinstance(given, str | os.PathLike) else list(given)
+        epochs, values = _stack(paths, metric)
+        mean = values.mean(0)
+        colour = _PALETTE[i % len(_PALETTE)]
+        last = f"{mean[-1]:.2f}"
+        if len(paths) > 1:
+            deviation = values.std(0, ddof=1)
+            axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.18, lw=0)
+            last += f" ± {deviation[-1]:.2f}, {len(paths)} runs"
+        marker = "." if len(epochs) < 25 else ""
+        axes.plot(epochs, mean, marker=marker, color=colour, lw=1.8, label=f"{label} (last: {last})")
+    part, _, name = metric.partition("_")
+    parts = {"eval": "evaluation", "train": "training"}
+    named = f"{parts[part]} {name.replace('top', 'top-')}" if part in parts else metric
+    axes.set_ylabel(f"{named} (%)" if "top" in name else named)
+    _style(axes)
+    axes.legend(frameon=False, fontsize="small")
+    _save(figure, out_png)
+
+
+def _stack(paths: Sequence[PathLike], metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """The epochs that all summaries have a value for, and the values, ``[runs, epochs]``."""
+    series = []
+    for path in paths:
+        summary = _Summary(path)
+        values = summary.column(metric)
+        series.append({e: v for e, v in zip(summary.epochs, values, strict=True) if math.isfinite(v)})
+    epochs = sorted(set.intersection(*map(set, series))) if series else []
+    if not epochs:
+        raise GCPError(f"There is no epoch at which all of {', '.join(map(str, paths))} have a value for '{metric}'.")
+    return np.array(epochs), np.array([[run[epoch] for epoch in epochs] for run in series])
+
+
+def _save(figure: Figure, out_png: PathLike) -> None:
+    out = Path(out_png)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    FigureCanvasAgg(figure)
+    try:
+        figure.savefig(partial, format="png", dpi=150)
+        os.replace(partial, out)
+    except OSError as error:
+        raise GCPError(f"Cannot write the picture '{out}': {error.strerror}.") from error
+    finally:
+        partial.unlink(missing_ok=True)

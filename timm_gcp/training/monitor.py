@@ -1,0 +1,190 @@
+"""How well-conditioned the covariances are while a model trains."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..errors import GCPError
+from ..pooling import find_pools
+
+__all__ = ["ConditioningMonitor", "conditioning"]
+
+EPS = torch.finfo(torch.float64).eps
+
+
+@torch.no_grad()
+def conditioning(x: Tensor, eps: float = EPS) -> Tensor:
+    """The conditioning of the covariances of a batch of features.
+
+    Σ is centred and divided by M. Its eigenvalues come in float64 from the smaller of XXᵀ and XᵀX. By construction no
+    more than ``min(C, M − 1)`` of them are above zero. Of these:
+
+    - *kept* are those above ``max(C, M)·eps(float64)·λ_max``, the rest is rounding (DESIGN.md §5, 'Cut the rank'). The
+      rank is their number, κ is the largest divided by the smallest.
+    - *under eps* are those at or under `eps`, which the published SVD layers raise to `eps` whatever the scale (Song,
+      Sebe, Wang, ICCV 2021: 'the smallest positive number the data precision allows'), and those not kept. They are
+      counted as a share of ``min(C, M − 1)``, so the zeros that M < C makes do not count.
+
+    Args:
+        x: features ``[B, C, ...]``, any floating dtype.
+        eps: threshold in the units of Σ. The default is that of float64, in which the SVD family works;
+            ``torch.finfo(torch.float32).eps`` tells how many eigenvalues single precision would lose as well.
+
+    Returns:
+        ``[B, 3]`` in float64: κ (nan where Σ = 0), rank, share under eps (0 where M = 1). A row is all nan where the
+        features are not finite or the eigensolver does not converge.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.detach().flatten(2).double()
+        channels, positions = x.shape[1:]
+        possible = min(channels, positions - 1)
+        finite = x.isfinite().all(-1).all(-1)
+        x = torch.where(finite[:, None, None], x, 0.0)
+        # Scaled to one before squaring: 1e±200 neither overflows nor vanishes.
+        scale = x.abs().amax((1, 2), keepdim=True)
+        x = x / torch.where(scale > 0, scale, 1.0)
+        x = (x - x.mean(-1, keepdim=True)) / math.sqrt(positions)
+        gram = x @ x.mT if channels <= positions else x.mT @ x
+        try:
+            eigenvalues = torch.linalg.eigvalsh(gram)
+        except torch.linalg.LinAlgError:
+            return torch.full((len(x), 3), math.nan, dtype=torch.float64, device=x.device)
+    eigenvalues = eigenvalues[:, eigenvalues.shape[1] - possible :].clamp_min(0)
+    largest = eigenvalues.amax(-1, keepdim=True) if possible else eigenvalues.new_zeros(len(x), 1)
+    kept = eigenvalues > max(channels, positions) * EPS * largest
+    rank = kept.sum(-1)
+    smallest = torch.where(kept, eigenvalues, math.inf).amin(-1) if possible else largest[:, 0]
+    kappa = torch.where(rank > 0, largest[:, 0] / smallest, math.nan)
+    above = kept & (eigenvalues * scale[:, :, 0].square() > eps)
+    under = 1 - above.sum(-1).double() / possible if possible else torch.zeros_like(kappa)
+    return torch.where(finite[:, None], torch.stack([kappa, rank.double(), under], -1), math.nan)
+
+
+class ConditioningMonitor:
+    """Measures the conditioning of the covariances while a model trains, and leaves training as it is.
+
+    A forward hook on the reduction of every covariance pool looks at the map whose covariance is taken: no gradient,
+    no random number, no change of the output; evaluation is not measured. Under ``torch.compile`` the hook runs outside
+    the graph; attach before compiling.
+
+    Args:
+        model: a model with covariance pools, wrapped or not.
+        every: measures one training forward in so many, the first included.
+        max_images: images to measure of such a batch, from its start.
+        eps: threshold of ``under_eps`` (see `conditioning`).
+
+    Attributes:
+        skipped: images that the last summary left out because their features were not finite.
+
+    Raises:
+        GCPError: the model has no covariance pool, or `every` or `max_images` is under 1.
+
+    Example::
+
+        with ConditioningMonitor(model) as monitor:
+            train_one_epoch(model)
+            print(monitor.summary())   # {'kappa': 3.1e+06, 'rank': 48.0, 'under_eps': 0.0}
+    """
+
+    def __init__(self, model: nn.Module, every: int = 10, max_images: int = 8, eps: float = EPS) -> None:
+        if every < 1 or max_images < 1:
+            raise GCPError(f"every and max_images are at least 1, not {every} and {max_images}.")
+        self._reductions = [pool.reduce for pool in find_pools(model)]
+        if not self._reductions:
+            raise GCPError(f"{type(model).__name__} has no covariance pool, so there is no conditioning to measure.")
+        self.every = every
+        self.max_images = max_images
+        self.eps = eps
+        self.skipped = 0
+        self._forwards = {id(module): 0 for module in self._reductions}
+        self._measured: list[Tensor] = []
+        self._handles: list[RemovableHandle] = []
+        self._model = model
+
+    def attach(self) -> "ConditioningMonitor":
+        """Starts measuring; a second call changes nothing."""
+        if not self._handles:
+            hook = _hook(self)
+            self._handles = [module.register_forward_hook(hook) for module in self._reductions]
+        return self
+
+    def close(self) -> None:
+        """Stops measuring and removes the hooks; what has been measured stays."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def __enter__(self) -> "ConditioningMonitor":
+        return self.attach()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def see(self, module: nn.Module, features: Tensor) -> None:
+        """Counts a training forward of a reduction, and measures it if it is its turn."""
+        count = self._forwards.get(id(module))
+        # A deep copy of the model carries the hook along, but is not the model that is watched.
+        if count is None:
+            return
+        self._forwards[id(module)] = count + 1
+        if count % self.every == 0:
+            self._measured.append(conditioning(features[: self.max_images], self.eps))
+
+    def summary(self, reset: bool = True) -> dict[str, float]:
+        """Medians over the images measured since the last summary, of all processes together.
+
+        Under distributed training every process has to call it, and all get the same numbers.
+
+        Args:
+            reset: forgets the measurements, for the next epoch.
+
+        Returns:
+            ``kappa`` (largest / smallest kept eigenvalue), ``rank`` (number of kept eigenvalues), ``under_eps`` (share
+            of eigenvalues under eps, in [0, 1], not counting those that M < C makes zero); see `conditioning`. A value
+            is nan where nothing has been measured.
+        """
+        measured = torch.cat([m.cpu() for m in self._measured]) if self._measured else torch.empty(0, 3).double()
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            # NCCL moves tensors between GPUs only.
+            nccl = dist.get_backend() == "nccl"
+            measured = _gather(measured, next(self._model.parameters()).device if nccl else torch.device("cpu"))
+        good = ~measured[:, 1].isnan()
+        self.skipped = int((~good).sum())
+        if reset:
+            self._measured = []
+            self._forwards = dict.fromkeys(self._forwards, 0)
+        columns = measured[good].T
+        return {name: _median(column) for name, column in zip(("kappa", "rank", "under_eps"), columns, strict=True)}
+
+
+def _hook(monitor: ConditioningMonitor) -> Callable[[nn.Module, Any, Tensor], None]:
+    # A function, not a method: copying a model copies its hooks, and a method would take the monitor along.
+    @torch.compiler.disable
+    def hook(module: nn.Module, inputs: Any, features: Tensor) -> None:
+        if module.training:
+            monitor.see(module, features)
+
+    return hook
+
+
+def _median(column: Tensor) -> float:
+    column = column[~column.isnan()]
+    # torch.median takes the lower of the two middle values; quantile their mean.
+    return float(column.quantile(0.5)) if len(column) else math.nan
+
+
+def _gather(rows: Tensor, device: torch.device) -> Tensor:
+    """The rows of every process, in the order of the processes."""
+    rows = rows.to(device)
+    counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=device))
+    longest = max(int(count) for count in counts)
+    padded = torch.cat([rows, rows.new_zeros(longest - len(rows), rows.shape[1])])
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)]).cpu()
