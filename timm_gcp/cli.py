@@ -1,0 +1,113 @@
+"""The command ``timm-gcp``; also ``python -m timm_gcp.cli``."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "demo": "train, compare, save and load a tiny model on synthetic textures, in minutes",
+    "train": "train a model on your images, with the hybrid protocol",
+    "validate": "evaluate a model, a checkpoint, a model folder or a Hub model",
+    "list": "list the registered models and the methods",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a sub-command.
+
+    Args:
+        argv: arguments; None takes those of the process.
+
+    Returns:
+        Exit status: 0, 2 for bad input (one sentence on stderr), 130 when interrupted.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from timm_gcp.version import __version__
+
+        print(f"timm-gcp {__version__}")
+        return 0
+    from timm_gcp.errors import GCPError
+
+    try:
+        return _run(argv[0], argv[1:]) or 0
+    except GCPError as error:
+        if "--debug" in argv:
+            raise
+        print(f"timm-gcp: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _usage() -> str:
+    lines = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    return f"usage: timm-gcp COMMAND ...\n\nGlobal covariance pooling for timm.\n\n{lines}\n\ntimm-gcp COMMAND --help"
+
+
+def _run(command: str, argv: list[str]) -> int | None:
+    if command not in COMMANDS:
+        from timm_gcp.errors import GCPError
+        from timm_gcp.methods import nearest
+
+        raise GCPError(f"Unknown command '{command}'; there are {', '.join(COMMANDS)}{nearest(command, COMMANDS)}")
+    if command == "list":
+        return list_models(argv)
+    return importlib.import_module(f"timm_gcp.training.{command}").main(argv)
+
+
+def list_models(argv: Sequence[str]) -> int:
+    """Runs ``timm-gcp list [pattern]``: the registered models by backbone, and the methods.
+
+    Raises:
+        GCPError: no model fits the pattern.
+    """
+    import timm
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from timm_gcp.errors import GCPError
+    from timm_gcp.methods import METHODS, nearest
+    from timm_gcp.training.arguments import Parser
+
+    parser = Parser(prog="timm-gcp list", description="List the registered models and the methods.")
+    parser.add_argument("pattern", nargs="?", default="*", help="such as 'resnet50*' or '*_polar'")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    pattern = parser.parse_args(argv).pattern
+    every: dict[str, dict[str, str]] = {}
+    for name in timm.list_models():
+        backbone, _, method = name.rpartition("_")
+        if method in METHODS and timm.is_model(backbone):
+            every.setdefault(backbone, {})[method] = name
+    names = {name for found in every.values() for name in found.values()}
+    chosen = set(timm.list_models(pattern)) & names
+    if not chosen:
+        raise GCPError(f"No registered model fits '{pattern}'{nearest(pattern.strip('*'), [*every, *names])}")
+
+    console = Console()
+    models = Table(title="Models: <backbone>_<method>", box=box.SIMPLE)
+    models.add_column("backbone", no_wrap=True)
+    models.add_column("methods")
+    for backbone, found in every.items():
+        methods = [method for method in METHODS if found.get(method) in chosen]
+        if methods:
+            models.add_row(backbone, " ".join(methods))
+    console.print(models)
+    table = Table(title="Methods", box=box.SIMPLE)
+    for title in ("name", "forward", "backward", "precision", "reference"):
+        table.add_column(title, no_wrap=title == "name")
+    shown = {name.rpartition("_")[2] for name in chosen}
+    for row in METHODS.values():
+        if row.name in shown:
+            precision = str(row.dtype).removeprefix("torch.")
+            table.add_row(row.name, row.forward, row.backward, precision, row.reference)
+    console.print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

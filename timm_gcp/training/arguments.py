@@ -1,0 +1,402 @@
+"""The arguments of ``timm-gcp train`` and ``timm-gcp validate``: timm's names and meanings, and a few of ours."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import timm.optim
+import torch
+import yaml
+from timm.utils import ParseKwargs
+
+from ..errors import GCPError
+from ..methods import get_method, nearest
+
+SCHEDULERS = ("cosine", "tanh", "step", "multistep", "poly", "plateau", "constant", "wsd", "rsqrt", "none")
+
+
+class Parser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` whose errors are ours: one sentence, no page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise GCPError(f"{message} (see {self.prog} --help)")
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("Data")
+    group.add_argument("data", nargs="?", metavar="DIR", help="data set folder (same as --data-dir)")
+    group.add_argument("--data-dir", metavar="DIR", help="data set folder")
+    group.add_argument(
+        "--dataset",
+        metavar="NAME",
+        default="",
+        help="data set type: '' image folders, 'grocery' or 'list' list files, 'textures' synthetic, "
+        "or any name that timm reads, such as torch/cifar10 (default: '')",
+    )
+    group.add_argument("--dataset-download", action="store_true", help="let torch/ and tfds/ data sets download")
+    group.add_argument("--class-map", metavar="FILE", default="", help="file that maps class names to indices")
+    group.add_argument("--skip-bad-images", action="store_true", help="leave unreadable images out and go on")
+    group.add_argument("--no-check-images", action="store_true", help="don't open every image before the start")
+
+
+def _add_input(group: Any) -> None:
+    group.add_argument("--num-classes", type=int, metavar="N", help="number of classes (default: the data set's)")
+    group.add_argument("--img-size", type=int, metavar="N", help="image size (default: the model's)")
+    group.add_argument("--in-chans", type=int, metavar="N", help="image channels (default: 3)")
+    group.add_argument("--input-size", nargs=3, type=int, metavar="N", help="channels, height and width")
+    group.add_argument("--crop-pct", type=float, metavar="P", help="share of the resized image kept in evaluation")
+    group.add_argument("--mean", type=float, nargs="+", help="mean of the pixels, 0 to 1")
+    group.add_argument("--std", type=float, nargs="+", help="standard deviation of the pixels")
+    group.add_argument("--interpolation", default="", metavar="NAME", help="resampling in evaluation")
+    group.add_argument("--channels-last", action="store_true", help="channels_last memory layout")
+    group.add_argument("--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V")
+    group.add_argument("--last-stride", type=int, choices=(1, 2), help="stride of a ResNet's last stage, undilated")
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("Device")
+    group.add_argument("--device", help="device (default: cuda where there is one, else cpu)")
+    group.add_argument("--amp", action="store_true", help="mixed precision; the spectral part stays in its own")
+    group.add_argument("--amp-dtype", default="float16", choices=("float16", "bfloat16"))
+    group.add_argument("-j", "--workers", type=int, default=4, metavar="N", help="loader processes (default: 4)")
+    group.add_argument("--pin-mem", action="store_true", help="pin CPU memory in the loader")
+    group.add_argument("--no-prefetcher", action="store_true", help="disable timm's prefetcher")
+    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def train_parser() -> Parser:
+    """The parser of ``timm-gcp train``; defaults are those of timm's ``train.py`` unless the help says otherwise."""
+    parser = Parser(
+        prog="timm-gcp train",
+        description="Train a timm model, with the hybrid protocol where it ends in covariance pooling.",
+    )
+    parser.add_argument("-c", "--config", default="", metavar="FILE", help="YAML file of arguments")
+    _add_data(parser)
+    data = parser.add_argument_group("Splits")
+    data.add_argument("--train-split", default="train", metavar="NAME", help="(default: train)")
+    data.add_argument("--val-split", default="validation", metavar="NAME", help="(default: validation; '' for none)")
+
+    group = parser.add_argument_group("Model")
+    group.add_argument(
+        "--model",
+        default="resnet50_svdpade",
+        metavar="NAME",
+        help="registered name, model folder (local-dir:PATH) or hf-hub:ID (default: resnet50_svdpade)",
+    )
+    group.add_argument("--pretrained", action="store_true", help="start from pretrained weights (folders always do)")
+    group.add_argument("--pretrained-path", metavar="FILE", help="a checkpoint used as the pretrained weights")
+    group.add_argument("--initial-checkpoint", default="", metavar="FILE", help="load all weights of a checkpoint")
+    group.add_argument("--resume", default="", metavar="FILE", help="continue a run from its checkpoint")
+    group.add_argument("--no-resume-opt", action="store_true", help="resume without the optimiser's state")
+    _add_input(group)
+    group.add_argument("-b", "--batch-size", type=int, default=128, metavar="N", help="(default: 128)")
+    group.add_argument("-vb", "--validation-batch-size", type=int, metavar="N", help="(default: --batch-size)")
+    group.add_argument("--grad-accum-steps", type=int, default=1, metavar="N", help="batches an update (default: 1)")
+    group.add_argument("--grad-checkpointing", action="store_true", help="recompute activations to save memory")
+    group.add_argument("--torchcompile", nargs="?", const="inductor", metavar="BACKEND", help="torch.compile")
+    _add_device(parser)
+
+    group = parser.add_argument_group("Covariance pooling")
+    group.add_argument(
+        "--hybrid",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="train with --warm-method while the learning rate is large, then with the model's own method "
+        "(default: on wherever the two differ)",
+    )
+    group.add_argument("--warm-method", default="isqrt", metavar="NAME", help="(default: isqrt)")
+    group.add_argument(
+        "--switch-lr-fraction",
+        type=float,
+        metavar="F",
+        help="switch once the learning rate is at most this fraction of its peak (default: 0.1)",
+    )
+    group.add_argument(
+        "--switch-epoch", type=int, metavar="N", help="switch at epoch N; with another rule, at epoch N at the latest"
+    )
+    group.add_argument(
+        "--switch-conditioning", action="store_true", help="switch when the conditioning of the covariances settles"
+    )
+    group.add_argument(
+        "--classifier-lr-mult", type=float, default=1.0, metavar="X", help="classifier's learning rate times X"
+    )
+    group.add_argument(
+        "--monitor-every", type=int, default=10, metavar="N", help="measure conditioning every N batches; 0 never"
+    )
+
+    group = parser.add_argument_group("Optimiser")
+    group.add_argument("--opt", default="sgd", metavar="NAME", help="(default: sgd)")
+    group.add_argument("--opt-eps", type=float, metavar="EPS")
+    group.add_argument("--opt-betas", type=float, nargs="+", metavar="BETA")
+    group.add_argument("--momentum", type=float, default=0.9, metavar="M", help="(default: 0.9)")
+    group.add_argument("--weight-decay", type=float, default=2e-5, metavar="W", help="(default: 2e-5)")
+    group.add_argument("--clip-grad", type=float, metavar="NORM", help="clip gradients (default: no)")
+    group.add_argument("--clip-mode", default="norm", choices=("norm", "value", "agc"))
+    group.add_argument("--layer-decay", type=float, metavar="D", help="layer-wise learning-rate decay")
+    group.add_argument("--layer-decay-min-scale", type=float, default=0.0, metavar="S")
+    group.add_argument("--layer-decay-no-opt-scale", type=float, metavar="S")
+    group.add_argument("--opt-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V")
+
+    group = parser.add_argument_group("Learning rate")
+    group.add_argument("--sched", default="cosine", metavar="NAME", help=f"{', '.join(SCHEDULERS)} (default: cosine)")
+    group.add_argument("--sched-on-updates", action="store_true", help="step every update, not every epoch")
+    group.add_argument("--lr", type=float, metavar="LR", help="learning rate (default: from --lr-base)")
+    group.add_argument("--lr-base", type=float, default=0.1, metavar="LR", help="lr = lr_base · batch / base size")
+    group.add_argument("--lr-base-size", type=int, default=256, metavar="N", help="(default: 256)")
+    group.add_argument("--lr-base-scale", default="", choices=("", "linear", "sqrt"), help="(default: by optimiser)")
+    group.add_argument("--lr-noise", type=float, nargs="+", metavar="P", help="noise on/off, fractions of the run")
+    group.add_argument("--lr-noise-pct", type=float, default=0.67, metavar="P")
+    group.add_argument("--lr-noise-std", type=float, default=1.0, metavar="S")
+    group.add_argument("--lr-cycle-mul", type=float, default=1.0, metavar="X")
+    group.add_argument("--lr-cycle-decay", type=float, default=0.5, metavar="X")
+    group.add_argument("--lr-cycle-limit", type=int, default=1, metavar="N")
+    group.add_argument("--lr-k-decay", type=float, default=1.0, metavar="K")
+    group.add_argument("--lr-decay-fn", metavar="NAME", help="decay of wsd and rsqrt")
+    group.add_argument("--lr-stable-timescale", type=float, metavar="N", help="time scale of rsqrt, epochs")
+    group.add_argument("--warmup-lr", type=float, default=1e-5, metavar="LR")
+    group.add_argument("--min-lr", type=float, default=0.0, metavar="LR")
+    group.add_argument("--epochs", type=int, default=300, metavar="N", help="(default: 300)")
+    group.add_argument("--decay-milestones", type=int, nargs="+", default=[90, 180, 270], metavar="N")
+    group.add_argument("--decay-epochs", type=float, default=90, metavar="N")
+    group.add_argument("--warmup-epochs", type=int, default=5, metavar="N", help="(default: 5)")
+    group.add_argument("--warmup-prefix", action="store_true", help="warm-up comes on top of the schedule")
+    group.add_argument("--cooldown-epochs", type=int, default=0, metavar="N")
+    group.add_argument("--patience-epochs", type=int, default=10, metavar="N")
+    group.add_argument("--decay-rate", "--dr", type=float, default=0.1, metavar="R")
+
+    group = parser.add_argument_group("Augmentation and regularisation")
+    group.add_argument("--no-aug", action="store_true", help="no training augmentation")
+    group.add_argument("--train-crop-mode", metavar="MODE", help="rrc, rkrc or rkrr")
+    group.add_argument("--scale", type=float, nargs="+", default=[0.08, 1.0], metavar="P", help="(default: 0.08 1)")
+    group.add_argument("--ratio", type=float, nargs="+", default=[3 / 4, 4 / 3], metavar="R", help="(default: 3/4 4/3)")
+    group.add_argument("--hflip", type=float, default=0.5, metavar="P")
+    group.add_argument("--vflip", type=float, default=0.0, metavar="P")
+    group.add_argument("--color-jitter", type=float, default=0.4, metavar="X")
+    group.add_argument("--color-jitter-prob", type=float, metavar="P")
+    group.add_argument("--grayscale-prob", type=float, metavar="P")
+    group.add_argument("--gaussian-blur-prob", type=float, metavar="P")
+    group.add_argument("--aa", metavar="POLICY", help="AutoAugment or RandAugment policy, such as rand-m9-mstd0.5")
+    group.add_argument("--reprob", type=float, default=0.0, metavar="P", help="probability of random erasing")
+    group.add_argument("--remode", default="pixel", choices=("const", "rand", "pixel"))
+    group.add_argument("--recount", type=int, default=1, metavar="N")
+    group.add_argument("--mixup", type=float, default=0.0, metavar="ALPHA")
+    group.add_argument("--cutmix", type=float, default=0.0, metavar="ALPHA")
+    group.add_argument("--cutmix-minmax", type=float, nargs="+", metavar="P")
+    group.add_argument("--mixup-prob", type=float, default=1.0, metavar="P")
+    group.add_argument("--mixup-switch-prob", type=float, default=0.5, metavar="P")
+    group.add_argument("--mixup-mode", default="batch", choices=("batch", "pair", "elem"))
+    group.add_argument("--mixup-off-epoch", type=int, default=0, metavar="N")
+    group.add_argument("--smoothing", type=float, default=0.1, metavar="P", help="label smoothing (default: 0.1)")
+    group.add_argument("--bce-loss", action="store_true", help="binary cross-entropy")
+    group.add_argument("--bce-sum", action="store_true")
+    group.add_argument("--bce-target-thresh", type=float, metavar="P")
+    group.add_argument("--bce-pos-weight", type=float, metavar="W")
+    group.add_argument("--train-interpolation", default="random", metavar="NAME")
+    group.add_argument("--drop", type=float, default=0.0, metavar="P", help="dropout before the classifier")
+    group.add_argument("--drop-path", type=float, metavar="P")
+
+    group = parser.add_argument_group("Batch norm, averaging")
+    group.add_argument("--sync-bn", action="store_true", help="synchronised batch norm")
+    group.add_argument("--dist-bn", default="reduce", choices=("reduce", "broadcast", ""))
+    group.add_argument("--model-ema", action="store_true", help="keep and evaluate an average of the weights")
+    group.add_argument("--model-ema-decay", type=float, default=0.9998, metavar="D")
+    group.add_argument("--model-ema-warmup", action="store_true")
+
+    group = parser.add_argument_group("Run")
+    group.add_argument("--seed", type=int, default=42, metavar="S", help="(default: 42)")
+    group.add_argument("--log-interval", type=int, default=50, metavar="N", help="updates between two log lines")
+    group.add_argument("--checkpoint-hist", type=int, default=10, metavar="N", help="checkpoints kept (default: 10)")
+    group.add_argument("--output", default="", metavar="DIR", help="folder of runs (default: output/train)")
+    group.add_argument("--experiment", default="", metavar="NAME", help="sub-folder (default: date, model, size)")
+    group.add_argument("--eval-metric", default="top1", choices=("top1", "top5", "loss"), help="picks the best epoch")
+    return parser
+
+
+def validate_parser() -> Parser:
+    """The parser of ``timm-gcp validate``."""
+    parser = Parser(prog="timm-gcp validate", description="Evaluate a model, a checkpoint or a model folder.")
+    _add_data(parser)
+    parser.add_argument("--split", default="validation", metavar="NAME", help="(default: validation)")
+    group = parser.add_argument_group("Model")
+    group.add_argument("-m", "--model", default="", metavar="NAME", help="registered name, model folder or hf-hub:ID")
+    group.add_argument("--pretrained", action="store_true", help="pretrained weights (default without --checkpoint)")
+    group.add_argument(
+        "--checkpoint", default="", metavar="FILE", help="weights; a checkpoint of a run needs no --model"
+    )
+    group.add_argument(
+        "--use-ema",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="averaged weights of a checkpoint (default: those by which the run was ranked)",
+    )
+    group.add_argument("--method", metavar="NAME", help="evaluate with another method than the model's own")
+    _add_input(group)
+    group.add_argument("-b", "--batch-size", type=int, default=256, metavar="N", help="(default: 256)")
+    group.add_argument("--tta", default="", choices=("", "mirror"), help="mirror: average logits with the mirror image")
+    _add_device(parser)
+    parser.add_argument("--results-file", default="", metavar="FILE", help="append to a .csv, or write a .json")
+    return parser
+
+
+def _read_config(path: str, parser: Parser) -> dict[str, Any]:
+    """Arguments from a YAML file, checked against the parser as the command line would be."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            config = yaml.safe_load(file) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise GCPError(f"cannot read --config {path}: {error}.") from error
+    except yaml.YAMLError as error:
+        raise GCPError(f"--config {path} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(config, dict):
+        raise GCPError(f"--config {path} holds no 'argument: value' lines.")
+    actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
+    checked = {}
+    for key, value in config.items():
+        name = str(key).replace("-", "_")
+        if name not in actions:
+            raise GCPError(f"--config {path} has an unknown argument '{key}'{nearest(name, actions)}")
+        checked[name] = _checked(actions[name], value, f"'{key}' in --config {path}")
+    return checked
+
+
+def _checked(action: argparse.Action, value: Any, where: str) -> Any:
+    """A value from YAML, converted by the rules of the command line."""
+    if value is None or isinstance(action, ParseKwargs):
+        if value is not None and not isinstance(value, dict):
+            raise GCPError(f"{where} takes 'name: value' lines, not {value!r}.")
+        return value
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise GCPError(f"{where} takes true or false, not {value!r}.")
+        return value
+    several = action.nargs == "+" or isinstance(action.nargs, int)
+    items = value if several and isinstance(value, list) else [value]
+    if any(isinstance(item, (list, dict, bool)) for item in items):
+        raise GCPError(f"{where} cannot be {value!r}.")
+    kind: Any = action.type or str
+    try:
+        items = [kind(str(item)) for item in items]
+    except ValueError as error:
+        raise GCPError(f"{where} cannot be {value!r}: it takes {kind.__name__} values.") from error
+    if action.choices is not None and (bad := [item for item in items if item not in action.choices]):
+        raise GCPError(f"{where} cannot be {bad[0]!r}; it is one of {', '.join(map(repr, action.choices))}.")
+    return items if several else items[0]
+
+
+def parse_train_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, str]:
+    """Parses and checks the arguments of ``timm-gcp train``.
+
+    Args:
+        argv: arguments; None takes those of the process.
+
+    Returns:
+        The arguments and, for the run folder, their YAML text, which ``--config`` reads again.
+
+    Raises:
+        GCPError: an unknown argument, a value out of range, an unknown method, optimiser or scheduler.
+    """
+    parser = train_parser()
+    first = Parser(prog=parser.prog, add_help=False, allow_abbrev=False)
+    first.add_argument("-c", "--config", default="")
+    config = first.parse_known_args(argv)[0].config
+    if config:
+        parser.set_defaults(**_read_config(config, parser))
+    args = parser.parse_args(argv)
+    args.data_dir = args.data_dir or args.data
+    del args.data, args.config
+    text = yaml.safe_dump({k: v for k, v in vars(args).items() if k != "resume"}, sort_keys=True)
+
+    _check_common(args)
+    get_method(args.warm_method)
+    for name in ("epochs", "grad_accum_steps", "log_interval", "checkpoint_hist", "lr_base_size"):
+        _at_least(args, name, 1)
+    for name in ("warmup_epochs", "cooldown_epochs", "monitor_every", "patience_epochs", "seed", "mixup_off_epoch"):
+        _at_least(args, name, 0)
+    if args.validation_batch_size is not None:
+        _at_least(args, "validation_batch_size", 1)
+    for name in ("lr", "lr_base", "classifier_lr_mult", "clip_grad", "layer_decay"):
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            raise GCPError(f"--{name.replace('_', '-')} must be positive, not {value:g}.")
+    for name in ("hflip", "vflip", "reprob", "mixup_prob", "mixup_switch_prob", "smoothing", "drop"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise GCPError(f"--{name.replace('_', '-')} must lie between 0 and 1, not {getattr(args, name):g}.")
+    if args.sched not in SCHEDULERS:
+        raise GCPError(f"Unknown scheduler '{args.sched}'; there are {', '.join(SCHEDULERS)}{_near(args.sched)}")
+    optimizers = timm.optim.list_optimizers()
+    if args.opt.lower().removeprefix("lookahead_") not in optimizers:
+        raise GCPError(f"Unknown optimizer '{args.opt}'{nearest(args.opt, optimizers)}")
+    if args.resume and args.initial_checkpoint:
+        raise GCPError("--resume and --initial-checkpoint exclude each other: a resumed run brings its own weights.")
+    _check_switch(args)
+    return args, text
+
+
+def _near(name: str) -> str:
+    return nearest(name, SCHEDULERS)
+
+
+def _check_switch(args: argparse.Namespace) -> None:
+    given = [
+        name
+        for name in ("switch_lr_fraction", "switch_epoch", "switch_conditioning")
+        if getattr(args, name) not in (None, False)
+    ]
+    if given and args.hybrid is False:
+        raise GCPError(f"--{given[0].replace('_', '-')} has no effect with --no-hybrid; leave one of them out.")
+    if args.switch_conditioning and args.switch_lr_fraction is not None:
+        raise GCPError("--switch-conditioning and --switch-lr-fraction are two rules for one switch; choose one.")
+    if args.switch_conditioning and args.monitor_every < 1:
+        raise GCPError("--switch-conditioning needs the conditioning: give --monitor-every 1 or more.")
+    if args.switch_lr_fraction is not None and not 0 < args.switch_lr_fraction < 1:
+        raise GCPError(f"--switch-lr-fraction must lie between 0 and 1, not {args.switch_lr_fraction:g}.")
+    if args.switch_epoch is not None and args.switch_epoch < 1:
+        raise GCPError(
+            f"--switch-epoch {args.switch_epoch} leaves no epoch for the warm method; use 1 or more, or --no-hybrid."
+        )
+
+
+def parse_validate_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses and checks the arguments of ``timm-gcp validate``.
+
+    Raises:
+        GCPError: as ``parse_train_args``.
+    """
+    args = validate_parser().parse_args(argv)
+    args.data_dir = args.data_dir or args.data
+    _check_common(args)
+    if args.method:
+        get_method(args.method)
+    if not args.model and not args.checkpoint:
+        raise GCPError("Nothing to evaluate: give --model NAME, a model folder, or --checkpoint FILE.")
+    if args.results_file and not args.results_file.endswith((".csv", ".json")):
+        raise GCPError(f"--results-file {args.results_file} must end in .csv or .json.")
+    return args
+
+
+def _at_least(args: argparse.Namespace, name: str, least: int) -> None:
+    if getattr(args, name) < least:
+        raise GCPError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(args, name)}.")
+
+
+def _check_common(args: argparse.Namespace) -> None:
+    _at_least(args, "batch_size", 1)
+    _at_least(args, "workers", 0)
+    for name in ("num_classes", "img_size", "in_chans"):
+        if getattr(args, name) is not None:
+            _at_least(args, name, 1)
+    if args.device is None:
+        args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(args.device).type
+    except RuntimeError as error:
+        raise GCPError(f"Unknown device '{args.device}'; try cpu or cuda.") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise GCPError(f"--device {args.device}: this machine has no CUDA device; use --device cpu.")
+    channels = args.in_chans or (args.input_size or [3])[0]
+    for name in ("mean", "std"):
+        values = getattr(args, name)
+        if values is not None and len(values) not in (1, channels):
+            raise GCPError(f"--{name} takes 1 or {channels} values, not {len(values)}.")
+    if args.input_size is not None and args.in_chans is not None and args.input_size[0] != args.in_chans:
+        raise GCPError(f"--input-size says {args.input_size[0]} channels and --in-chans {args.in_chans}; choose one.")

@@ -1,0 +1,153 @@
+"""Model folders, ``config.json`` with ``model.safetensors`` and a card, as timm's ``local-dir:`` takes them."""
+
+import copy
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from timm.models import is_model, save_for_hf
+from timm.utils import unwrap_model
+from torch import nn
+
+from ..errors import GCPError
+from ..methods import METHODS
+from ..pooling import find_pools
+
+__all__ = ["architecture", "model_arguments", "save_folder"]
+
+_DATA_KEYS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
+
+
+def architecture(model: nn.Module) -> str:
+    """The registered name under which timm builds this model with the method now in force.
+
+    Raises:
+        GCPError: the model was not built by timm, or no such name is registered.
+    """
+    model = unwrap_model(model)
+    name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+    if not name:
+        raise GCPError(f"A {type(model).__name__} without timm's pretrained_cfg has no registered name to save under.")
+    pools = find_pools(model)
+    if pools:
+        base, _, method = name.rpartition("_")
+        name = f"{base}_{pools[0].method}" if method in METHODS else name
+    if not is_model(name):
+        raise GCPError(f"No model '{name}' is registered, so a folder of it could not be loaded again.")
+    return name
+
+
+def model_arguments(model: nn.Module) -> dict[str, Any]:
+    """The arguments of ``timm.create_model`` beyond the number of classes that this model's weights need."""
+    model = unwrap_model(model)
+    arguments = {k: v for k, v in dict(getattr(model, "gcp_args", {})).items() if v is not None and v != {}}
+    first = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv")
+    if isinstance(first, str):
+        channels = getattr(model.get_submodule(first), "in_channels", 3)
+        if channels != 3:
+            arguments["in_chans"] = channels
+    return arguments
+
+
+def save_folder(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    class_names: Sequence[str] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    data_config: Mapping[str, Any] | None = None,
+    model_args: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes what ``timm.create_model('local-dir:<folder>', pretrained=True)`` loads after ``import timm_gcp``.
+
+    The folder appears under its name only once it is whole; one that was there before is replaced.
+
+    Args:
+        model: a model of timm's registry or ours, on any device and in any memory layout; DDP and compile wrappers are
+            seen through. Its present method is the one that the folder builds.
+        folder: where to write.
+        class_names: one name a class, in the order of the logits.
+        metrics: what the card shows, name → value.
+        data_config: preprocessing (``timm.data.resolve_data_config``); None keeps the model's own.
+        model_args: further arguments of ``timm.create_model``, beside those the model carries itself.
+
+    Returns:
+        The folder.
+
+    Raises:
+        GCPError: the model has no registered name, or ``class_names`` has another length than the logits.
+    """
+    name = architecture(model)
+    # A copy: contiguous CPU tensors are what safetensors writes, and the caller's model stays as it is.
+    plain: Any = copy.deepcopy(unwrap_model(model)).cpu()
+    for tensor in (*plain.parameters(), *plain.buffers()):
+        tensor.data = tensor.data.contiguous()
+    if class_names is not None and len(class_names) != plain.num_classes:
+        raise GCPError(f"{len(class_names)} class names were given for a model of {plain.num_classes} classes.")
+
+    arguments = {**model_arguments(plain), **(model_args or {})}
+    config = dict(plain.pretrained_cfg, architecture=name, num_classes=plain.num_classes)
+    if class_names is not None or plain.num_classes != plain.pretrained_cfg.get("num_classes"):
+        # Those of the model that this one was fine-tuned from.
+        for key in ("label_names", "label_descriptions"):
+            config.pop(key, None)
+    if data_config is not None:
+        for key in ("test_input_size", "test_crop_pct"):
+            config.pop(key, None)
+        config.update({key: data_config[key] for key in _DATA_KEYS if data_config.get(key) is not None})
+    plain.pretrained_cfg = plain.default_cfg = config
+    model_config = {"label_names": list(class_names)} if class_names is not None else {}
+
+    target = Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
+        written = Path(scratch) / "new"
+        save_for_hf(plain, str(written), model_config=model_config, model_args=arguments, safe_serialization=True)
+        card = written / "README.md"
+        card.write_text(_card(name, target.name, config, metrics), encoding="utf-8")
+        # safetensors writes for the owner alone; who may read the card may read the weights.
+        (written / "model.safetensors").chmod(card.stat().st_mode)
+        if target.is_dir():
+            os.replace(target, Path(scratch) / "old")
+        elif target.exists():
+            raise GCPError(f"{target} is a file; choose another place for the model folder.")
+        os.replace(written, target)
+        shutil.rmtree(Path(scratch) / "old", ignore_errors=True)
+    return target
+
+
+def _card(name: str, folder: str, config: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> str:
+    size = " × ".join(str(n) for n in config["input_size"])
+    rows = "".join(
+        f"| {key} | {value:.4g} |\n" if isinstance(value, float) else f"| {key} | {value} |\n"
+        for key, value in (metrics or {}).items()
+    )
+    table = f"\n## Results\n\n| | |\n|---|---|\n{rows}" if rows else ""
+    return f"""---
+library_name: timm
+pipeline_tag: image-classification
+tags:
+- image-classification
+- timm
+- timm-gcp
+---
+# {name}
+
+{config["num_classes"]} classes, input {size}. `import timm_gcp` comes first: it is what tells timm this architecture.
+
+## Usage
+
+```python
+import timm_gcp
+import timm
+from PIL import Image
+
+model = timm.create_model("local-dir:{folder}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+probabilities = model(transform(Image.open("image.jpg").convert("RGB")).unsqueeze(0)).softmax(-1)
+names = model.pretrained_cfg.get("label_names")
+```
+{table}"""
