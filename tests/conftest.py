@@ -3,6 +3,7 @@ import os
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from tools import COMMON, MODEL, timm_gcp_command, write_images
 
 # No test may depend on how fast the machine is.
 calm = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
@@ -14,3 +15,21 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """Image folders of three classes."""
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="session")
+def run(images, tmp_path_factory):
+    """One finished run: four epochs, Newton–Schulz in the first two."""
+    output = tmp_path_factory.mktemp("runs")
+    done = timm_gcp_command(
+        "train", "--data-dir", images, "--model", MODEL, *COMMON, "--output", output, "--experiment", "base"
+    )
+    assert done.returncode == 0, done.stderr
+    (output / "log.txt").write_text(done.stdout)
+    return output / "base"

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from test_train import timm_gcp_command
+from tools import timm_gcp_command
 
 from timm_gcp.cli import main
 

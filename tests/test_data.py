@@ -234,7 +234,7 @@ def test_folders_refuse_what_timm_would_misread(folders):
     assert "only train, validation" in refused("no folder for split 'test'", "", folders, "test")
     refused("no folder for split", "", folders, "train[:50%]")
     photograph(folders / "validation" / "dog" / "0.jpg")
-    refused("class 'dog', which '.*train' has not", "", folders, "validation")
+    refused("class 'dog', which '.*train' lacks", "", folders, "validation")
     (folders / "train" / "fly").mkdir()
     refused("no image of class 'fly'", "", folders, "train")
     (folders / "train" / "fly" / "notes.txt").write_text("none yet")

@@ -1,6 +1,5 @@
 """timm-gcp train: real runs on small JPEG folders, resume, and everything that is refused at the door."""
 
-import csv
 import json
 import math
 import os
@@ -10,11 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
+from tools import COMMON, MODEL, rows_of, timm_gcp_command, write_images
 
 import timm_gcp
 from timm_gcp.cli import main
@@ -26,62 +25,6 @@ from timm_gcp.training.checkpoint import RunSaver, load_training_checkpoint, loa
 from timm_gcp.training.engine import evaluate
 from timm_gcp.training.validate import model_from_checkpoint
 from timm_gcp.weights.folder import save_folder
-
-MODEL = "test_resnet_svdpade"
-COMMON = [
-    *("--img-size", "64", "-b", "8", "--epochs", "4", "--warmup-epochs", "0", "--lr", "0.05", "-j", "1"),
-    *("--monitor-every", "1", "--switch-epoch", "2", "--log-interval", "2", "--device", "cpu"),
-]
-
-
-def write_images(folder, per_class=12, classes=("coarse", "fine", "middle"), splits=("train", "validation")):
-    """Image folders whose classes differ in the size of their blocks."""
-    rng = np.random.default_rng(0)
-    for split in splits:
-        for k, name in enumerate(classes):
-            (folder / split / name).mkdir(parents=True)
-            for i in range(per_class):
-                blocks = rng.integers(0, 256, (48 // (2 * k + 2), 48 // (2 * k + 2), 3), dtype=np.uint8)
-                Image.fromarray(blocks).resize((48, 40), Image.Resampling.NEAREST).save(
-                    folder / split / name / f"{i}.jpg", quality=95
-                )
-    return folder
-
-
-def timm_gcp_command(*argv, cwd=None, timeout=300):
-    return subprocess.run(
-        [sys.executable, "-m", "timm_gcp.cli", *map(str, argv)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def rows_of(run):
-    with open(run / "summary.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="session")
-def images(tmp_path_factory):
-    # Other test files import this fixture: one folder for all of them.
-    folder = tmp_path_factory.getbasetemp() / "shared-images"
-    return folder if folder.exists() else write_images(folder)
-
-
-@pytest.fixture(scope="session")
-def run(images, tmp_path_factory):
-    """One finished run: four epochs, Newton–Schulz in the first two."""
-    output = tmp_path_factory.getbasetemp() / "shared-runs"
-    if not output.exists():
-        done = timm_gcp_command(
-            "train", "--data-dir", images, "--model", MODEL, *COMMON, "--output", output, "--experiment", "base"
-        )
-        assert done.returncode == 0, done.stderr
-        (output / "log.txt").write_text(done.stdout)
-    return output / "base"
 
 
 def in_process(images, tmp_path, name, *more, model=MODEL):

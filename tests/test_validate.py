@@ -6,14 +6,14 @@ import json
 import pytest
 import timm
 import torch
-from test_train import images, run, timm_gcp_command, write_images  # noqa: F401
+from tools import timm_gcp_command, write_images
 
 from timm_gcp.cli import main
 from timm_gcp.training.arguments import train_parser
 
 
 @pytest.fixture(scope="module")
-def result(run):  # noqa: F811
+def result(run):
     return json.loads((run / "result.json").read_text())
 
 
@@ -26,7 +26,7 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def test_checkpoint_alone(run, images, result, tmp_path):  # noqa: F811
+def test_checkpoint_alone(run, images, result, tmp_path):
     """In a process of its own: model, classes, size and method come from the checkpoint."""
     done = timm_gcp_command(
         *("validate", "--checkpoint", run / "model_best.pth.tar", "--data-dir", images, "-b", "7", "-j", "1"),
@@ -42,7 +42,7 @@ def test_checkpoint_alone(run, images, result, tmp_path):  # noqa: F811
     assert float(row["images_per_second"]) > 0
 
 
-def test_folder_and_appended_rows(run, images, result, tmp_path):  # noqa: F811
+def test_folder_and_appended_rows(run, images, result, tmp_path):
     table = tmp_path / "deep" / "r.csv"
     for more in ([], ["--method", "polar"], ["--tta", "mirror"], ["--channels-last"], ["--split", "train"]):
         assert validate("--model", run / "model", "--data-dir", images, "-b", "11", "--results-file", table, *more) == 0
@@ -57,7 +57,7 @@ def test_folder_and_appended_rows(run, images, result, tmp_path):  # noqa: F811
     assert json.loads((tmp_path / "r.json").read_text())["loss"] == pytest.approx(result["loss"], abs=1e-5)
 
 
-def test_warm_checkpoint_is_evaluated_under_its_method(run, images, tmp_path):  # noqa: F811
+def test_warm_checkpoint_is_evaluated_under_its_method(run, images, tmp_path):
     argv = ("--checkpoint", run / "checkpoint-0.pth.tar", "--data-dir", images, "--results-file", tmp_path / "r.csv")
     assert validate(*argv) == 0
     assert validate(*argv, "--model", "test_resnet_svd") == 0
@@ -68,7 +68,7 @@ def test_warm_checkpoint_is_evaluated_under_its_method(run, images, tmp_path):  
         assert float(first["loss"]) == pytest.approx(float(next(csv.DictReader(file))["eval_loss"]), abs=1e-5)
 
 
-def test_bare_weights_and_checkpoints_of_timm(images, tmp_path):  # noqa: F811
+def test_bare_weights_and_checkpoints_of_timm(images, tmp_path):
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=3)
     torch.save(model.state_dict(), tmp_path / "bare.pth")
@@ -82,7 +82,7 @@ def test_bare_weights_and_checkpoints_of_timm(images, tmp_path):  # noqa: F811
     assert first["method"] == ""
 
 
-def test_refused(run, images, tmp_path, capsys):  # noqa: F811
+def test_refused(run, images, tmp_path, capsys):
     def error_of(*argv):
         assert validate(*argv) == 2
         error = capsys.readouterr().err

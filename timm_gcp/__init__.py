@@ -4,12 +4,14 @@ from .errors import GCPError
 from .methods import METHODS, covariance_sqrt, matrix_sqrt
 from .models import graft, register_backbone
 from .pooling import GlobalCovariancePool
+from .training.hybrid import HybridSchedule
 from .version import __version__
 
 __all__ = [
     "METHODS",
     "GCPError",
     "GlobalCovariancePool",
+    "HybridSchedule",
     "__version__",
     "covariance_sqrt",
     "graft",

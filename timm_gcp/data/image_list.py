@@ -48,7 +48,7 @@ class ReaderImageList(Reader):
         self.root = str(root)
         folder = Path(root)
         if not folder.is_dir():
-            raise GCPError(f"--data-dir {str(root)!r} is not a folder: give the one that holds the lists")
+            raise GCPError(f"--data-dir {str(root)!r} is not a folder: give the one that holds the lists.")
         self.list_file = _find_list(folder, split)
         self.class_names = _read_names(folder)
         self.samples: list[tuple[str, int]] = []
@@ -58,11 +58,11 @@ class ReaderImageList(Reader):
             if self.class_names is not None and label >= len(self.class_names):
                 raise GCPError(
                     f"{where}: label {label} is outside the {len(self.class_names)} classes that "
-                    f"{_names_file(folder)!r} names (labels count from 0): correct the label or add the class"
+                    f"{_names_file(folder)!r} names (labels count from 0): correct the label or add the class."
                 )
             self.samples.append((_locate(folder, path, where), label))
         if not self.samples:
-            raise GCPError(f"{str(self.list_file)!r} lists no image: write a line 'path, label' for each")
+            raise GCPError(f"{str(self.list_file)!r} lists no image: write a line 'path, label' for each.")
         if self.class_names is not None:
             self.num_classes = len(self.class_names)
         else:
@@ -79,7 +79,7 @@ class ReaderImageList(Reader):
             more = f" and {number - 5} more" if number > 5 else ""
             raise GCPError(
                 f"{str(self.list_file)!r} has no image of class {', '.join(map(repr, named))}{more}: add images, or "
-                "take the class out (labels count from 0 without gaps)"
+                "take the class out (labels count from 0 without gaps)."
             )
 
     def __getitem__(self, index: int) -> tuple[IO[bytes], int]:
@@ -107,13 +107,14 @@ def _find_list(folder: Path, split: str) -> Path:
     if not found:
         raise GCPError(
             f"{str(folder)!r} holds no list '{stem}.txt': write one, a line 'path, label' for each image, or leave "
-            "--dataset out if the images lie in class folders"
+            "--dataset out if the images lie in class folders."
         )
-    option = "--train-split" if stem in _SYNONYMS[0] else "--val-split"
-    remedy = "test" if "test" in found and option == "--val-split" else "NAME"
+    training = stem in _SYNONYMS[0]
+    remedy = "test" if "test" in found and not training else "NAME"
+    option = f"--train-split {remedy}" if training else f"--val-split {remedy} (validate: --split {remedy})"
     raise GCPError(
         f"{str(folder)!r} holds no list for split {split!r}, only {', '.join(f'{name}.txt' for name in found)}: choose "
-        f"one with {option} {remedy}"
+        f"one with {option}."
     )
 
 
@@ -141,7 +142,7 @@ def _lines(file: Path, strict: bool = True) -> Iterator[tuple[int, str]]:
             yield from ((number, line.strip()) for number, line in enumerate(text, 1) if line.strip())
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise GCPError(f"{str(file)!r} cannot be read ({reason}): save it as a plain text file") from error
+        raise GCPError(f"{str(file)!r} cannot be read ({reason}): save it as a plain text file.") from error
 
 
 def _fields(line: str) -> list[str]:
@@ -160,21 +161,21 @@ def _parse(line: str, where: str) -> tuple[str, int]:
     if not path or len(labels) not in (1, 2):
         raise GCPError(
             f"{where}: {line!r} is not 'path, label' or 'path, label, coarse label': correct the line (a path with a "
-            "comma goes in double quotes)"
+            "comma goes in double quotes)."
         )
     for name, value in zip(("label", "coarse label"), labels, strict=False):
         if not _NUMBER.fullmatch(value):
-            raise GCPError(f"{where}: {name} {value!r} is not a whole number from 0: correct it")
+            raise GCPError(f"{where}: {name} {value!r} is not a whole number from 0: correct it.")
     return path, int(labels[0])
 
 
 def _locate(folder: Path, path: str, where: str) -> str:
     normal = os.path.normpath(path)
     if os.path.isabs(path) or normal.split(os.sep)[0] == os.pardir:
-        raise GCPError(f"{where}: path {path!r} leaves the data set: write it relative to the list's folder")
+        raise GCPError(f"{where}: path {path!r} leaves the data set: write it relative to the list's folder.")
     full = os.path.join(folder, normal)
     if not os.path.isfile(full):
-        raise GCPError(f"{where}: there is no file {path!r}: correct the path (it is relative to the list's folder)")
+        raise GCPError(f"{where}: there is no file {path!r}: correct the path (it is relative to the list's folder).")
     return full
 
 
@@ -189,10 +190,10 @@ def _read_names(folder: Path) -> list[str] | None:
     file = folder / name
     names = [line for _, line in _lines(file)] if name == "classes.txt" else _read_table(file)
     if not names:
-        raise GCPError(f"{str(file)!r} names no class: name them or remove the file")
+        raise GCPError(f"{str(file)!r} names no class: name them or remove the file.")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise GCPError(f"{str(file)!r} names the class {twice[0]!r} twice: give every class a name of its own")
+        raise GCPError(f"{str(file)!r} names the class {twice[0]!r} twice: give every class a name of its own.")
     return names
 
 
@@ -201,16 +202,16 @@ def _read_table(file: Path) -> list[str]:
     table = csv.DictReader((line for _, line in _lines(file)), skipinitialspace=True)
     columns = ("Class Name (str)", "Class ID (int)")
     if not set(columns) <= set(table.fieldnames or ()):
-        raise GCPError(f"{str(file)!r} has no columns {columns[0]!r} and {columns[1]!r}: add them to its first line")
+        raise GCPError(f"{str(file)!r} has no columns {columns[0]!r} and {columns[1]!r}: add them to its first line.")
     for row in table:
         name, label = ((row[column] or "").strip() for column in columns)
         if not name or not _NUMBER.fullmatch(label) or int(label) in names:
             raise GCPError(
                 f"{str(file)!r}: the row {name!r}, {label!r} is not a class name and a whole number of its own: "
-                "correct it"
+                "correct it."
             )
         names[int(label)] = name
     missing = [label for label in range(len(names)) if label not in names]
     if missing:
-        raise GCPError(f"{str(file)!r} names no class {missing[0]}: number the classes from 0 without gaps")
+        raise GCPError(f"{str(file)!r} names no class {missing[0]}: number the classes from 0 without gaps.")
     return [names[label] for label in range(len(names))]

@@ -63,7 +63,7 @@ class StrictImageDataset(ImageDataset):
                     raise
                 self._skip(at, error)
         else:
-            raise GCPError(f"none of the {len(self)} images can be read: check the files that the log names")
+            raise GCPError(f"none of the {len(self)} images can be read: check the files that the log names.")
         if self.transform is not None:
             image = self.transform(image)
         if target is None:
@@ -82,7 +82,7 @@ class StrictImageDataset(ImageDataset):
         except Exception as error:  # decoders raise OSError, but also SyntaxError, ValueError, struct.error, ...
             raise UnreadableImageError(
                 f"image {self.filename(index, absolute=True)!r} cannot be read ({_reason(error)}): replace it, or add "
-                "--skip-bad-images to go on without it"
+                "--skip-bad-images to go on without it."
             ) from error
         return image, target, *features
 
@@ -138,18 +138,18 @@ def check_images(dataset: Any, progress: bool = True, workers: int | None = None
             raise next(iter(bad.values()))
         raise GCPError(
             f"{len(bad)} of {len(samples)} images cannot be read ({_shortened(names)}): replace them, or add "
-            "--skip-bad-images to go on without them"
+            "--skip-bad-images to go on without them."
         )
     kept = [sample for index, sample in enumerate(samples) if index not in bad]
     if not kept:
-        raise GCPError(f"none of the {len(samples)} images can be read ({_shortened(names)}): replace them")
+        raise GCPError(f"none of the {len(samples)} images can be read ({_shortened(names)}): replace them.")
     lost = {label for _, label in samples} - {label for _, label in kept}
     if lost:
         known = dataset.class_names
         classes = [known[label] if known else str(label) for label in sorted(lost)]
         raise GCPError(
             f"no image of class {_shortened(classes)} can be read: replace the files (such as {names[0]!r}), or take "
-            "the class out"
+            "the class out."
         )
     for index, name in zip(bad, names, strict=True):
         _logger.warning("Skipped image %r (%s)", name, _reason(bad[index].__cause__))

@@ -85,17 +85,17 @@ class TextureDataset(Dataset):
     ) -> None:
         self.split = _SYNONYMS.get(split, split)
         if self.split not in _SPLITS:
-            raise GCPError(f"textures have no split {split!r}: use one of {', '.join(_SPLITS)}")
+            raise GCPError(f"textures have no split {split!r}: use one of {', '.join(_SPLITS)}.")
         if images_per_class is None:
             images_per_class = _IMAGES_PER_CLASS[self.split]
         if not 2 <= num_classes <= len(_WEAVES):
-            raise GCPError(f"textures come in 2 to {len(_WEAVES)} classes, not {num_classes}: change num_classes")
+            raise GCPError(f"textures come in 2 to {len(_WEAVES)} classes, not {num_classes}: change num_classes.")
         if images_per_class < 1:
-            raise GCPError(f"textures need at least one image a class, not {images_per_class}: raise images_per_class")
+            raise GCPError(f"textures need at least one image a class, not {images_per_class}: raise images_per_class.")
         if img_size < 16:
-            raise GCPError(f"textures of {img_size} pixels are too small to show a thread: use img_size 16 or more")
+            raise GCPError(f"textures of {img_size} pixels are too small to show a thread: use img_size 16 or more.")
         if seed < 0:
-            raise GCPError(f"the seed of textures is {seed}: use 0 or a positive number")
+            raise GCPError(f"the seed of textures is {seed}: use 0 or a positive number.")
         self._weaves = _WEAVES[:num_classes]
         self.class_names = [f"{warp}-warp-{weft}-weft" for warp, weft in self._weaves]
         self.num_classes = num_classes
@@ -195,7 +195,7 @@ def write_textures(
         for split, number in (("train", images_per_class), ("validation", validation_per_class))
     ]
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise GCPError(f"{str(folder)!r} exists already: name a new folder, or remove it first")
+        raise GCPError(f"{str(folder)!r} exists already: name a new folder, or remove it first.")
     part = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}.tmp")
     try:
         part.mkdir(parents=True)
@@ -212,7 +212,7 @@ def write_textures(
     except OSError as error:
         raise GCPError(
             f"{str(folder)!r} cannot be written ({error.strerror or error}): name a folder on a disk with room that "
-            "you may write to"
+            "you may write to."
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

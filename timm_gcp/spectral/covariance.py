@@ -1,6 +1,5 @@
 """Centring, covariance, and the upper triangle of a symmetric matrix as a vector."""
 
-import functools
 import math
 
 import torch
@@ -82,7 +81,6 @@ def rescale(t: Tensor, factor: Tensor, grad_factor: Tensor) -> Tensor:
     return _Rescale.apply(t, factor, grad_factor)
 
 
-@functools.lru_cache(maxsize=64)
 def _triangle_index(n: int, device: torch.device) -> Tensor:
     rows, columns = torch.triu_indices(n, n, device=device)
     return rows * n + columns

@@ -11,6 +11,9 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import GCPError
 from ..pooling import find_pools
+from ..spectral.covariance import binary_scale, centre
+from ..spectral.eigh import eigh
+from ..spectral.factor import kept
 
 __all__ = ["ConditioningMonitor", "conditioning"]
 
@@ -24,8 +27,8 @@ def conditioning(x: Tensor, eps: float = EPS) -> Tensor:
     Σ is centred and divided by M. Its eigenvalues come in float64 from the smaller of XXᵀ and XᵀX. By construction no
     more than ``min(C, M − 1)`` of them are above zero. Of these:
 
-    - *kept* are those above ``max(C, M)·eps(float64)·λ_max``, the rest is rounding (DESIGN.md §5, 'Cut the rank'). The
-      rank is their number, κ is the largest divided by the smallest.
+    - *kept* are those above ``max(C, M)·eps(float64)·λ_max``, the rest is rounding (``spectral.factor``). The rank
+      is their number, κ is the largest divided by the smallest.
     - *under eps* are those at or under `eps`, which the published SVD layers raise to `eps` whatever the scale (Song,
       Sebe, Wang, ICCV 2021: 'the smallest positive number the data precision allows'), and those not kept. They are
       counted as a share of ``min(C, M − 1)``, so the zeros that M < C makes do not count.
@@ -37,7 +40,7 @@ def conditioning(x: Tensor, eps: float = EPS) -> Tensor:
 
     Returns:
         ``[B, 3]`` in float64: κ (nan where Σ = 0), rank, share under eps (0 where M = 1). A row is all nan where the
-        features are not finite or the eigensolver does not converge.
+        features are not finite.
     """
     with torch.autocast(x.device.type, enabled=False):
         x = x.detach().flatten(2).double()
@@ -45,22 +48,16 @@ def conditioning(x: Tensor, eps: float = EPS) -> Tensor:
         possible = min(channels, positions - 1)
         finite = x.isfinite().all(-1).all(-1)
         x = torch.where(finite[:, None, None], x, 0.0)
-        # Scaled to one before squaring: 1e±200 neither overflows nor vanishes.
-        scale = x.abs().amax((1, 2), keepdim=True)
-        x = x / torch.where(scale > 0, scale, 1.0)
-        x = (x - x.mean(-1, keepdim=True)) / math.sqrt(positions)
-        gram = x @ x.mT if channels <= positions else x.mT @ x
-        try:
-            eigenvalues = torch.linalg.eigvalsh(gram)
-        except torch.linalg.LinAlgError:
-            return torch.full((len(x), 3), math.nan, dtype=torch.float64, device=x.device)
+        scale = binary_scale(x)  # 1e±200 neither overflows nor vanishes when squared
+        x = centre(x / scale)
+        eigenvalues, _ = eigh(x @ x.mT if channels <= positions else x.mT @ x)
     eigenvalues = eigenvalues[:, eigenvalues.shape[1] - possible :].clamp_min(0)
     largest = eigenvalues.amax(-1, keepdim=True) if possible else eigenvalues.new_zeros(len(x), 1)
-    kept = eigenvalues > max(channels, positions) * EPS * largest
-    rank = kept.sum(-1)
-    smallest = torch.where(kept, eigenvalues, math.inf).amin(-1) if possible else largest[:, 0]
+    above_rounding = kept(eigenvalues, max(channels, positions)) if possible else eigenvalues > 0
+    rank = above_rounding.sum(-1)
+    smallest = torch.where(above_rounding, eigenvalues, math.inf).amin(-1) if possible else largest[:, 0]
     kappa = torch.where(rank > 0, largest[:, 0] / smallest, math.nan)
-    above = kept & (eigenvalues * scale[:, :, 0].square() > eps)
+    above = above_rounding & (eigenvalues * scale[:, :, 0].square() > eps)
     under = 1 - above.sum(-1).double() / possible if possible else torch.zeros_like(kappa)
     return torch.where(finite[:, None], torch.stack([kappa, rank.double(), under], -1), math.nan)
 

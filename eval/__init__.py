@@ -1,0 +1,1 @@
+"""Evidence: what was measured, by which command. Run ``python -m eval --help``."""

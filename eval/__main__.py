@@ -1,0 +1,28 @@
+"""``python -m eval COMMAND``: each command is a module of this folder with a ``main(argv)``."""
+
+import argparse
+import importlib
+import sys
+
+from timm_gcp import GCPError
+
+COMMANDS = {"grocery": "pooling heads trained from scratch on the grocery photographs, three seeds each"}
+
+
+def main() -> int:
+    listing = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m eval", epilog=f"commands:\n{listing}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    args = parser.parse_args(sys.argv[1:2])
+    try:
+        importlib.import_module(f"eval.{args.command}").main(sys.argv[2:])
+    except GCPError as error:
+        print(f"eval: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

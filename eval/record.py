@@ -1,0 +1,48 @@
+"""One line of CSV a run, with what a reader needs to trust it; finished lines make a command resumable."""
+
+import csv
+import datetime
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+
+def machine() -> str:
+    """The processor (or GPU) and the number of cores, in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def provenance() -> dict[str, str]:
+    """Date, machine and versions of this run."""
+    versions = " ".join(f"{name} {version(name)}" for name in ("torch", "timm", "timm-gcp"))
+    return {"date": datetime.date.today().isoformat(), "machine": machine(), "versions": versions}
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none where there is no file yet."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def append_row(path: Path, row: Mapping[str, object]) -> None:
+    """Adds a row; the file is written aside and renamed, so that a kill never leaves half a line."""
+    rows: list[Mapping[str, object]] = [*read_rows(path), row]
+    aside = path.with_suffix(".tmp")
+    with aside.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(aside, path)

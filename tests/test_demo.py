@@ -1,0 +1,31 @@
+"""timm-gcp demo, small, as a user runs it."""
+
+import json
+
+import timm
+import torch
+from PIL import Image
+from tools import rows_of, timm_gcp_command
+
+import timm_gcp  # noqa: F401
+
+
+def test_demo(tmp_path):
+    out = tmp_path / "demo"
+    done = timm_gcp_command("demo", "--output", out, "--epochs", "2", "--images", "4")
+    assert done.returncode == 0, done.stderr
+    assert "Validation, best epoch" in done.stdout
+    results = {head: json.loads((out / head / "result.json").read_text()) for head in ("average", "svdpade")}
+    assert (results["average"]["method"], results["svdpade"]["method"]) == (None, "svdpade")
+    assert rows_of(out / "svdpade")[0]["method"] == "isqrt"
+    assert f"{results['svdpade']['top1']:.2f}" in done.stdout
+    for picture in ("curves.png", "predictions.png"):
+        with Image.open(out / picture) as image:
+            assert min(image.size) > 300
+    model = timm.create_model(f"local-dir:{out / 'svdpade' / 'model'}", pretrained=True).eval()
+    assert model.global_pool.method == "svdpade"
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 8)
+
+    again = timm_gcp_command("demo", "--output", out)
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
