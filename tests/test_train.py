@@ -23,7 +23,9 @@ from timm_gcp.training import train
 from timm_gcp.training.arguments import parse_train_args
 from timm_gcp.training.checkpoint import RunSaver, load_training_checkpoint, load_weights, read_weights
 from timm_gcp.training.engine import evaluate
-from timm_gcp.training.validate import model_from_checkpoint
+from timm_gcp.training.loading import model_from_checkpoint
+from timm_gcp.training.optimizer import make_optimizer, make_scheduler
+from timm_gcp.training.setup import build_model
 from timm_gcp.weights.folder import save_folder
 
 
@@ -156,13 +158,13 @@ def test_backbone_weights_without_a_head(images, tmp_path):
     plain = timm.create_model("test_resnet", num_classes=7)
     torch.save(plain.state_dict(), tmp_path / "plain.pth")
     args, _ = parse_train_args(["--model", MODEL, "--pretrained-path", str(tmp_path / "plain.pth")])
-    model = train._model(args, num_classes=3, channels=3)
+    model = build_model(args, num_classes=3, channels=3)
     assert torch.equal(model.layer1[0].conv1.weight, plain.layer1[0].conv1.weight)
     other = timm.create_model("resnet10t")
     torch.save(other.state_dict(), tmp_path / "other.pth")
     args.pretrained_path = str(tmp_path / "other.pth")
     with pytest.raises(GCPError, match="not a checkpoint of this test_resnet_svdpade"):
-        train._model(args, num_classes=3, channels=3)
+        build_model(args, num_classes=3, channels=3)
 
 
 def test_distributed(images, tmp_path):
@@ -194,15 +196,15 @@ def test_classifier_has_its_own_rate(decay):
     argv = ["--lr", "0.1", "--classifier-lr-mult", "5", "--weight-decay", "0.01", "--warmup-epochs", "2"]
     args, _ = parse_train_args([*argv, "--epochs", "10", *(["--layer-decay", str(decay)] if decay else [])])
     model = timm.create_model(MODEL, num_classes=3)
-    optimizer = train._optimizer(args, model)
+    optimizer = make_optimizer(args, model)
     ids = {id(p) for p in model.fc.parameters()}
     groups = [g for g in optimizer.param_groups if any(id(p) in ids for p in g["params"])]
     assert all(id(p) in ids for g in groups for p in g["params"])
     assert {g["weight_decay"] for g in groups} == {0.0, 0.01}
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(model.parameters()))
     assert [g["lr"] for g in groups] == pytest.approx([0.5, 0.5])
-    plain = train._optimizer(_without_groups(args), model)
-    schedulers = [train._scheduler(args, each, 3, None, 0, None)[0] for each in (optimizer, plain)]
+    plain = make_optimizer(_without_groups(args), model)
+    schedulers = [make_scheduler(args, each, 3, None, 0, None)[0] for each in (optimizer, plain)]
     for epoch in (0, 1, 2, 7):
         for scheduler in schedulers:
             scheduler.step(epoch)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 import timm
@@ -55,6 +56,23 @@ def test_folder_and_appended_rows(run, images, result, tmp_path):
     folder = f"local-dir:{run / 'model'}"
     assert validate("--model", folder, "--data-dir", images, "--results-file", tmp_path / "r.json") == 0
     assert json.loads((tmp_path / "r.json").read_text())["loss"] == pytest.approx(result["loss"], abs=1e-5)
+
+
+def test_a_hub_model_from_the_cache(run, images, result, tmp_path):
+    """As after a download, without a network: the Hub's cache layout."""
+    repo = tmp_path / "hub" / "models--someone--birds"
+    shutil.copytree(run / "model", repo / "snapshots" / "0123abc")
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("0123abc")
+    offline = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    argv = ("--data-dir", images, "-j", "0", "--device", "cpu", "--results-file", tmp_path / "r.json")
+    done = timm_gcp_command("validate", "--model", "hf-hub:someone/birds", *argv, env=offline)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "r.json").read_text())["loss"] == pytest.approx(result["loss"], abs=1e-5)
+    missing = timm_gcp_command("validate", "--model", "hf-hub:someone/fish", *argv, env=offline)
+    assert missing.returncode == 2
+    assert missing.stderr.startswith("timm-gcp: error: hf-hub:someone/fish cannot be built")
+    assert missing.stderr.count("\n") == 1
 
 
 def test_warm_checkpoint_is_evaluated_under_its_method(run, images, tmp_path):

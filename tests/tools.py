@@ -29,14 +29,14 @@ def write_images(folder, per_class=12, classes=("coarse", "fine", "middle"), spl
     return folder
 
 
-def timm_gcp_command(*argv, cwd=None, timeout=300):
+def timm_gcp_command(*argv, cwd=None, timeout=300, env=None):
     return subprocess.run(
         [sys.executable, "-m", "timm_gcp.cli", *map(str, argv)],
         capture_output=True,
         text=True,
         timeout=timeout,
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
     )
 
 

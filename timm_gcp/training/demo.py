@@ -20,9 +20,9 @@ from ..data.textures import write_textures
 from ..errors import GCPError
 from .arguments import Parser
 from .curves import draw_comparison
+from .loading import model_from_checkpoint
 from .train import main as train
 from .validate import main as validate
-from .validate import model_from_checkpoint
 
 __all__ = ["main"]
 

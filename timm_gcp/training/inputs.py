@@ -1,0 +1,87 @@
+"""What stands between a data set and a model in evaluation: preprocessing, the loader, mixed precision."""
+
+import argparse
+import contextlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from timm.data import create_loader, resolve_data_config
+from torch import nn
+
+from ..errors import GCPError
+
+
+def make_autocast(device: torch.device, amp: bool, dtype: str) -> Callable[[], Any]:
+    """The context of a forward pass: autocast under ``--amp``, else nothing."""
+    if not amp:
+        return contextlib.nullcontext
+    return partial(torch.autocast, device_type=device.type, dtype=getattr(torch, dtype))
+
+
+def preprocessing(args: argparse.Namespace, model: nn.Module, use_test_size: bool = False) -> dict[str, Any]:
+    """timm's ``resolve_data_config``, with one mean and deviation a channel.
+
+    Args:
+        args: arguments, which win over the model's own settings.
+        model: its ``pretrained_cfg`` counts.
+        use_test_size: size and crop that the model's authors recommend for evaluation.
+    """
+    config = resolve_data_config(vars(args), model=model, use_test_size=use_test_size)
+    channels = config["input_size"][0]
+    for key in ("mean", "std"):
+        if len(config[key]) != channels:
+            config[key] = (sum(config[key]) / len(config[key]),) * channels
+    return config
+
+
+def evaluation_loader(
+    args: argparse.Namespace,
+    dataset: Any,
+    data_config: Mapping[str, Any],
+    device: torch.device,
+    batch_size: int,
+    distributed: bool = False,
+) -> Any:
+    """timm's loader with the preprocessing of evaluation."""
+    return create_loader(
+        dataset,
+        input_size=data_config["input_size"],
+        batch_size=batch_size,
+        is_training=False,
+        use_prefetcher=not args.no_prefetcher,
+        interpolation=data_config["interpolation"],
+        mean=data_config["mean"],
+        std=data_config["std"],
+        num_workers=args.workers,
+        persistent_workers=args.workers > 0,
+        distributed=distributed,
+        crop_pct=data_config["crop_pct"],
+        crop_mode=data_config["crop_mode"],
+        pin_memory=args.pin_mem,
+        device=device,
+    )
+
+
+def check_classes(model: nn.Module, dataset: Any) -> None:
+    """Makes sure that the labels of a data set mean what the model's logits mean.
+
+    Raises:
+        GCPError: more classes than the model has, or classes of other names.
+    """
+    classes, names = getattr(dataset, "num_classes", None), getattr(dataset, "class_names", None)
+    trained = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
+    if classes is not None and classes > model.num_classes:
+        raise GCPError(
+            f"The data set has {classes} classes and the model {model.num_classes}; give a model trained on these "
+            "classes, or a --class-map."
+        )
+    if names and isinstance(trained, (list, tuple)) and list(names) != list(trained):
+        pairs = enumerate(zip([*names, *[None] * len(trained)], trained, strict=False))
+        label, (here, there) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+        here_is = "nothing" if here is None else f"'{here}'"
+        raise GCPError(
+            f"Class {label} is {here_is} in the data set and '{there}' in the model; give the data that the model was "
+            "trained on, or a --class-map with its order."
+        )

@@ -1,0 +1,175 @@
+"""Builds the model that a user names: a registered name, a model folder, a Hub id, or a checkpoint."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import nn
+
+import timm_gcp  # noqa: F401  registers the models
+
+from ..errors import GCPError
+from ..methods import METHODS, get_method, nearest
+from ..models.graft import set_last_stride
+from ..pooling import find_pools
+from .checkpoint import load_training_checkpoint, load_weights, read_weights, weights_of
+
+_SOURCES = ("local-dir:", "hf-hub:", "hf_hub:")
+
+
+def source_of(name: str) -> str:
+    """The name as timm takes it: an existing model folder gets its ``local-dir:``.
+
+    Raises:
+        GCPError: no such model, method or folder; near matches are named.
+    """
+    if not name.startswith(_SOURCES) and os.path.isdir(name):
+        name = f"local-dir:{name}"
+    source, _, place = name.partition(":")
+    if source == "local-dir":
+        if not (Path(place) / "config.json").is_file():
+            raise GCPError(f"{place} is not a model folder: it has no config.json.")
+    elif not name.startswith(_SOURCES):
+        _check_registered(name)
+    return name
+
+
+def _check_registered(name: str) -> None:
+    plain = name.partition(".")[0]
+    if timm.is_model(plain):
+        return
+    if "/" in name or os.sep in name:
+        raise GCPError(f"There is no model folder {name}; a model on the Hub is named hf-hub:{name}.")
+    backbone, _, method = plain.rpartition("_")
+    if method not in METHODS and any(timm.is_model(f"{backbone}_{other}") for other in METHODS):
+        get_method(method)
+    raise GCPError(f"Unknown model '{name}'{nearest(plain, timm.list_models())}")
+
+
+def _architecture(name: str) -> str:
+    """The registered name behind a name, folder or Hub id."""
+    source, _, place = name.partition(":")
+    if source == "local-dir":
+        with open(Path(place) / "config.json", encoding="utf-8") as file:
+            return str(json.load(file).get("architecture", ""))
+    if name.startswith(_SOURCES):
+        return str(timm.models.load_model_config_from_hf(place)[1])
+    return name.partition(".")[0]
+
+
+def create_model(name: str, *, pretrained: bool = False, last_stride: int | None = None, **arguments: Any) -> nn.Module:
+    """``timm.create_model`` with clear errors, for all that a user may name.
+
+    Args:
+        name: registered name, model folder (with or without ``local-dir:``) or ``hf-hub:`` id.
+        pretrained: load the weights that belong to the name.
+        last_stride: stride of a ResNet's last stage, also of one with average pooling; None leaves it.
+        **arguments: as ``timm.create_model``; None counts as not given.
+
+    Raises:
+        GCPError: no such model, weights that cannot be had, or arguments that do not fit.
+    """
+    name = source_of(name)
+    try:
+        if last_stride is not None:
+            backbone, _, method = _architecture(name).rpartition("_")
+            if method in METHODS and timm.is_model(backbone):
+                arguments["last_stride"] = last_stride
+        model = timm.create_model(name, pretrained=pretrained, **arguments)
+        if last_stride is not None and "last_stride" not in arguments:
+            set_last_stride(model, last_stride)
+    except GCPError:
+        raise
+    except Exception as error:  # timm, torch and the Hub's client raise all kinds
+        raise GCPError(f"{name} cannot be built: {reason(error)}.") from error
+    return model
+
+
+def reason(error: BaseException) -> str:
+    """An error's first line, without its full stop."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).rstrip(".")
+
+
+def set_method(model: nn.Module, method: str) -> None:
+    """Sets the method of all covariance pools.
+
+    Raises:
+        GCPError: an unknown method, or a model without such a pool.
+    """
+    pools = find_pools(model)
+    if not pools:
+        raise GCPError(f"--method {method} needs a model with covariance pooling; {type(model).__name__} has none.")
+    for pool in pools:
+        pool.method = method
+
+
+def model_from_checkpoint(
+    path: str | os.PathLike[str], name: str = "", use_ema: bool | None = None, **arguments: Any
+) -> nn.Module:
+    """Builds the model of a training checkpoint as it was trained and ranked: weights, method and preprocessing.
+
+    Args:
+        path: a checkpoint of a run, ours or that of timm's ``train.py``, or a bare state dict (which needs ``name``).
+        name: another model than the checkpoint's own.
+        use_ema: averaged weights; None takes those by which the run was ranked.
+        **arguments: of ``create_model``; they win over the checkpoint's.
+
+    Returns:
+        The model; its ``pretrained_cfg`` tells the preprocessing.
+
+    Raises:
+        GCPError: the file is damaged or no checkpoint, or it does not fit the model.
+    """
+    arguments = {key: value for key, value in arguments.items() if value is not None}
+    if str(path).endswith(".safetensors"):
+        record: dict[str, Any] = {}
+        weights = read_weights(path)
+    else:
+        try:
+            checkpoint = load_training_checkpoint(path)
+        except GCPError:
+            if not name:
+                raise
+            checkpoint = {}
+        record = checkpoint.get("gcp") or _record_of_timm(checkpoint.get("args"))
+        if use_ema is None:
+            use_ema = bool(record.get("ema"))
+        weights = weights_of(checkpoint, path, use_ema) if checkpoint else read_weights(path, bool(use_ema))
+    if not name and not record:
+        raise GCPError(f"{path} does not tell its model; give --model NAME.")
+    known = {key: record.get(key) for key in ("num_classes", "last_stride")}
+    merged = {**known, **record.get("model_args", {}), **arguments}
+    model: Any = create_model(name or record["architecture"], pretrained=False, **merged)
+    load_weights(model, weights, path)
+    own: dict[str, Any] = dict(model.pretrained_cfg)
+    if record.get("data_config"):
+        own.update(record["data_config"], test_input_size=None, test_crop_pct=None)
+    if record.get("class_names"):
+        own["label_names"] = list(record["class_names"])
+    model.pretrained_cfg = model.default_cfg = own
+    # Another model that the user names brings its own method.
+    if record.get("method") and find_pools(model) and name.partition(".")[0] in ("", record["architecture"]):
+        set_method(model, record["method"])
+    return model
+
+
+def _record_of_timm(args: Any) -> dict[str, Any]:
+    """What the arguments in a checkpoint of timm's ``train.py`` tell."""
+    if not isinstance(args, argparse.Namespace) or not getattr(args, "model", None):
+        return {}
+    values = vars(args)
+    channels = values.get("in_chans") or (values.get("input_size") or [None])[0]
+    data = {key: values.get(key) for key in ("mean", "std", "crop_pct", "interpolation") if values.get(key)}
+    size = values.get("input_size") or (
+        [channels or 3, values["img_size"], values["img_size"]] if values.get("img_size") else None
+    )
+    return {
+        "architecture": args.model,
+        "num_classes": values.get("num_classes"),
+        "model_args": {**(values.get("model_kwargs") or {}), **({"in_chans": channels} if channels else {})},
+        "data_config": {**data, **({"input_size": tuple(size)} if size else {})},
+    }

@@ -1,0 +1,123 @@
+"""Learning rate, parameter groups, optimiser and scheduler of a run, and the check that the switch comes."""
+
+import argparse
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+from timm.optim import create_optimizer_v2, optimizer_kwargs, param_groups_layer_decay, param_groups_weight_decay
+from timm.scheduler import create_scheduler_v2, scheduler_kwargs
+from torch import nn
+
+from ..errors import GCPError
+from .hybrid import (
+    HybridSchedule,
+    preview_learning_rates,
+)
+from .loading import reason
+
+
+def set_learning_rate(args: argparse.Namespace) -> None:
+    """Sets ``args.lr`` from ``--lr-base`` and the global batch, as timm does, where ``--lr`` is not given."""
+    if args.lr is None:
+        ratio = args.batch_size * args.world_size * args.grad_accum_steps / args.lr_base_size
+        scale = args.lr_base_scale or ("sqrt" if any(o in args.opt.lower() for o in ("ada", "lamb")) else "linear")
+        args.lr = args.lr_base * (ratio**0.5 if scale == "sqrt" else ratio)
+
+
+def make_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
+    """timm's optimiser; the classifier's groups have their own rate with ``--classifier-lr-mult``."""
+    kwargs = {**optimizer_kwargs(cfg=args), **(args.opt_kwargs or {})}
+    if args.classifier_lr_mult != 1:
+        kwargs["param_group_fn"] = lambda module: _groups(args, module)
+    try:
+        return create_optimizer_v2(model, **kwargs)
+    except Exception as error:  # an optimiser's own checks
+        raise GCPError(f"Optimizer '{args.opt}' cannot be made: {reason(error)}.") from error
+
+
+def _groups(args: argparse.Namespace, model: nn.Module) -> list[dict[str, Any]]:
+    """timm's parameter groups, with the classifier's in groups of their own.
+
+    Their ``lr_scale`` is what timm's schedulers multiply by. ``initial_lr`` stays unscaled, since the schedulers start
+    from it, and ``lr`` is scaled from the first update on.
+    """
+    options = {key: value for key, value in (args.opt_kwargs or {}).items() if key.startswith("fallback_")}
+    options["no_weight_decay_list"] = getattr(model, "no_weight_decay", set)()
+    if args.layer_decay is not None:
+        groups = param_groups_layer_decay(
+            model,
+            weight_decay=args.weight_decay,
+            layer_decay=args.layer_decay,
+            min_scale=args.layer_decay_min_scale,
+            no_opt_scale=args.layer_decay_no_opt_scale,
+            **options,
+        )
+    else:
+        groups = param_groups_weight_decay(model, weight_decay=args.weight_decay, **options)
+    classifier = {id(p) for module in classifiers(model) for p in module.parameters()}
+    base, head = [], []
+    for group in groups:
+        own = [p for p in group["params"] if id(p) in classifier]
+        rest = [p for p in group["params"] if id(p) not in classifier]
+        scale = group.get("lr_scale", 1.0)
+        if rest:
+            base.append({**group, "params": rest, "initial_lr": args.lr, "lr": args.lr * scale})
+        if own:
+            scale *= args.classifier_lr_mult
+            head.append({**group, "params": own, "initial_lr": args.lr, "lr": args.lr * scale, "lr_scale": scale})
+    return base + head
+
+
+def make_scheduler(
+    args: argparse.Namespace,
+    optimizer: torch.optim.Optimizer,
+    updates: int,
+    schedule: HybridSchedule | None,
+    start: int,
+    resumed: Mapping[str, Any] | None,
+) -> tuple[Any, int]:
+    """The scheduler at the first epoch of this run, and the number of epochs; the switch is checked."""
+    settings = scheduler_kwargs(args, decreasing_metric=args.eval_metric == "loss" or not args.val_split)
+    groups_before = [(group["lr"], group.get("initial_lr")) for group in optimizer.param_groups]
+
+    def make(target: torch.optim.Optimizer) -> Any:
+        with warnings.catch_warnings():
+            # timm warns that nobody saves the state of its plateau scheduler; our checkpoints hold it.
+            warnings.simplefilter("ignore", FutureWarning)
+            return create_scheduler_v2(target, **settings, updates_per_epoch=updates)
+
+    try:
+        scheduler, epochs = make(optimizer)
+    except (ValueError, AssertionError) as error:
+        raise GCPError(f"Scheduler '{args.sched}' cannot be made: {reason(error)}.") from error
+    if scheduler is None and args.sched != "none":
+        raise GCPError(f"Scheduler '{args.sched}' is not known to timm {timm.__version__}; update timm or use cosine.")
+    if start > epochs:
+        raise GCPError(f"--resume {args.resume} has trained {start} epochs, more than --epochs {epochs}; raise it.")
+    if schedule is not None:
+        per_epoch = updates if args.sched_on_updates else None
+        schedule.check(preview_learning_rates(optimizer, make, epochs, per_epoch), epochs, per_epoch)
+    if start and scheduler is not None:
+        if args.sched_on_updates:
+            scheduler.step_update(start * updates)
+        else:
+            scheduler.step(start)
+        plateau = (resumed or {}).get("plateau")
+        if plateau is not None and hasattr(scheduler, "lr_scheduler"):
+            scheduler.lr_scheduler.load_state_dict(plateau["state"])
+            for group, lr in zip(optimizer.param_groups, plateau["lrs"], strict=True):
+                group["lr"] = lr
+    elif scheduler is None:
+        for group, (lr, _) in zip(optimizer.param_groups, groups_before, strict=True):
+            group["lr"] = lr
+    return scheduler, epochs
+
+
+def classifiers(model: Any) -> list[nn.Module]:
+    """The classifier layers of a timm model."""
+    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    found = classifier if isinstance(classifier, (tuple, list)) else [classifier]
+    return [module for module in found if isinstance(module, nn.Module)]

@@ -1,0 +1,381 @@
+"""Builds a run from its arguments and checks everything; nothing is written yet."""
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import FastCollateMixup, Mixup, create_loader
+from timm.layers import convert_sync_batchnorm
+from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.models import safe_model_name
+from timm.utils import (
+    ModelEmaV3,
+    NativeScaler,
+    is_primary,
+    random_seed,
+)
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..data import check_images, create_dataset
+from ..errors import GCPError
+from ..methods import get_method
+from ..pooling import find_pools
+from .checkpoint import load_training_checkpoint, load_weights, read_weights, weights_of
+from .engine import Progress, Stepper
+from .hybrid import (
+    AtEpoch,
+    ConditioningSettles,
+    HybridSchedule,
+    LearningRateFraction,
+    SwitchRule,
+)
+from .inputs import evaluation_loader, make_autocast, preprocessing
+from .loading import create_model, reason
+from .monitor import ConditioningMonitor
+from .optimizer import classifiers, make_optimizer, make_scheduler, set_learning_rate
+from .run import Run
+
+
+def prepare(args: argparse.Namespace, device: torch.device) -> Run:
+    """Builds everything and checks it; nothing is written yet."""
+    folder = _run_folder(args)
+    resumed = load_training_checkpoint(args.resume) if args.resume else None
+    random_seed(args.seed, args.rank)
+    channels = args.in_chans or (args.input_size[0] if args.input_size else 3)
+    train_data, eval_data = _datasets(args, channels)
+    num_classes = _number_of_classes(args, train_data, eval_data)
+
+    model: Any = build_model(args, num_classes, channels)
+    data_config = preprocessing(args, model)
+    model = model.to(device, memory_format=torch.channels_last if args.channels_last else torch.preserve_format)
+    _check_image_size(model, data_config["input_size"], args.model, device)
+    if args.grad_checkpointing:
+        model.set_grad_checkpointing(enable=True)
+    if args.distributed and args.sync_bn:
+        if device.type == "cpu":
+            raise GCPError("--sync-bn works on GPUs only; leave it out on the CPU.")
+        model = convert_sync_batchnorm(model)
+
+    schedule = _hybrid_schedule(args, model)
+    loader, mixup = _train_loader(args, train_data, data_config, num_classes, device)
+    batch = args.validation_batch_size or args.batch_size
+    eval_loader = None
+    if eval_data is not None:
+        eval_loader = evaluation_loader(args, eval_data, data_config, device, batch, args.distributed)
+    autocast = make_autocast(device, args.amp, args.amp_dtype)
+    scaled = args.amp and args.amp_dtype == "float16" and device.type == "cuda"
+    scaler = NativeScaler(device=device.type) if scaled else None
+    set_learning_rate(args)
+    optimizer = make_optimizer(args, model)
+    if resumed is not None:
+        _load_resumed(args, resumed, model, optimizer, scaler, schedule)
+    ema = ModelEmaV3(model, decay=args.model_ema_decay, use_warmup=args.model_ema_warmup) if args.model_ema else None
+    if ema is not None:
+        if resumed is not None and "state_dict_ema" in resumed:
+            load_weights(ema.module, weights_of(resumed, args.resume, use_ema=True), args.resume)
+        if schedule is not None:
+            schedule.add(ema.module)
+    monitor = None
+    if args.monitor_every and find_pools(model):
+        monitor = ConditioningMonitor(model, every=args.monitor_every).attach()
+
+    stepper = Stepper(model, optimizer, scaler, args.clip_grad, args.clip_mode, args.grad_accum_steps)
+    updates = stepper.updates(len(loader))
+    start = resumed["epoch"] + 1 if resumed else 0
+    scheduler, epochs = make_scheduler(args, optimizer, updates, schedule, start, resumed)
+    wrapped: Any = model
+    if args.torchcompile:
+        wrapped = torch.compile(wrapped, backend=args.torchcompile)
+    if args.distributed:
+        wrapped = DistributedDataParallel(wrapped, device_ids=[device] if device.type == "cuda" else None)
+    stepper.model = wrapped
+    return Run(
+        args=args,
+        device=device,
+        folder=folder or _dated_folder(args, data_config),
+        model=wrapped,
+        data_config=data_config,
+        class_names=getattr(train_data, "class_names", None),
+        train_loader=loader,
+        eval_loader=eval_loader,
+        eval_dataset=eval_data,
+        mixup=mixup,
+        loss=_loss(args).to(device),
+        stepper=stepper,
+        scheduler=scheduler,
+        epochs=epochs,
+        start_epoch=start,
+        schedule=schedule,
+        monitor=monitor,
+        ema=ema,
+        resumed=resumed,
+        progress=Progress(start, epochs, args.log_interval, is_primary(args)),
+        autocast=autocast,
+        seconds=float((resumed or {}).get("gcp", {}).get("seconds", 0.0)),
+    )
+
+
+def _run_folder(args: argparse.Namespace) -> Path | None:
+    """The folder that the arguments name, if it is free or the resumed run's own; None if they name none."""
+    if not args.experiment:
+        return None
+    folder = Path(args.output or "output/train") / args.experiment
+    if folder.exists() and not folder.is_dir():
+        raise GCPError(f"{folder} is a file; choose another --experiment.")
+    # A run that failed in its first epoch has left its arguments only.
+    if not is_primary(args) or not folder.is_dir() or all(file.name == "args.yaml" for file in folder.iterdir()):
+        return folder
+    last = folder / "last.pth.tar"
+    if not args.resume:
+        remedy = f", or continue it with --resume {last}" if last.exists() else ""
+        raise GCPError(f"The run folder {folder} is not empty; choose another --experiment{remedy}.")
+    if Path(args.resume).resolve().parent != folder.resolve():
+        raise GCPError(
+            f"The run folder {folder} holds another run than --resume {args.resume}; choose another --experiment."
+        )
+    return folder
+
+
+def _dated_folder(args: argparse.Namespace, data_config: Mapping[str, Any]) -> Path:
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    name = safe_model_name(args.model.rstrip("/").rpartition("/")[2].rpartition(":")[2])
+    return Path(args.output or "output/train") / f"{stamp}-{name}-{data_config['input_size'][-1]}"
+
+
+def _datasets(args: argparse.Namespace, channels: int) -> tuple[Any, Any]:
+    common = dict(
+        class_map=args.class_map,
+        download=args.dataset_download and is_primary(args),
+        input_img_mode="RGB" if channels == 3 else "L",
+        skip_bad_images=args.skip_bad_images,
+        batch_size=args.batch_size,
+        seed=args.seed,
+    )
+    train = create_dataset(args.dataset, args.data_dir, args.train_split, is_training=True, **common)
+    evaluation = create_dataset(args.dataset, args.data_dir, args.val_split, **common) if args.val_split else None
+    for dataset in (train, evaluation):
+        if dataset is not None and not args.no_check_images:
+            check_images(dataset, progress=is_primary(args) and sys.stderr.isatty())
+    return train, evaluation
+
+
+def _number_of_classes(args: argparse.Namespace, train: Any, evaluation: Any) -> int:
+    classes, names = getattr(train, "num_classes", None), getattr(train, "class_names", None)
+    if args.num_classes is not None and classes is not None and args.num_classes != classes:
+        raise GCPError(f"--num-classes {args.num_classes} contradicts the data set's {classes} classes; leave it out.")
+    number = args.num_classes or classes
+    if number is None:
+        raise GCPError("This data set does not tell its number of classes; give --num-classes N.")
+    others = getattr(evaluation, "class_names", None)
+    if names and others and list(names) != list(others):
+        differ = sorted(set(names) ^ set(others)) or list(others)
+        raise GCPError(
+            f"Splits '{args.train_split}' and '{args.val_split}' have different classes (such as '{differ[0]}'); make "
+            "them agree, or give a --class-map."
+        )
+    args.num_classes = number
+    return number
+
+
+def build_model(args: argparse.Namespace, num_classes: int, channels: int) -> nn.Module:
+    """The model to train, with the weights that the arguments ask for."""
+    arguments: dict[str, Any] = {
+        "num_classes": num_classes,
+        "in_chans": channels if args.in_chans or args.input_size else None,
+        "drop_rate": args.drop or None,
+        "drop_path_rate": args.drop_path,
+        **(args.model_kwargs or {}),
+    }
+    folder = args.model.startswith(("local-dir:", "hf-hub:", "hf_hub:")) or Path(args.model).is_dir()
+    pretrained = bool((args.pretrained or folder or args.pretrained_path) and not args.resume)
+    if args.pretrained_path and not args.resume:
+        if folder:
+            raise GCPError("--pretrained-path goes with a registered --model; a model folder brings its own weights.")
+        weights = read_weights(args.pretrained_path, use_ema=True)
+        like = create_model(args.model, last_stride=args.last_stride, **arguments)
+        load_weights(like, weights, args.pretrained_path, optional=_head(like))
+        arguments["pretrained_cfg_overlay"] = dict(file=args.pretrained_path, num_classes=-1)
+    model = create_model(args.model, pretrained=pretrained, last_stride=args.last_stride, **arguments)
+    if args.initial_checkpoint:
+        load_weights(model, read_weights(args.initial_checkpoint, use_ema=True), args.initial_checkpoint)
+    return model
+
+
+def _head(model: nn.Module) -> tuple[str, ...]:
+    """Prefixes of the parameters that a checkpoint of the backbone alone lacks."""
+    modules = {id(module) for module in (*find_pools(model), *classifiers(model))}
+    return tuple(f"{name}." for name, module in model.named_modules() if id(module) in modules)
+
+
+def _check_image_size(model: nn.Module, input_size: Sequence[int], name: str, device: torch.device) -> None:
+    """Runs one blank image through the model, and looks at the maps that are pooled."""
+    shapes: list[torch.Size] = []
+    pools = find_pools(model)
+    handles = [pool.reduce.register_forward_hook(lambda *call: shapes.append(call[2].shape)) for pool in pools]
+    size = "×".join(map(str, input_size[1:]))
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, *input_size, device=device))
+    except Exception as error:  # whatever a model does with a size that it does not take
+        raise GCPError(f"{name} cannot take images of {size} pixels: {reason(error)}.") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    if any(math.prod(shape[2:]) < 2 for shape in shapes):
+        raise GCPError(
+            f"Images of {size} pixels leave {name} a feature map of 1 position, which has no covariance; use "
+            f"--img-size {2 * max(input_size[1:])} or more, or --last-stride 1."
+        )
+
+
+def _hybrid_schedule(args: argparse.Namespace, model: nn.Module) -> HybridSchedule | None:
+    pools = find_pools(model)
+    wanted = args.switch_lr_fraction is not None or args.switch_epoch is not None or args.switch_conditioning
+    if not pools:
+        if args.hybrid or wanted:
+            option = "--hybrid" if args.hybrid else "--switch-..."
+            raise GCPError(f"{option} needs a model with covariance pooling (resnet50_svdpade), not {args.model}.")
+        return None
+    if args.hybrid is False:
+        return None
+    if pools[0].method == get_method(args.warm_method).name and not args.hybrid:
+        if wanted:
+            raise GCPError(
+                f"--switch-... has no effect: {args.model} uses the warm method '{args.warm_method}' from the start; "
+                "leave it out or choose another model."
+            )
+        return None
+    rule: SwitchRule
+    if args.switch_conditioning:
+        rule = ConditioningSettles(latest_epoch=args.switch_epoch)
+    elif args.switch_epoch is not None and args.switch_lr_fraction is None:
+        rule = AtEpoch(args.switch_epoch)
+    else:
+        rule = LearningRateFraction(args.switch_lr_fraction or 0.1, latest_epoch=args.switch_epoch)
+    return HybridSchedule(model, warm=args.warm_method, switch=rule)
+
+
+def _train_loader(
+    args: argparse.Namespace, dataset: Any, data_config: Mapping[str, Any], num_classes: int, device: torch.device
+) -> tuple[Any, Mixup | None]:
+    collate, mixup = None, None
+    if _mixes(args):
+        if args.batch_size % 2:
+            raise GCPError(f"Mixup and cutmix need an even --batch-size, not {args.batch_size}.")
+        settings = dict(
+            mixup_alpha=args.mixup,
+            cutmix_alpha=args.cutmix,
+            cutmix_minmax=args.cutmix_minmax,
+            prob=args.mixup_prob,
+            switch_prob=args.mixup_switch_prob,
+            mode=args.mixup_mode,
+            label_smoothing=args.smoothing,
+            num_classes=num_classes,
+        )
+        if args.no_prefetcher:
+            mixup = Mixup(**settings)
+        else:
+            collate = FastCollateMixup(**settings)
+    interpolation = args.train_interpolation
+    if args.no_aug or not interpolation:
+        interpolation = data_config["interpolation"]
+    try:
+        loader = create_loader(
+            dataset,
+            input_size=data_config["input_size"],
+            batch_size=args.batch_size,
+            is_training=True,
+            use_prefetcher=not args.no_prefetcher,
+            no_aug=args.no_aug,
+            re_prob=args.reprob,
+            re_mode=args.remode,
+            re_count=args.recount,
+            train_crop_mode=args.train_crop_mode,
+            scale=args.scale,
+            ratio=args.ratio,
+            hflip=args.hflip,
+            vflip=args.vflip,
+            color_jitter=args.color_jitter,
+            color_jitter_prob=args.color_jitter_prob,
+            grayscale_prob=args.grayscale_prob or 0.0,
+            gaussian_blur_prob=args.gaussian_blur_prob or 0.0,
+            auto_augment=args.aa,
+            interpolation=interpolation,
+            mean=data_config["mean"],
+            std=data_config["std"],
+            num_workers=args.workers,
+            distributed=args.distributed,
+            collate_fn=collate,
+            pin_memory=args.pin_mem,
+            device=device,
+            # Workers live for one epoch: they take their seeds from the epoch's, so that a resumed run sees the same.
+            persistent_workers=False,
+            worker_seeding="all",
+        )
+    except (AssertionError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise GCPError(f"The augmentation arguments cannot be used: {reason(error)}.") from error
+    if hasattr(loader.dataset, "__len__") and not len(loader):
+        raise GCPError(
+            f"--batch-size {args.batch_size} is more than the {len(dataset)} training images"
+            f"{f' of {args.world_size} processes' if args.distributed else ''} fill; use a smaller one."
+        )
+    if hasattr(loader.sampler, "seed"):
+        loader.sampler.seed = args.seed
+    return loader, mixup
+
+
+def _mixes(args: argparse.Namespace) -> bool:
+    return args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
+
+
+def _loss(args: argparse.Namespace) -> nn.Module:
+    """The loss that timm's script would choose."""
+    if args.bce_loss:
+        return BinaryCrossEntropy(
+            smoothing=0.0 if _mixes(args) else args.smoothing,
+            target_threshold=args.bce_target_thresh,
+            sum_classes=args.bce_sum,
+            pos_weight=args.bce_pos_weight,
+        )
+    if _mixes(args):
+        return SoftTargetCrossEntropy()
+    if args.smoothing:
+        return LabelSmoothingCrossEntropy(smoothing=args.smoothing)
+    return nn.CrossEntropyLoss()
+
+
+def _load_resumed(
+    args: argparse.Namespace,
+    checkpoint: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: Any,
+    schedule: HybridSchedule | None,
+) -> None:
+    load_weights(model, weights_of(checkpoint, args.resume), args.resume)
+    if not args.no_resume_opt:
+        try:
+            optimizer.load_state_dict(checkpoint["optimizer"])
+            if scaler is not None and scaler.state_dict_key in checkpoint:
+                scaler.load_state_dict(checkpoint[scaler.state_dict_key])
+        except (KeyError, ValueError, RuntimeError, AttributeError) as error:
+            raise GCPError(
+                f"{args.resume} holds no state that fits this optimiser ({reason(error)}); give the run's own --opt "
+                "arguments, or --no-resume-opt."
+            ) from error
+    state = checkpoint.get("hybrid")
+    if schedule is not None and state is None:
+        raise GCPError(
+            f"{args.resume} was trained without the hybrid protocol; add --no-hybrid, or start from its weights with "
+            "--initial-checkpoint."
+        )
+    if schedule is None and state is not None:
+        raise GCPError(f"{args.resume} was trained with the hybrid protocol; leave --no-hybrid out.")
+    if schedule is not None and state is not None:
+        schedule.load_state_dict(state)
