@@ -2,11 +2,13 @@
 
 import copy
 import json
+import os
 import pickle
 import subprocess
 import sys
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 from timm.data import resolve_data_config
@@ -176,6 +178,27 @@ def test_pretrained_alone_never_gives_a_random_classifier():
     assert "resnet50_svdpade.init" in timm.list_models("resnet50*", pretrained=True)
     cfg = timm.models.get_pretrained_cfg("resnet50_svdpade.init")
     assert cfg.hf_hub_id.startswith("timm/resnet50")
+
+
+def test_the_init_tag_is_the_plain_backbone_under_a_fresh_head(tmp_path):
+    """As after timm's own download, without a network: the Hub's cache layout."""
+    plain = timm.create_model("test_resnet")
+    source = timm.models.get_pretrained_cfg("test_resnet_svdpade.init").hf_hub_id
+    assert source == "timm/test_resnet.r160_in1k"
+    repo = tmp_path / f"models--{source.replace('/', '--')}"
+    (repo / "snapshots" / "0123abc").mkdir(parents=True)
+    safetensors.torch.save_file(plain.state_dict(), repo / "snapshots" / "0123abc" / "model.safetensors")
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("0123abc")
+    code = (
+        "import timm, timm_gcp, torch\n"
+        "for kwargs in ({}, {'num_classes': 5}, {'in_chans': 1}, {'features_only': True}):\n"
+        "    m = timm.create_model('test_resnet_svdpade.init', pretrained=True, **kwargs)\n"
+        "    print(float(m.state_dict()['layer1.0.conv1.weight'].double().sum()))\n"
+    )
+    offline = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    printed = subprocess.check_output([sys.executable, "-c", code], text=True, env=offline).split()
+    assert [float(value) for value in printed] == [float(plain.layer1[0].conv1.weight.double().sum())] * 4
 
 
 @pytest.mark.parametrize("name", SMALL)
