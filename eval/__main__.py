@@ -6,7 +6,11 @@ import sys
 
 from timm_gcp import GCPError
 
-COMMANDS = {"grocery": "pooling heads trained from scratch on the grocery photographs, three seeds each"}
+COMMANDS = {
+    "conditioning": "κ, rank and eigenvalues under eps of training runs against the learning rate",
+    "gradients": "what each method does to output and gradient as conditioning worsens",
+    "grocery": "pooling heads trained from scratch on the grocery photographs, three seeds each",
+}
 
 
 def main() -> int:

@@ -38,6 +38,12 @@ HEADS = {
     "svdpade": ["--model", "test_resnet_svdpade", "--no-hybrid"],
     "svdpade-hybrid": ["--model", "test_resnet_svdpade", "--hybrid"],
 }
+# The regularised root from the first epoch, without a warm phase, beside the exact root and Newton–Schulz.
+SHARES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+REGULARISED = {
+    "polar": ["--model", "test_resnet_polar", "--no-hybrid"],
+    **{f"rsqrt-{s:g}": ["--model", "test_resnet_rsqrt", "--no-hybrid", "--method-args", f"share={s}"] for s in SHARES},
+}
 RATES = (0.05, 0.1, 0.2, 0.4)
 SEEDS = (0, 1, 2)
 FOLDS = 5
@@ -53,7 +59,7 @@ SHORTER_SIDE = 144
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: ``stage`` is 'search' (on a fold of the training part) or 'final'."""
+    """One training run: ``stage`` is 'search' (on a fold of the training part), 'final' or 'regularised'."""
 
     stage: str
     head: str
@@ -78,7 +84,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--search-epochs", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side, one thread each")
-    parser.add_argument("--stage", choices=("search", "final", "report"), help="only this stage (default: all in turn)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of the final and regularised runs")
+    stages_named = ("search", "final", "regularised", "report")
+    parser.add_argument("--stage", choices=stages_named, help="only this stage (default: all in turn)")
     args = parser.parse_args(argv)
     if not (args.data_dir / "train.txt").exists():
         raise GCPError(f"No train.txt in {args.data_dir}; --data-dir takes the folder of the grocery data set.")
@@ -91,8 +99,18 @@ def main(argv: list[str]) -> None:
         "final": lambda: train_all(
             [
                 Run("final", head, chosen_rate(table, head, args.search_epochs), seed, args.epochs)
-                for seed in SEEDS
+                for seed in args.seeds
                 for head in HEADS
+            ],
+            args,
+            table,
+        ),
+        # At the rate of Newton–Schulz, with which they are compared.
+        "regularised": lambda: train_all(
+            [
+                Run("regularised", head, chosen_rate(table, "isqrt", args.search_epochs), seed, args.epochs)
+                for seed in args.seeds
+                for head in REGULARISED
             ],
             args,
             table,
@@ -163,7 +181,8 @@ def train(run: Run, data: Path, work: Path) -> dict[str, object]:
     prefix = "fold-" if run.stage == "search" else ""
     command = [
         *("train", "--data-dir", str(data), "--train-split", f"{prefix}train", "--val-split", f"{prefix}val"),
-        *(*HEADS[run.head], *RECIPE, "--lr", f"{run.rate:g}", "--epochs", str(run.epochs), "--seed", str(run.seed)),
+        *({**HEADS, **REGULARISED}[run.head]),
+        *(*RECIPE, "--lr", f"{run.rate:g}", "--epochs", str(run.epochs), "--seed", str(run.seed)),
         *("--output", str(work), "--experiment", run.name),
     ]
     if not (folder / "result.json").exists():
@@ -171,7 +190,7 @@ def train(run: Run, data: Path, work: Path) -> dict[str, object]:
         _run([*command, *(["--resume", str(last)] if last.exists() else [])], work / f"{run.name}.log")
     result = json.loads((folder / "result.json").read_text())
     test: dict[str, object] = {}
-    if run.stage == "final":
+    if run.stage != "search":
         out = folder / "test.json"
         evaluate = ["validate", "--checkpoint", str(folder / "model_best.pth.tar"), "--dataset", "grocery"]
         evaluate += ["--data-dir", str(data), "--split", "test", "-b", "128", "-j", "0", "--device", "cpu"]
@@ -209,28 +228,48 @@ def chosen_rate(table: Path, head: str, epochs: int) -> float:
 
 
 def report(table: Path, args: argparse.Namespace) -> None:
-    """Writes ``grocery.md`` and the picture of the validation curves."""
-    rows = [r for r in read_rows(table) if r["stage"] == "final" and r["epochs"] == str(args.epochs)]
-    scores = {head: {r["seed"]: float(r["test_top1"]) for r in rows if r["head"] == head} for head in HEADS}
-    if not all(scores.values()):
+    """Writes a table and a picture of the validation curves for each stage that has runs of every head."""
+    every = [r for r in read_rows(table) if r["epochs"] == str(args.epochs)]
+    final = [r for r in every if r["stage"] == "final"]
+    # The regularised roots stand beside Newton–Schulz at the same rate and seeds.
+    regularised = [r for r in every if r["stage"] == "regularised"]
+    beside = [r for r in final if r["head"] == "isqrt" and r["seed"] in {q["seed"] for q in regularised}]
+    compared = {
+        "grocery": (final, list(HEADS), "average"),
+        "regularised": (beside + regularised, ["isqrt", *REGULARISED], "isqrt"),
+    }
+    written = False
+    for name, (rows, heads, base) in compared.items():
+        if {r["head"] for r in rows} != set(heads):
+            continue
+        written = True
+        text = "\n".join(lines_of(rows, heads, base))
+        (args.results / f"{name}_table.md").write_text(text + "\n")
+        curves: dict[str, list[Path]] = {head: [] for head in heads}
+        for row in rows:
+            run = Run(row["stage"], row["head"], float(row["lr"]), int(row["seed"]), args.epochs)
+            curves[row["head"]].append(args.work / run.name / "summary.csv")
+        draw_comparison(curves, args.results / f"{name}_curves.png", metric="eval_top1")
+        print(text)
+    if not written:
         raise GCPError("There are no final runs of every head yet; run --stage final first.")
+
+
+def lines_of(rows: list[dict[str, str]], heads: list[str], base: str) -> list[str]:
+    """A Markdown table: test top-1 of every seed, mean and deviation, and the paired difference to one head."""
+    scores = {head: {r["seed"]: float(r["test_top1"]) for r in rows if r["head"] == head} for head in heads}
+    seeds = ", ".join(scores[base])
     lines = [
-        f"| head | lr | test top-1, seeds {', '.join(map(str, SEEDS))} | mean ± sd | difference to average, paired |",
+        f"| head | lr | test top-1, seeds {seeds} | mean ± sd | minus {base}, seed by seed |",
         "|---|---|---|---|---|",
     ]
     for head, by_seed in scores.items():
-        values = list(by_seed.values())
-        gaps = [by_seed[s] - scores["average"][s] for s in by_seed if s in scores["average"]]
+        gaps = [value - scores[base][seed] for seed, value in by_seed.items() if seed in scores[base]]
         rate = next(r["lr"] for r in rows if r["head"] == head)
-        listed = ", ".join(f"{v:.1f}" for v in values)
-        lines.append(f"| {head} | {rate} | {listed} | {spread(values)} | {'' if head == 'average' else spread(gaps)} |")
-    (args.results / "grocery_table.md").write_text("\n".join(lines) + "\n")
-    curves: dict[str, list[Path]] = {head: [] for head in HEADS}
-    for row in rows:
-        name = Run("final", row["head"], float(row["lr"]), int(row["seed"]), args.epochs).name
-        curves[row["head"]].append(args.work / name / "summary.csv")
-    draw_comparison(curves, args.results / "grocery_curves.png", metric="eval_top1")
-    print("\n".join(lines))
+        listed = ", ".join(f"{value:.1f}" for value in by_seed.values())
+        gap = "" if head == base else spread(gaps)
+        lines.append(f"| {head} | {rate} | {listed} | {spread(list(by_seed.values()))} | {gap} |")
+    return lines
 
 
 def spread(values: list[float]) -> str:

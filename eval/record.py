@@ -4,7 +4,7 @@ import csv
 import datetime
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,8 +38,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def append_row(path: Path, row: Mapping[str, object]) -> None:
-    """Adds a row; the file is written aside and renamed, so that a kill never leaves half a line."""
-    rows: list[Mapping[str, object]] = [*read_rows(path), row]
+    """Adds a row to a CSV file."""
+    write_rows(path, [*read_rows(path), row])
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Writes a CSV file aside and renames it, so that a kill never leaves half a line."""
     aside = path.with_suffix(".tmp")
     with aside.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))

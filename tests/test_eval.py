@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from timm_gcp import GCPError
@@ -75,12 +76,55 @@ def test_the_rate_is_the_best_on_the_fold(tmp_path):
     assert grocery.chosen_rate(table, "isqrt", 10) == grocery.RATES[1]
 
 
+def test_table(tmp_path):
+    rows = [
+        dict(head=head, lr="0.1", seed=str(seed), test_top1=str(top1))
+        for head, values in (("average", (60, 62, 64)), ("isqrt", (65, 66, 70)))
+        for seed, top1 in enumerate(values)
+    ]
+    lines = grocery.lines_of(rows, ["average", "isqrt"], "average")
+    assert lines[2] == "| average | 0.1 | 60.0, 62.0, 64.0 | 62.0 ± 2.0 |  |"
+    assert lines[3] == "| isqrt | 0.1 | 65.0, 66.0, 70.0 | 67.0 ± 2.6 | 5.0 ± 1.0 |"
+
+
 def test_rows_survive_and_columns_stay(tmp_path):
     append_row(tmp_path / "t.csv", {"a": 1, "b": "x, y"})
     append_row(tmp_path / "t.csv", {"a": 2, "b": ""})
     with (tmp_path / "t.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == [{"a": "1", "b": "x, y"}, {"a": "2", "b": ""}]
     assert set(provenance()) == {"date", "machine", "versions"}
+
+
+def test_gradients(tmp_path):
+    from eval import gradients
+
+    torch.manual_seed(0)
+    x = gradients.features(8, 5, 3, 2)
+    centred = (x - x.mean(-1, keepdim=True)) / 5**0.5
+    assert torch.allclose(torch.linalg.svdvals(centred)[:, :4], torch.logspace(0, -3, 4, dtype=torch.float64))
+    g = torch.randn(2, 8, 8, dtype=torch.float64)
+    for ours, truth in zip(gradients.through(x, g, "polar"), gradients.reference(x, g), strict=True):
+        assert torch.allclose(ours, truth, atol=1e-9)
+    gradients.main(["--results", str(tmp_path), "--batch", "1"])
+    rows = read_rows(tmp_path / "gradients.csv")
+    by = {(r["method"], r["positions"], r["decay"]): r for r in rows}
+    assert float(by["polar", "49", "4"]["gradient_error"]) < 1e-8
+    assert float(by["isqrt", "49", "4"]["gradient_error"]) > 1e-2
+    assert all(float(r["gradient_gain"]) <= 2**0.5 for r in rows if r["method"] == "polar")
+    with Image.open(tmp_path / "gradients.png") as image:
+        assert min(image.size) > 600
+
+
+def test_conditioning(run, tmp_path):
+    from eval import conditioning
+
+    conditioning.main([str(run), "--results", str(tmp_path)])
+    rows = read_rows(tmp_path / "conditioning.csv")
+    assert [row["method"] for row in rows] == ["isqrt", "isqrt", "svdpade", "svdpade"]
+    assert all(float(row["kappa"]) >= 1 and row["lr"] for row in rows)
+    assert (tmp_path / "conditioning.png").stat().st_size > 10_000
+    with pytest.raises(GCPError, match=r"no summary\.csv"):
+        conditioning.main([str(tmp_path), "--results", str(tmp_path)])
 
 
 def test_the_command_line():

@@ -9,7 +9,7 @@ from reference import relative
 
 from timm_gcp import covariance_sqrt, matrix_sqrt
 from timm_gcp.spectral.covariance import triangle
-from timm_gcp.spectral.loewner import k_pade, k_svd
+from timm_gcp.spectral.loewner import k_pade, k_svd, k_taylor, k_trunc
 
 FOLDER = Path(__file__).parent / "golden"
 GOLDEN = {name: np.load(FOLDER / f"{name}.npz") for name in ("wide", "tall", "deficient", "rules")}
@@ -29,14 +29,29 @@ def check(name, key, output, gradient, tolerance):
 
 
 @pytest.mark.parametrize("name", ["wide", "tall", "deficient"])
-def test_exact_root(name):
-    check(name, "exact_sqrt", *ours(name, covariance_sqrt, method="polar"), 1e-9)
+@pytest.mark.parametrize("method", ["polar", "svdlyap"])
+def test_exact_root(name, method):
+    check(name, "exact_sqrt", *ours(name, covariance_sqrt, method=method), 1e-9)
 
 
 @pytest.mark.parametrize(("name", "tolerance"), [("wide", 1e-6), ("tall", 1e-6), ("deficient", 1e-3)])
-@pytest.mark.parametrize(("key", "method"), [("svd", "svd"), ("svd_pade", "svdpade")])
+@pytest.mark.parametrize(
+    ("key", "method"), [("svd", "svd"), ("svd_pade", "svdpade"), ("svd_trunc", "svdtrunc"), ("svd_taylor", "svdtaylor")]
+)
 def test_svd_family(name, tolerance, key, method):
     check(name, key, *ours(name, covariance_sqrt, method=method), tolerance)
+
+
+@pytest.mark.parametrize("name", ["wide", "tall"])
+def test_newton_backward(name):
+    check(name, "svd_newton", *ours(name, covariance_sqrt, method="svdnewton", iterations=3), 1e-6)
+
+
+@pytest.mark.parametrize("name", ["wide", "tall"])
+def test_scaling_eigen_branch(name):
+    output, gradient = ours(name, covariance_sqrt, method="seb")
+    assert relative(output, GOLDEN[name]["seb_y"]) <= 1e-6
+    assert relative(gradient, GOLDEN[name]["seb_gx"]) <= 1e-5
 
 
 @pytest.mark.parametrize("name", ["wide", "tall", "deficient"])
@@ -64,8 +79,9 @@ def rule_error(k, key, smallest_gap):
     return ((k(a, b) - published).abs() / published.abs().clamp_min(1e-300))[off].max()
 
 
-def test_svd_rule():
-    assert rule_error(k_svd, "K_svd", 0) <= 1e-9
+@pytest.mark.parametrize(("k", "key"), [(k_svd, "K_svd"), (k_trunc(), "K_svd_trunc"), (k_taylor(), "K_svd_taylor")])
+def test_rules(k, key):
+    assert rule_error(k, key, 0) <= 1e-9
 
 
 @pytest.mark.parametrize(("gap", "tolerance"), [(0.99e-6, 1e-9), (0.9e-8, 1e-6), (0.9e-11, 1e-3)])

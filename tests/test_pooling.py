@@ -81,7 +81,7 @@ def test_precision_is_the_methods_own_or_the_given_one():
     assert torch.allclose(exact, single, atol=1e-3)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.of_sigma is not None])
 def test_one_position_and_zeros(method):
     for x in (torch.randn(2, 6, 1, 1), torch.zeros(2, 6, 4, 4)):
         x.requires_grad_()

@@ -471,3 +471,22 @@ def test_read_weights(tmp_path):
         read_weights(tmp_path / "w.safetensors")
     torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "w.pth")
     assert set(read_weights(tmp_path / "w.pth")) == set(model.state_dict())
+
+
+def test_arguments_of_a_method_travel_into_the_folder(images, tmp_path):
+    short = ("--epochs", "2", "--switch-epoch", "1", "--method-args", "degree=20")
+    assert in_process(images, tmp_path, "taylor", *short, model="test_resnet_svdtaylor") == 0
+    again = timm.create_model(f"local-dir:{tmp_path / 'taylor' / 'model'}", pretrained=True)
+    assert (again.global_pool.method, again.global_pool.method_args) == ("svdtaylor", {"degree": 20})
+
+
+def test_bilinear_pooling_has_no_warm_phase(images, tmp_path, capsys):
+    plain = [*COMMON, "-j", "0", "--epochs", "1", "--model", "test_resnet_cbp", "--method-args", "sketch=128"]
+    del plain[plain.index("--switch-epoch") : plain.index("--switch-epoch") + 2]
+    where = ["--data-dir", str(images), "--output", str(tmp_path), "--experiment", "cbp"]
+    assert main(["train", *plain, *where]) == 0
+    assert rows_of(tmp_path / "cbp")[0]["method"] == "cbp"
+    assert timm.create_model(f"local-dir:{tmp_path / 'cbp' / 'model'}", pretrained=True).fc.in_features == 128
+    where[-1] = "hybrid"
+    assert main(["train", *plain, *where, "--hybrid"]) == 2
+    assert "would not fit" in capsys.readouterr().err

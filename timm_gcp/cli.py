@@ -98,13 +98,14 @@ def list_models(argv: Sequence[str]) -> int:
             models.add_row(backbone, " ".join(methods))
     console.print(models)
     table = Table(title="Methods", box=box.SIMPLE)
-    for title in ("name", "forward", "backward", "precision", "reference"):
+    for title in ("name", "forward", "backward", "precision", "arguments", "reference"):
         table.add_column(title, no_wrap=title == "name")
     shown = {name.rpartition("_")[2] for name in chosen}
     for row in METHODS.values():
         if row.name in shown:
             precision = str(row.dtype).removeprefix("torch.")
-            table.add_row(row.name, row.forward, row.backward, precision, row.reference)
+            arguments = " ".join(f"{name}={value}" for name, value in row.defaults.items())
+            table.add_row(row.name, row.forward, row.backward, precision, arguments, row.reference)
     console.print(table)
     return 0
 

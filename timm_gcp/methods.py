@@ -1,9 +1,11 @@
 """The table of methods, and the two functions that take a method by name.
 
-A method is a way to compute the square root of a covariance and its gradient. A new method is a new row of ``_ROWS``.
+A method turns the features of an image into the vector that the classifier sees: most of them by a function of the
+covariance (its square root, computed and differentiated in one way or another). A new method is a new row of ``_ROWS``.
 """
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,12 +16,15 @@ import torch
 from torch import Tensor
 
 from .errors import GCPError
-from .spectral.covariance import binary_scale, centre, rescale
-from .spectral.function import Scalar, of_features, of_sigma
-from .spectral.loewner import Rule, exact, k_pade, k_svd, through_eigenvectors
+from .spectral import loewner
+from .spectral.bilinear import bilinear, compact_bilinear
+from .spectral.covariance import binary_scale, centre, rescale, triangle
+from .spectral.function import Elementwise, SpectralFunction, of_features, of_sigma
+from .spectral.matrix_pade import Approximant, matrix_root, pade_root, taylor_root
 from .spectral.newton_schulz import newton_schulz
+from .spectral.scalar import balanced_root, regularised_log, regularised_root
 
-__all__ = ["METHODS", "Method", "covariance_sqrt", "get_method", "matrix_sqrt"]
+__all__ = ["METHODS", "Method", "covariance_sqrt", "get_method", "matrix_sqrt", "pool_features"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,13 @@ class Method:
         backward: what the gradient is, in words.
         reference: where it was published.
         dtype: the precision of the spectral part unless the caller asks for another.
-        of_features: centred features ``[..., C, M]`` and the method's arguments → ``[..., C, C]``.
-        of_sigma: symmetric matrices ``[..., C, C]`` and the method's arguments → ``[..., C, C]``.
+        of_features: features ``[..., C, M]`` and the method's arguments → a symmetric ``[..., C, C]``, or, where
+            ``of_sigma`` is None, the output vector itself.
+        of_sigma: symmetric matrices ``[..., C, C]`` and the method's arguments → ``[..., C, C]``; None for a method
+            that is no function of the covariance.
+        degree: scaling the features by c scales the output by c^degree; a function of the arguments. A method that
+            takes an argument ``unit`` has to know the scale: its features have been divided by it.
+        width: channels and arguments → length of the output vector.
     """
 
     name: str
@@ -42,45 +52,95 @@ class Method:
     reference: str
     dtype: torch.dtype
     of_features: Callable[..., Tensor]
-    of_sigma: Callable[..., Tensor]
+    of_sigma: Callable[..., Tensor] | None
+    degree: Callable[..., float] = lambda **_: 1.0
+    width: Callable[..., int] = lambda channels, **_: channels * (channels + 1) // 2
 
     @property
     def summary(self) -> str:
         """One line for a table: forward and backward."""
         return f"{self.forward}; backward: {self.backward}"
 
-    @property
+    @functools.cached_property
     def defaults(self) -> dict[str, Any]:
         """The method's arguments with the papers' values."""
-        return {p.name: p.default for p in list(inspect.signature(self.of_sigma).parameters.values())[1:]}
+        parameters = list(inspect.signature(self.of_features).parameters.values())[1:]
+        return {p.name: p.default for p in parameters if p.name != "unit"}
+
+    @functools.cached_property
+    def takes_unit(self) -> bool:
+        """Whether the method has to know by what its features have been divided."""
+        return "unit" in inspect.signature(self.of_features).parameters
 
     def check_args(self, method_args: Mapping[str, Any]) -> None:
-        """Refuses an argument that the method does not take.
+        """Refuses an argument that the method does not take, or a value outside its range.
 
         Raises:
             GCPError: naming the arguments that it does take.
         """
-        unknown = [name for name in method_args if name not in self.defaults]
-        if unknown:
-            takes = ", ".join(self.defaults) or "none"
-            raise GCPError(f"Method '{self.name}' has no argument '{unknown[0]}'; the arguments it takes: {takes}.")
+        for name, value in method_args.items():
+            if name not in self.defaults:
+                takes = ", ".join(self.defaults) or "none"
+                raise GCPError(f"Method '{self.name}' has no argument '{name}'; the arguments it takes: {takes}.")
+            whole = isinstance(self.defaults[name], int)
+            number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+            if not (number and value > 0):
+                kind = "a whole number of at least 1" if whole else "a number above 0"
+                raise GCPError(f"Argument '{name}' of method '{self.name}' is {kind}, not {value!r}.")
 
 
-def _newton_schulz_of_features(x: Tensor, iterations: int = 5) -> Tensor:
-    return newton_schulz(x @ x.mT, iterations)
+def _spectral(
+    name: str,
+    backward: str,
+    reference: str,
+    function: Callable[..., SpectralFunction],
+    forward: str = "exact root",
+    degree: Callable[..., float] = lambda **_: 1.0,
+) -> Method:
+    """A row of the SVD family: float64, and a spectral function made from the method's arguments."""
+
+    def features(x: Tensor, **args: Any) -> Tensor:
+        return of_features(x, function(**args))[0]
+
+    def sigma(s: Tensor, **args: Any) -> Tensor:
+        return of_sigma(s, function(**args))[0]
+
+    # What the row takes is what its function takes.
+    own = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(function).parameters.values()]
+    first = inspect.Parameter("x", inspect.Parameter.POSITIONAL_ONLY)
+    features.__signature__ = inspect.Signature([first, *own])  # type: ignore[attr-defined]
+    return Method(name, forward, backward, reference, torch.float64, features, sigma, degree)
 
 
-def _spectral(name: str, backward: str, reference: str, rule: Rule, f: Scalar = torch.sqrt) -> Method:
-    """A row of the SVD family: the exact root in float64, and a rule for the Loewner matrix."""
+def _power(alpha: float, k: loewner.Rule | None = None) -> Elementwise:
+    """λ^α with its exact Loewner matrix, or through the eigenvectors with a K̂."""
+    exact = loewner.exact_power(alpha)
+    f = torch.sqrt if alpha == 0.5 else lambda eigenvalues: eigenvalues**alpha
+    return Elementwise(f, loewner.through_eigenvectors(k, exact) if k else exact)
 
-    def features(x: Tensor) -> Tensor:
-        return of_features(x, f, rule)
 
-    def sigma(s: Tensor) -> Tensor:
-        return of_sigma(s, f, rule)
+def _twice(alpha: float = 0.5, **_: Any) -> float:
+    """Σ^α has twice the degree α in the features."""
+    return 2 * alpha
 
-    return Method(name, "exact root", backward, reference, torch.float64, features, sigma)
 
+def _newton_backward(exact: Tensor, approximate: Tensor) -> Tensor:
+    """The value of one and the gradient of the other."""
+    return exact.detach() + (approximate - approximate.detach())
+
+
+def _matrix_root(name: str, forward: str, approximant: Approximant, degree: int) -> Method:
+    def features(x: Tensor, degree: int = degree, iterations: int = 8) -> Tensor:
+        return matrix_root(x @ x.mT, approximant, degree, iterations)
+
+    def sigma(s: Tensor, degree: int = degree, iterations: int = 8) -> Tensor:
+        return matrix_root(s, approximant, degree, iterations)
+
+    reference = "Song, Sebe, Wang, ICLR 2022"
+    return Method(name, forward, "Lyapunov equation, 8 steps", reference, torch.float32, features, sigma)
+
+
+_ROOT = Elementwise(torch.sqrt, loewner.exact)
 
 _ROWS = (
     Method(
@@ -89,26 +149,120 @@ _ROWS = (
         "its adjoint, by hand",
         "Li, Xie, Wang, Gao: iSQRT-COV, CVPR 2018",
         torch.float32,
-        _newton_schulz_of_features,
-        newton_schulz,
+        lambda x, iterations=5: newton_schulz(x @ x.mT, iterations),
+        lambda s, iterations=5: newton_schulz(s, iterations),
     ),
     _spectral(
         "svd",
         "the ordinary SVD gradient, 1/(λi − λj) with an overflow check",
         "Li, Xie, Wang, Zuo: MPN-COV, ICCV 2017; Ionescu, Vantzos, Sminchisescu, ICCV 2015",
-        through_eigenvectors(k_svd),
+        lambda alpha=0.5: _power(alpha, loewner.k_svd),
+        degree=_twice,
+    ),
+    _spectral(
+        "svdtrunc",
+        "1/(λi − λj) clipped",
+        "Song, Sebe, Wang, ICCV 2021, §3",
+        lambda clip=1e10: _power(0.5, loewner.k_trunc(clip)),
+    ),
+    _spectral(
+        "svdtopn",
+        "exact, of the same function",
+        "Song, Sebe, Wang, ICCV 2021, §3",
+        lambda keep=206: loewner.LargestRoots(keep),
+        forward="root of the largest eigenvalues",
+    ),
+    _spectral(
+        "svdtaylor",
+        "Taylor polynomial of the series of 1/(λi − λj)",
+        "Wang, Dang, Hu, Fua, Salzmann, TPAMI 2021",
+        lambda degree=100: _power(0.5, loewner.k_taylor(degree)),
     ),
     _spectral(
         "svdpade",
         "diagonal Padé approximant of the series of 1/(λi − λj)",
         "Song, Sebe, Wang, ICCV 2021, §4",
-        through_eigenvectors(k_pade),
+        lambda alpha=0.5: _power(alpha, loewner.k_pade),
+        degree=_twice,
+    ),
+    Method(
+        "svdnewton",
+        "exact root",
+        "adjoint of the Newton–Schulz iteration",
+        "Song, Sebe, Wang: DifferentiableSVD",
+        torch.float64,
+        lambda x, iterations=10: _newton_backward(
+            of_features(x.detach(), _ROOT)[0], newton_schulz(x @ x.mT, iterations)
+        ),
+        lambda s, iterations=10: _newton_backward(of_sigma(s.detach(), _ROOT)[0], newton_schulz(s, iterations)),
+    ),
+    _spectral(
+        "svdpi",
+        "power iteration with deflation, which truncates the series of 1/(λi − λj) after as many terms",
+        "Wang, Dang, Hu, Fua, Salzmann, NeurIPS 2019",
+        lambda iterations=20: _power(0.5, loewner.k_taylor(iterations)),
+    ),
+    _spectral(
+        "svdlyap",
+        "exact, the Lyapunov equation solved in the eigenbasis",
+        "Lin, Maji: Improved Bilinear Pooling, BMVC 2017",
+        lambda: _ROOT,
     ),
     _spectral(
         "polar",
         "exact, 1/(√λi + √λj); from features bounded by √2 times the incoming gradient",
         "timm_gcp; Higham, Functions of Matrices, ch. 3; Araki & Yamagami 1981",
-        exact,
+        lambda alpha=0.5: _power(alpha),
+        degree=_twice,
+    ),
+    Method(
+        "rsqrt",
+        "root of λ + δ less √δ, δ a share of the mean eigenvalue",
+        "exact, of δ too; smooth at zero",
+        "timm_gcp",
+        torch.float64,
+        *regularised_root,
+    ),
+    Method(
+        "logm",
+        "logarithm of λ + δ, δ a share of the mean eigenvalue",
+        "exact, of δ too",
+        "Ionescu, Vantzos, Sminchisescu: DeepO2P, ICCV 2015",
+        torch.float64,
+        *regularised_log,
+        degree=lambda **_: 0.0,
+    ),
+    _matrix_root("mpa", "matrix Padé approximant [5/5]", pade_root, 5),
+    _matrix_root("mtp", "matrix Taylor polynomial of degree 11", taylor_root, 11),
+    Method(
+        "seb",
+        "exact root times 1 + ‖√Σ exp(−Σ)‖",
+        "exact through both factors",
+        "Song, Sebe, Wang, TPAMI 2022: Scaling Eigen Branch",
+        torch.float64,
+        *balanced_root,
+    ),
+    Method(
+        "bcnn",
+        "XXᵀ/M, signed root, unit length",
+        "autograd",
+        "Lin, RoyChowdhury, Maji, ICCV 2015",
+        torch.float32,
+        bilinear,
+        None,
+        degree=lambda **_: 0.0,
+        width=lambda channels, **_: channels**2,
+    ),
+    Method(
+        "cbp",
+        "Tensor Sketch of XXᵀ/M, signed root, unit length",
+        "autograd",
+        "Gao, Beijbom, Zhang, Darrell, CVPR 2016",
+        torch.float32,
+        lambda x, sketch=8192: compact_bilinear(x, sketch),
+        None,
+        degree=lambda **_: 0.0,
+        width=lambda channels, sketch=8192: sketch,
     ),
 )
 
@@ -133,13 +287,72 @@ def get_method(name: str) -> Method:
     return METHODS[name]
 
 
+def _scaled(
+    row: Method, compute: Callable[..., Tensor], given: Tensor, dtype: torch.dtype | None, power: int, args: dict
+) -> Tensor:
+    """Runs a method outside autocast, in its precision, on input scaled to magnitude one; scales the result back.
+
+    The scale is the unit to the given power (1 for features, 2 for Σ), so Σ has been divided by its square either way.
+    Scaled before anything is summed or cast down: no finite input overflows.
+    """
+    dtype = dtype or row.dtype
+    with torch.autocast(given.device.type, enabled=False):
+        work = given.to(torch.promote_types(given.dtype, dtype))
+        unit = binary_scale(work)
+        if power == 2:
+            unit = torch.exp2(torch.floor(torch.log2(unit) / 2))  # an even power of two, to stay exact
+        degree = row.degree(**args)
+        scaled = rescale(work, unit**-power, torch.ones_like(unit)).to(dtype)
+        if row.takes_unit:
+            args = {**args, "unit": unit.to(torch.promote_types(unit.dtype, torch.float64))}
+        out = compute(scaled, **args).to(work.dtype)
+        forward, back = unit**degree, unit ** (degree - power)
+        if out.dim() < work.dim():
+            forward, back = forward.squeeze(-1), back.squeeze(-1)
+        return rescale(out, forward, back).to(given.dtype)
+
+
+def _checked(x: Tensor, caller: str) -> None:
+    if x.dim() < 2 or 0 in x.shape[-2:] or not x.is_floating_point():
+        raise GCPError(
+            f"{caller} takes floating-point features [..., channels, positions] with at least one of each, "
+            f"not {x.dtype} of shape {list(x.shape)}."
+        )
+
+
+def pool_features(
+    x: Tensor, method: str = "svdpade", *, dtype: torch.dtype | None = None, **method_args: Any
+) -> Tensor:
+    """The vector that a method makes of a batch of features: what ``GlobalCovariancePool`` gives after its reduction.
+
+    Args:
+        x: features ``[..., C, M]``, C channels at M positions, any floating dtype.
+        method: a name of ``METHODS``.
+        dtype: precision of the spectral part, float32 or float64; None takes the method's own.
+        **method_args: the method's arguments (``METHODS[method].defaults``).
+
+    Returns:
+        ``[..., METHODS[method].width(C, **method_args)]`` in the dtype of ``x``; for a function of the covariance its
+        upper triangle, row by row.
+
+    Raises:
+        GCPError: an unknown method or argument, or features without positions or channels.
+    """
+    row = get_method(method)
+    if row.of_sigma is not None:
+        return triangle(covariance_sqrt(x, method, dtype=dtype, **method_args))
+    row.check_args(method_args)
+    _checked(x, "pool_features")
+    return _scaled(row, row.of_features, x, dtype, 1, method_args)
+
+
 def covariance_sqrt(
     x: Tensor, method: str = "svdpade", *, dtype: torch.dtype | None = None, **method_args: Any
 ) -> Tensor:
-    """The square root of the covariance of a batch of features.
+    """The square root of the covariance of a batch of features (or what else the method takes of it).
 
     Centring, covariance and root run outside autocast, in the method's own precision. Scaling the features by c
-    scales the result by c, over the whole range of the input's dtype.
+    scales a root by c, over the whole range of the input's dtype.
 
     Args:
         x: features ``[..., C, M]``, C channels at M positions, any floating dtype.
@@ -151,29 +364,18 @@ def covariance_sqrt(
         ``[..., C, C]``, symmetric, in the dtype of ``x``. Differentiable once.
 
     Raises:
-        GCPError: an unknown method or argument, or features without positions or channels.
+        GCPError: an unknown method or argument, a method that is no function of the covariance, or features without
+            positions or channels.
     """
-    row = get_method(method)
-    row.check_args(method_args)
-    if x.dim() < 2 or 0 in x.shape[-2:] or not x.is_floating_point():
-        raise GCPError(
-            f"covariance_sqrt takes floating-point features [..., channels, positions] with at least one of each, "
-            f"not {x.dtype} of shape {list(x.shape)}."
-        )
-    with torch.autocast(x.device.type, enabled=False):
-        # Scaled before anything is summed or cast down: no finite input overflows.
-        work = x.to(torch.promote_types(x.dtype, dtype or row.dtype))
-        scale = binary_scale(work)
-        one = torch.ones_like(scale)
-        x_scaled = rescale(work, 1 / scale, one)
-        root = row.of_features(centre(x_scaled.to(dtype or row.dtype)), **method_args)
-        return rescale(root.to(work.dtype), scale, one).to(x.dtype)
+    row = _of_covariance(method, method_args)
+    _checked(x, "covariance_sqrt")
+    return _scaled(row, lambda x, **args: row.of_features(centre(x), **args), x, dtype, 1, method_args)
 
 
 def matrix_sqrt(
     sigma: Tensor, method: str = "svdpade", *, dtype: torch.dtype | None = None, **method_args: Any
 ) -> Tensor:
-    """The square root of a batch of given symmetric positive semi-definite matrices.
+    """The square root of a batch of given symmetric positive semi-definite matrices (or what else the method takes).
 
     For people outside image classification. Where the features themselves are at hand, ``covariance_sqrt`` is faster
     and its exact gradient is bounded.
@@ -188,19 +390,24 @@ def matrix_sqrt(
         ``[..., C, C]``, symmetric, in the dtype of ``sigma``. Differentiable once.
 
     Raises:
-        GCPError: an unknown method or argument, or matrices that are not square.
+        GCPError: an unknown method or argument, a method that is no function of the covariance, or matrices that are
+            not square.
     """
-    row = get_method(method)
-    row.check_args(method_args)
+    row = _of_covariance(method, method_args)
     if sigma.dim() < 2 or sigma.shape[-1] != sigma.shape[-2] or not sigma.shape[-1] or not sigma.is_floating_point():
         raise GCPError(
             f"matrix_sqrt takes floating-point square matrices [..., C, C], not {sigma.dtype} of shape "
             f"{list(sigma.shape)}."
         )
-    with torch.autocast(sigma.device.type, enabled=False):
-        work = sigma.to(torch.promote_types(sigma.dtype, dtype or row.dtype))
-        # Σ scales by the square of what its root scales by: an even power of two, to stay exact.
-        half = torch.exp2(torch.floor(torch.log2(binary_scale(work)) / 2))
-        scaled = rescale(work, half**-2, 1 / half)
-        root = row.of_sigma(scaled.to(dtype or row.dtype), **method_args)
-        return rescale(root.to(work.dtype), half, torch.ones_like(half)).to(sigma.dtype)
+    assert row.of_sigma is not None
+    return _scaled(row, row.of_sigma, sigma, dtype, 2, method_args)
+
+
+def _of_covariance(method: str, method_args: Mapping[str, Any]) -> Method:
+    row = get_method(method)
+    row.check_args(method_args)
+    if row.of_sigma is None:
+        raise GCPError(
+            f"Method '{method}' is no function of the covariance; use pool_features or GlobalCovariancePool."
+        )
+    return row

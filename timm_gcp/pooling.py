@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import GCPError
-from .methods import covariance_sqrt, get_method
-from .spectral.covariance import triangle
+from .methods import get_method, pool_features
 
 __all__ = ["GlobalCovariancePool", "find_pools"]
 
@@ -20,8 +19,8 @@ class GlobalCovariancePool(nn.Module):
     """Global covariance pooling: the upper triangle of the square root of the channels' covariance.
 
     ``[B, C, H, W]`` (``[B, H, W, C]`` with ``input_fmt='NHWC'``, ``[B, N, C]`` with ``'NLC'``) → ``[B, R(R+1)/2]``,
-    with R the number of channels after an optional reduction. The spectral part leaves autocast and runs in its own
-    precision; the output has the dtype of the reduced features.
+    with R the number of channels after an optional reduction (``bcnn`` and ``cbp`` have widths of their own). The
+    spectral part leaves autocast and runs in its own precision; the output has the dtype of the reduced features.
 
     A root has no parameters: ``pool.method = 'polar'`` switches at any time, which is how the hybrid protocol works.
 
@@ -73,7 +72,14 @@ class GlobalCovariancePool(nn.Module):
 
     @method.setter
     def method(self, name: str) -> None:
-        self._method = get_method(name).name
+        row = get_method(name)
+        width = row.width(self.channels, **self._args.get(name, {}))
+        if width != self.out_features:
+            raise GCPError(
+                f"Method '{name}' gives {width} features where '{self._method}' gives {self.out_features}: "
+                f"the classifier would not fit; create a model with '{name}'."
+            )
+        self._method = row.name
 
     @property
     def method_args(self) -> dict[str, Any]:
@@ -83,7 +89,7 @@ class GlobalCovariancePool(nn.Module):
     @property
     def out_features(self) -> int:
         """Width of the output vector."""
-        return self.channels * (self.channels + 1) // 2
+        return get_method(self._method).width(self.channels, **self.method_args)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pools a feature map.
@@ -99,7 +105,7 @@ class GlobalCovariancePool(nn.Module):
             )
         x = x.movedim(dim, 1)
         x = self.reduce(x if x.dim() == 4 else x.unsqueeze(-1))
-        return triangle(covariance_sqrt(x.flatten(2), self._method, dtype=self.dtype, **self.method_args))
+        return pool_features(x.flatten(2), self._method, dtype=self.dtype, **self.method_args)
 
     # What timm's models ask of a pooling layer.
     pool_type = "gcp"

@@ -1,6 +1,8 @@
 """f(Σ) with a Loewner-matrix backward: the one ``autograd.Function`` of every spectral method, for either input."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,50 +13,78 @@ from .factor import factor, kept
 from .loewner import Rule
 from .once import differentiable_once
 
-Scalar = Callable[[Tensor], Tensor]
+
+class SpectralFunction(Protocol):
+    """A scalar function with f(0) = 0, applied to eigenvalues, and its Loewner matrix or what a method takes for it."""
+
+    def value(self, eigenvalues: Tensor) -> Tensor:
+        """f at the eigenvalues ``[..., n]``, ascending, zero where cut."""
+
+    def loewner(self, eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
+        """F at every pair, ``[..., n, n]``, and F of every eigenvalue against the null space, ``[..., n]``."""
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """A spectral function that looks at one eigenvalue, and whose rule looks at two.
+
+    Attributes:
+        f: the scalar function.
+        rule: its Loewner matrix, elementwise (``loewner``).
+    """
+
+    f: Callable[[Tensor], Tensor]
+    rule: Rule
+
+    def value(self, eigenvalues: Tensor) -> Tensor:
+        return self.f(eigenvalues)
+
+    def loewner(self, eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
+        pairs = self.rule(eigenvalues.unsqueeze(-1), eigenvalues.unsqueeze(-2))
+        return pairs, self.rule(eigenvalues, torch.zeros_like(eigenvalues))
 
 
 class _OfFeatures(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, f: Scalar, rule: Rule) -> Tensor:
+    def forward(ctx, x: Tensor, function: SpectralFunction) -> tuple[Tensor, Tensor]:
         u, s, w = factor(x)
         ctx.save_for_backward(u, s, w)
-        ctx.rule = rule
-        return (u * f(s.square()).unsqueeze(-2)) @ u.mT
+        ctx.function = function
+        eigenvalues = s.square()
+        return (u * function.value(eigenvalues).unsqueeze(-2)) @ u.mT, eigenvalues
 
     @staticmethod
     @differentiable_once
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx, grad: Tensor, grad_eigenvalues: Tensor):  # type: ignore[override]
         u, s, w = ctx.saved_tensors
-        eigenvalues = s.square()
+        pairs, null = ctx.function.loewner(s.square())
         gu = symmetric(grad) @ u
-        within = u.mT @ gu
-        # F against the null space: D_j = s_j F(λ_j, 0). Cut columns of u, w are zero, so their entries do not matter.
-        d = (s * ctx.rule(eigenvalues, torch.zeros_like(eigenvalues))).unsqueeze(-2)
-        fs = ctx.rule(eigenvalues.unsqueeze(-1), eigenvalues.unsqueeze(-2)) * s.unsqueeze(-2)
-        return 2 * (u @ (within * (fs - d)) + gu * d) @ w.mT, None, None
+        # F against the null space is D_j = s_j F(λ_j, 0). Cut columns of u, w are zero: their entries do not matter.
+        d = (s * null).unsqueeze(-2)
+        inner = (u.mT @ gu) * (pairs * s.unsqueeze(-2) - d) + torch.diag_embed(grad_eigenvalues * s)
+        return 2 * (u @ inner + gu * d) @ w.mT, None
 
 
 class _OfSigma(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, sigma: Tensor, f: Scalar, rule: Rule) -> Tensor:
+    def forward(ctx, sigma: Tensor, function: SpectralFunction) -> tuple[Tensor, Tensor]:
         eigenvalues, v = eigh(sigma)
         mask = kept(eigenvalues, sigma.shape[-1]) | torch.isnan(eigenvalues)
         eigenvalues = torch.where(mask, eigenvalues, 0)
         ctx.save_for_backward(v, eigenvalues)
-        ctx.rule = rule
-        return (v * f(eigenvalues).unsqueeze(-2)) @ v.mT
+        ctx.function = function
+        return (v * function.value(eigenvalues).unsqueeze(-2)) @ v.mT, eigenvalues
 
     @staticmethod
     @differentiable_once
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx, grad: Tensor, grad_eigenvalues: Tensor):  # type: ignore[override]
         v, eigenvalues = ctx.saved_tensors
-        inner = v.mT @ symmetric(grad) @ v
-        loewner = ctx.rule(eigenvalues.unsqueeze(-1), eigenvalues.unsqueeze(-2))
-        return v @ (loewner * inner) @ v.mT, None, None
+        pairs, _ = ctx.function.loewner(eigenvalues)
+        inner = pairs * (v.mT @ symmetric(grad) @ v) + torch.diag_embed(grad_eigenvalues * (eigenvalues > 0))
+        return v @ inner @ v.mT, None
 
 
-def of_features(x: Tensor, f: Scalar, rule: Rule) -> Tensor:
+def of_features(x: Tensor, function: SpectralFunction) -> tuple[Tensor, Tensor]:
     """f(X̄X̄ᵀ), differentiated from the features.
 
     With the thin singular value decomposition X̄ = U S Wᵀ and f(0) = 0,
@@ -66,16 +96,17 @@ def of_features(x: Tensor, f: Scalar, rule: Rule) -> Tensor:
 
     Args:
         x: centred features ``[..., C, M]``, float32 or float64.
-        f: the scalar function, applied to eigenvalues; f(0) = 0.
-        rule: its Loewner matrix, or what the method takes for it (``loewner``).
+        function: f and its Loewner matrix.
 
     Returns:
-        ``[..., C, C]``, symmetric. Differentiable once; a second derivative raises ``RuntimeError``.
+        f(Σ), ``[..., C, C]``, symmetric, and the eigenvalues ``[..., min(C, M)]``, ascending, zero where cut; a scalar
+        of Σ that enters a method is made of them. Both are differentiable once; a second derivative raises
+        ``RuntimeError``.
     """
-    return _OfFeatures.apply(x, f, rule)
+    return _OfFeatures.apply(x, function)
 
 
-def of_sigma(sigma: Tensor, f: Scalar, rule: Rule) -> Tensor:
+def of_sigma(sigma: Tensor, function: SpectralFunction) -> tuple[Tensor, Tensor]:
     """f(Σ) of a given positive semi-definite matrix, ∂L/∂Σ = V (F ∘ (VᵀGV)) Vᵀ (Daleckii & Krein).
 
     Eigenvalues under C · eps · λ_max, negative ones included, count as zero. The bound of ``of_features`` does not hold
@@ -83,10 +114,9 @@ def of_sigma(sigma: Tensor, f: Scalar, rule: Rule) -> Tensor:
 
     Args:
         sigma: ``[..., C, C]``, float32 or float64. Only its symmetric part counts.
-        f: the scalar function, applied to eigenvalues.
-        rule: its Loewner matrix, or what the method takes for it (``loewner``).
+        function: f and its Loewner matrix.
 
     Returns:
-        ``[..., C, C]``, symmetric. Differentiable once; a second derivative raises ``RuntimeError``.
+        As ``of_features``, with C eigenvalues.
     """
-    return _OfSigma.apply(symmetric(sigma), f, rule)
+    return _OfSigma.apply(symmetric(sigma), function)

@@ -12,6 +12,7 @@ zero diagonal, as the published layers do.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,9 +26,60 @@ def exact(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(total == 0, 0, 1 / torch.where(total == 0, 1, total))
 
 
+def exact_power(alpha: float) -> Rule:
+    """The Loewner matrix of λ ↦ λ^α, 0 < α: (a^α − b^α)/(a − b) without cancellation.
+
+    With p the larger of the pair and x = 1 − (p − q)/p their ratio it is p^(α−1) · (1 − x^α)/(1 − x).
+    """
+    if alpha == 0.5:
+        return exact
+
+    def rule(a: Tensor, b: Tensor) -> Tensor:
+        larger, rest = _larger_and_rest(a, b)
+        ratio = torch.where(rest == 0, alpha, _one_minus_power(a, b, alpha) / torch.where(rest == 0, 1, rest))
+        return torch.where(larger == 0, 0, torch.where(larger == 0, 1, larger) ** (alpha - 1) * ratio)
+
+    return rule
+
+
+def shifted_root(a: Tensor, b: Tensor) -> Tensor:
+    """The Loewner matrix of t ↦ √(1 + t) − 1, smooth at zero: 1/(√(1 + a) + √(1 + b))."""
+    return 1 / ((1 + a).sqrt() + (1 + b).sqrt())
+
+
+def shifted_log(a: Tensor, b: Tensor) -> Tensor:
+    """The Loewner matrix of t ↦ log(1 + t), (log1p a − log1p b)/(a − b), without cancellation."""
+    u = (a - b) / (1 + b)
+    return torch.where(u == 0, 1, torch.log1p(u) / torch.where(u == 0, 1, u)) / (1 + b)
+
+
 def k_svd(a: Tensor, b: Tensor) -> Tensor:
     """K = 1/(a − b), with overflow replaced by the largest finite number (MPN-COV, ICCV 2017; Ionescu et al. 2015)."""
     return _reciprocal(a - b)
+
+
+def k_trunc(clip: float = 1e10) -> Rule:
+    """K = 1/(a − b), clipped to ±``clip`` (the paper, §3)."""
+
+    def k(a: Tensor, b: Tensor) -> Tensor:
+        return _reciprocal(a - b).clamp(-clip, clip)
+
+    return k
+
+
+def k_taylor(degree: int = 100) -> Rule:
+    """K by the Taylor polynomial of the geometric series (Wang et al., TPAMI 2021).
+
+    K = ±(1/p) Σ_{k=0..degree} x^k with p the larger eigenvalue of the pair and x their ratio. It saturates at
+    (degree + 1)/p where the eigenvalues meet. Summed in closed form, (1 − x^(degree+1))/(1 − x).
+    """
+
+    def k(a: Tensor, b: Tensor) -> Tensor:
+        larger, rest = _larger_and_rest(a, b)
+        series = _one_minus_power(a, b, degree + 1) / torch.where(rest == 0, 1, rest)
+        return torch.where(rest == 0, 0, torch.sign(a - b) * series / torch.where(larger == 0, 1, larger))
+
+    return k
 
 
 def k_pade(a: Tensor, b: Tensor) -> Tensor:
@@ -43,22 +95,68 @@ def k_pade(a: Tensor, b: Tensor) -> Tensor:
     return _reciprocal(larger * ((a - b) / torch.where(larger == 0, 1, larger)))
 
 
-def _reciprocal(gap: Tensor) -> Tensor:
-    largest = torch.finfo(gap.dtype).max
-    return torch.where(gap == 0, 0, 1 / torch.where(gap == 0, 1, gap)).clamp(-largest, largest)
-
-
-def through_eigenvectors(k: Rule) -> Rule:
+def through_eigenvectors(k: Rule, power: Rule = exact) -> Rule:
     """The rule for F of a layer that differentiates eigenvectors with the given K̂: F̂ = (√a − √b) · K̂.
 
     Evaluated as 1/(√a + √b) times the share (a − b) · K̂ of the true quotient that the method keeps: the difference of
     two nearly equal roots would lose every digit at the near-ties which these rules are about. At exact ties, where
     the published K̂ is erratic, the share is 1: the limit 1/(2√a).
+
+    Args:
+        k: K̂.
+        power: the exact Loewner matrix, of another power than the root.
     """
 
     def rule(a: Tensor, b: Tensor) -> Tensor:
         gap = a - b
-        return exact(a, b) * torch.where(gap == 0, 1, gap * k(a, b))
+        return power(a, b) * torch.where(gap == 0, 1, gap * k(a, b))
 
-    rule.__name__ = f"through_eigenvectors_{k.__name__}"
     return rule
+
+
+@dataclass(frozen=True)
+class LargestRoots:
+    """The root of the ``keep`` largest eigenvalues; the others count as zero (the paper, §3: SVD-TopN).
+
+    Its Loewner matrix is that of the root among the kept, √a/(a − b) between a kept a and a dropped b, and zero among
+    the dropped. A tie across the cut, where the function is not differentiable, takes the limit 1/(2√a).
+
+    Attributes:
+        keep: how many eigenvalues to keep.
+    """
+
+    keep: int
+
+    def value(self, eigenvalues: Tensor) -> Tensor:
+        return self._split(eigenvalues).sqrt()
+
+    def loewner(self, eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
+        top = self._split(eigenvalues)
+        a, b = eigenvalues.unsqueeze(-1), eigenvalues.unsqueeze(-2)
+        ta, tb = top.unsqueeze(-1), top.unsqueeze(-2)
+        across = (ta > 0) != (tb > 0)
+        gap = a - b
+        quotient = torch.where(gap == 0, exact(a, b), (ta.sqrt() - tb.sqrt()) / torch.where(gap == 0, 1, gap))
+        return torch.where(across, quotient, exact(ta, tb)), exact(top, torch.zeros_like(top))
+
+    def _split(self, eigenvalues: Tensor) -> Tensor:
+        dropped = torch.arange(eigenvalues.shape[-1], device=eigenvalues.device) < eigenvalues.shape[-1] - self.keep
+        return torch.where(dropped, 0, eigenvalues)
+
+
+def _larger_and_rest(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The larger of a pair, and 1 − x for the ratio x of the smaller to it; zero for a pair of zeros."""
+    larger = torch.maximum(a, b)
+    return larger, (a - b).abs() / torch.where(larger == 0, 1, larger)
+
+
+def _one_minus_power(a: Tensor, b: Tensor, power: float) -> Tensor:
+    """1 − x^power for the ratio x of the smaller of a pair to the larger, without cancellation at either end."""
+    larger, rest = _larger_and_rest(a, b)
+    x = torch.minimum(a, b) / torch.where(larger == 0, 1, larger)
+    return -torch.expm1(power * torch.where(x < 0.5, x.log(), torch.log1p(-rest)))
+
+
+def _reciprocal(gap: Tensor) -> Tensor:
+    largest = torch.finfo(gap.dtype).max
+    return torch.where(gap == 0, 0, 1 / torch.where(gap == 0, 1, gap)).clamp(-largest, largest)

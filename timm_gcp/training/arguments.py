@@ -98,6 +98,14 @@ def train_parser() -> Parser:
 
     group = parser.add_argument_group("Covariance pooling")
     group.add_argument(
+        "--method-args",
+        nargs="*",
+        default={},
+        action=ParseKwargs,
+        metavar="K=V",
+        help="arguments of the model's method, such as degree=20 (timm-gcp list names them)",
+    )
+    group.add_argument(
         "--hybrid",
         action=argparse.BooleanOptionalAction,
         default=None,

@@ -190,6 +190,7 @@ def build_model(args: argparse.Namespace, num_classes: int, channels: int) -> nn
         "in_chans": channels if args.in_chans or args.input_size else None,
         "drop_rate": args.drop or None,
         "drop_path_rate": args.drop_path,
+        "method_args": args.method_args or None,
         **(args.model_kwargs or {}),
     }
     folder = args.model.startswith(("local-dir:", "hf-hub:", "hf_hub:")) or Path(args.model).is_dir()
@@ -242,8 +243,8 @@ def _hybrid_schedule(args: argparse.Namespace, model: nn.Module) -> HybridSchedu
             option = "--hybrid" if args.hybrid else "--switch-..."
             raise GCPError(f"{option} needs a model with covariance pooling (resnet50_svdpade), not {args.model}.")
         return None
-    if args.hybrid is False:
-        return None
+    if args.hybrid is False or (args.hybrid is None and get_method(pools[0].method).of_sigma is None):
+        return None  # bilinear pooling has no root to warm up for
     if pools[0].method == get_method(args.warm_method).name and not args.hybrid:
         if wanted:
             raise GCPError(

@@ -1,0 +1,156 @@
+"""What each method does to the output and the gradient as the conditioning of Σ worsens.
+
+Features of known singular values, 1 down to 10⁻ᵉ, are pushed through every method; output and gradient are held against
+a float64 thin singular value decomposition of the features, which never forms Σ. Beside them: the largest
+|K| = 1/|λi − λj| that a gradient through the eigenvectors would meet, the norm of the gradient over that of the
+incoming one, and how fast the gradient changes when the features move (a finite-difference Lipschitz estimate).
+"""
+
+import argparse
+import math
+import os
+from pathlib import Path
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm import tqdm
+
+from timm_gcp import METHODS, covariance_sqrt
+
+from .record import provenance, write_rows
+
+SHAPES = ((64, 49), (64, 196))
+EXPONENTS = (0, 1, 2, 3, 4, 5, 6, 7, 8)
+STEP = 1e-3  # of the finite difference, relative to the smallest singular value
+# What a method approximates, where that is not the root itself.
+OWN_FUNCTION = ("svdtopn", "rsqrt", "logm", "seb")
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m eval gradients", description=__doc__.split("\n")[0])
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--batch", type=int, default=4, help="random matrices a cell (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    args.results.mkdir(parents=True, exist_ok=True)
+    rows = measure(args.batch, args.seed)
+    write_rows(args.results / "gradients.csv", [{**row, **provenance()} for row in rows])
+    draw(rows, args.results / "gradients.png")
+
+
+def features(c: int, m: int, exponent: int, batch: int) -> Tensor:
+    """Features ``[batch, C, M]`` whose centred, M-normalised form has singular values from 1 to 10^−exponent."""
+    r = min(c, m - 1)
+    s = torch.logspace(0, -exponent, r, dtype=torch.float64)
+    u = torch.linalg.qr(torch.randn(batch, c, r, dtype=torch.float64))[0]
+    w = torch.randn(batch, m, r, dtype=torch.float64)
+    w = torch.linalg.qr(w - w.mean(-2, keepdim=True))[0]
+    return math.sqrt(m) * (u * s) @ w.mT
+
+
+def reference(x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """The root and its gradient from the thin singular value decomposition of the centred features, in float64."""
+    m = x.shape[-1]
+    centred = (x - x.mean(-1, keepdim=True)) / math.sqrt(m)
+    u, s, wt = torch.linalg.svd(centred, full_matrices=False)
+    r = min(x.shape[-2], m - 1)
+    u, s, wt = u[..., :r], s[..., :r], wt[..., :r, :]
+    g = (g + g.mT) / 2
+    p = u.mT @ g @ u
+    fs = s.unsqueeze(-2) / (s.unsqueeze(-1) + s.unsqueeze(-2))
+    grad = 2 * (u @ (p * fs) + g @ u - u @ p) @ wt
+    return (u * s.unsqueeze(-2)) @ u.mT, (grad - grad.mean(-1, keepdim=True)) / math.sqrt(m)
+
+
+def through(x: Tensor, g: Tensor, method: str) -> tuple[Tensor, Tensor]:
+    """Output and gradient of a method."""
+    x = x.clone().requires_grad_()
+    y = covariance_sqrt(x, method)
+    (grad,) = torch.autograd.grad(y, x, g)
+    return y.detach(), grad
+
+
+def measure(batch: int, seed: int) -> list[dict[str, object]]:
+    """One row for every method, shape and exponent."""
+    rows: list[dict[str, object]] = []
+    methods = [name for name, row in METHODS.items() if row.of_sigma is not None]
+    with tqdm(total=len(SHAPES) * len(EXPONENTS) * len(methods), desc="gradients") as bar:
+        for c, m in SHAPES:
+            for exponent in EXPONENTS:
+                torch.manual_seed(seed)
+                x = features(c, m, exponent, batch)
+                g = torch.randn(batch, c, c, dtype=torch.float64)
+                root, gradient = reference(x, g)
+                eigenvalues = torch.logspace(0, -2 * exponent, min(c, m - 1), dtype=torch.float64)
+                largest_k = float(1 / (eigenvalues[:-1] - eigenvalues[1:]).min()) if exponent else math.inf
+                step = STEP * 10.0**-exponent * math.sqrt(m) * torch.randn_like(x) / math.sqrt(x[0].numel())
+                for method in methods:
+                    y, grad = through(x, g, method)
+                    moved = through(x + step, g, method)[1]
+                    lipschitz = (moved - grad).flatten(1).norm(dim=1) / step.flatten(1).norm(dim=1)
+                    comparable = method not in OWN_FUNCTION
+                    # A step below the method's precision moves nothing.
+                    resolved = STEP * 10.0**-exponent > 10 * torch.finfo(METHODS[method].dtype).eps
+                    rows.append(
+                        {
+                            "method": method,
+                            "channels": c,
+                            "positions": m,
+                            "decay": exponent,
+                            "output_error": f"{_relative(y, root):.3e}" if comparable else "",
+                            "gradient_error": f"{_relative(grad, gradient):.3e}" if comparable else "",
+                            "gradient_gain": f"{_gain(grad, g):.4f}",
+                            "gradient_lipschitz": f"{float(lipschitz.median()):.3e}" if resolved else "",
+                            "largest_k": f"{largest_k:.3e}",
+                            "seed": seed,
+                        }
+                    )
+                    bar.update()
+    return rows
+
+
+def _relative(a: Tensor, b: Tensor) -> float:
+    return float(((a - b).flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1)).median())
+
+
+def _gain(grad: Tensor, g: Tensor) -> float:
+    """‖∂L/∂X̄‖ / ‖G‖, the largest of the batch; the exact root keeps it under √2."""
+    scale = math.sqrt(grad.shape[-1])  # from X to X̄
+    return float((scale * grad.flatten(1).norm(dim=1) / ((g + g.mT) / 2).flatten(1).norm(dim=1)).max())
+
+
+def draw(rows: list[dict[str, object]], out: Path) -> None:
+    """Errors and Lipschitz estimates against the decay, a column a shape."""
+    panels = (
+        ("output_error", "relative error of the output"),
+        ("gradient_error", "relative error of the gradient"),
+        ("gradient_lipschitz", "change of the gradient / change of X"),
+    )
+    figure = Figure(figsize=(12, 13), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(panels), len(SHAPES), sharex=True, sharey="row")
+    methods = list(dict.fromkeys(str(row["method"]) for row in rows))
+    styles = ("-", "--", ":", "-.")
+    for column, (c, m) in enumerate(SHAPES):
+        for line, (key, label) in enumerate(panels):
+            panel = axes[line][column]
+            for index, method in enumerate(methods):
+                own = [
+                    r for r in rows if r["method"] == method and r["positions"] == m and r["channels"] == c and r[key]
+                ]
+                if own:
+                    values = [max(float(str(r[key])), 1e-16) for r in own]
+                    style = dict(color=f"C{index % 10}", ls=styles[index // 10 * 2 % 4], marker=".", lw=1.3)
+                    panel.plot([r["decay"] for r in own], values, label=method, **style)
+            panel.set_yscale("log")
+            panel.grid(alpha=0.3)
+            panel.set_ylabel(label if not column else "")
+        axes[0][column].set_title(f"C = {c}, M = {m}")
+        axes[-1][column].set_xlabel("singular values of X̄ from 1 down to 10^−e; e")
+    axes[0][-1].legend(fontsize=8, ncols=2)
+    axes[-1][-1].legend(fontsize=8, ncols=2)
+    aside = out.with_suffix(".tmp.png")
+    figure.savefig(aside, dpi=110)
+    os.replace(aside, out)

@@ -1,0 +1,68 @@
+"""Bilinear pooling, whole and sketched: second-order pooling without a matrix root."""
+
+import torch
+from torch import Tensor
+
+_FLOOR = 1e-5  # under the signed root, as the published layers have it: its slope at zero is finite
+
+
+def signed_root(y: Tensor) -> Tensor:
+    """sign(y) √(|y| + 1e-5), then unit length in the last dimension (zero stays zero)."""
+    y = torch.sign(y) * (y.abs() + _FLOOR).sqrt()
+    return torch.nn.functional.normalize(y, dim=-1)
+
+
+def bilinear(x: Tensor) -> Tensor:
+    """BCNN (Lin, RoyChowdhury, Maji, ICCV 2015): XXᵀ/M, not centred, signed root, unit length.
+
+    Args:
+        x: features ``[..., C, M]``.
+
+    Returns:
+        ``[..., C²]``.
+    """
+    return signed_root((x @ x.mT / x.shape[-1]).flatten(-2))
+
+
+def hashes(channels: int, sketch: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Two Count-Sketch hashes, places ``[2, C]`` and signs ``[2, C]``: the same for the same sizes, everywhere."""
+    generator = torch.Generator().manual_seed(channels * 1_000_003 + sketch)
+    places = torch.randint(sketch, (2, channels), generator=generator)
+    signs = torch.randint(2, (2, channels), generator=generator) * 2.0 - 1.0
+    return places.to(device), signs.to(device)
+
+
+def tensor_sketch(x: Tensor, sketch: int) -> Tensor:
+    """The Tensor Sketch of XXᵀ/M (Pham & Pagh, KDD 2013).
+
+    The circular convolution of two Count Sketches of each position, averaged over positions: its inner products
+    estimate those of XXᵀ/M without bias, with a variance that falls like 1/sketch.
+
+    Args:
+        x: features ``[..., C, M]``.
+        sketch: length of the sketch.
+
+    Returns:
+        ``[..., sketch]``.
+    """
+    places, signs = hashes(x.shape[-2], sketch, x.device)
+    spectra = []
+    for place, sign in zip(places, signs, strict=True):
+        out = x.new_zeros(*x.shape[:-2], sketch, x.shape[-1])
+        sketched = out.index_add(-2, place, x * sign.to(x.dtype).unsqueeze(-1))
+        spectra.append(torch.fft.rfft(sketched, dim=-2))
+    mean = (spectra[0] * spectra[1]).mean(-1)
+    return torch.fft.irfft(mean, n=sketch, dim=-1)
+
+
+def compact_bilinear(x: Tensor, sketch: int) -> Tensor:
+    """Compact bilinear pooling (Gao, Beijbom, Zhang, Darrell, CVPR 2016): Tensor Sketch, signed root, unit length.
+
+    Args:
+        x: features ``[..., C, M]``.
+        sketch: length of the sketch.
+
+    Returns:
+        ``[..., sketch]``.
+    """
+    return signed_root(tensor_sketch(x, sketch))

@@ -1,0 +1,86 @@
+"""The root by one matrix polynomial or rational function, with a Lyapunov backward (MPA and MTP, ICLR 2022)."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .covariance import symmetric
+from .lyapunov import lyapunov
+from .once import differentiable_once
+
+Approximant = Callable[[Tensor, int], Tensor]
+
+
+def _horner(a: Tensor, coefficients: list[float]) -> Tensor:
+    """Σ c_k Aᵏ."""
+    out = torch.zeros_like(a)
+    for c in reversed(coefficients):
+        out = a @ out
+        out.diagonal(dim1=-2, dim2=-1).add_(c)
+    return out
+
+
+def pade_root(a: Tensor, degree: int) -> Tensor:
+    """The [degree/degree] Padé approximant of √A about I.
+
+    In closed form, with binomials of n = 2 · degree + 1: Σ C(n, 2k) Aᵏ divided by Σ C(n, 2k+1) Aᵏ, the even and odd
+    parts of (1 + √A)ⁿ.
+    """
+    n = 2 * degree + 1
+    scale = 2.0**-n  # keeps the binomials of high degrees near one
+    even = _horner(a, [scale * math.comb(n, 2 * k) for k in range(degree + 1)])
+    odd = _horner(a, [scale * math.comb(n, 2 * k + 1) for k in range(degree + 1)])
+    return torch.linalg.solve(odd, even)
+
+
+def taylor_root(a: Tensor, degree: int) -> Tensor:
+    """The Taylor polynomial of √A about I: Σ_k (−1)ᵏ C(½, k) (I − A)ᵏ."""
+    coefficients, c = [1.0], 1.0
+    for k in range(degree):
+        c *= (k - 0.5) / (k + 1)
+        coefficients.append(c)
+    z = -a
+    z.diagonal(dim1=-2, dim2=-1).add_(1)
+    return _horner(z, coefficients)
+
+
+class _MatrixRoot(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, sigma: Tensor, approximant: Approximant, degree: int, iterations: int) -> Tensor:
+        norm = torch.linalg.matrix_norm(sigma, keepdim=True)
+        empty = norm == 0
+        norm = norm.masked_fill(empty, 1)
+        root = (norm.sqrt() * symmetric(approximant(sigma / norm, degree))).masked_fill(empty, 0)
+        ctx.save_for_backward(root)
+        ctx.iterations = iterations
+        return root
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        (root,) = ctx.saved_tensors
+        return lyapunov(root, symmetric(grad), ctx.iterations), None, None, None
+
+
+def matrix_root(sigma: Tensor, approximant: Approximant, degree: int, iterations: int) -> Tensor:
+    """An approximate square root, compensated by the Frobenius norm; backward through the Lyapunov equation.
+
+    The backward takes the output for the exact root, so the norm needs no term of its own.
+
+    Args:
+        sigma: positive semi-definite ``[..., C, C]``, float32 or float64. Only the symmetric part counts.
+        approximant: ``pade_root`` or ``taylor_root``.
+        degree: of the approximant, at least 1.
+        iterations: steps of the Lyapunov solver, at least 1.
+
+    Returns:
+        ``[..., C, C]``; zero, with a zero gradient, for a zero matrix. Differentiable once.
+
+    Raises:
+        ValueError: a degree or number of steps below 1.
+    """
+    if degree < 1 or iterations < 1:
+        raise ValueError(f"A matrix root takes a degree and iterations of at least 1, not {degree} and {iterations}.")
+    return _MatrixRoot.apply(symmetric(sigma), approximant, degree, iterations)
