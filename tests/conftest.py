@@ -1,5 +1,9 @@
 import os
 
+# The tensors here are small: one thread is faster than several, and leaves the other cores to other processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -9,7 +13,6 @@ from tools import COMMON, MODEL, timm_gcp_command, write_images
 calm = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("repo", deadline=None, derandomize=True, suppress_health_check=calm)
 settings.load_profile("repo")
-os.environ.setdefault("MPLBACKEND", "Agg")
 
 
 @pytest.fixture(autouse=True)
