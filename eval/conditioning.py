@@ -66,13 +66,15 @@ def draw(courses: dict[str, list[dict[str, float | str]]], out: Path) -> None:
             if switch is not None:
                 axes[0][column].axvline(float(switch) - 0.5, ls="--", lw=0.8, color=f"C{index % 10}")
         axes[0][column].set_xlabel("epoch (dashed: the method switches)")
-        axes[1][column].set_xlabel("learning rate at the epoch's end (training goes from right to left)")
+        axes[1][column].set_xlabel("learning rate (a run goes from right to left)")
         axes[1][column].set_xscale("log")
         for row in range(2):
             axes[row][column].set_ylabel(label)
             axes[row][column].grid(alpha=0.3)
             if key == "kappa":
                 axes[row][column].set_yscale("log")
+            else:
+                axes[row][column].set_ylim(bottom=0, top=1 if key == "under_eps" else None)
     axes[0][0].legend(fontsize=8)
     aside = out.with_suffix(".tmp.png")
     figure.savefig(aside, dpi=110)

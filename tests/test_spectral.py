@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reference import KINDS, awkward, polar_reference, relative, with_singular_values
 from torch.autograd import gradcheck
 
-from timm_gcp import METHODS, GCPError, covariance_sqrt, matrix_sqrt
+from timm_gcp import METHODS, GCPError, covariance_sqrt, matrix_sqrt, pool_features
 from timm_gcp.methods import pool_features
 from timm_gcp.spectral.bilinear import hashes, tensor_sketch
 from timm_gcp.spectral.covariance import binary_scale, centre, covariance, triangle

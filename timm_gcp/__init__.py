@@ -1,7 +1,7 @@
 """Global covariance pooling for everyone who uses timm. Importing it registers the models with timm."""
 
 from .errors import GCPError
-from .methods import METHODS, covariance_sqrt, matrix_sqrt
+from .methods import METHODS, covariance_sqrt, matrix_sqrt, pool_features
 from .models import graft, register_backbone
 from .pooling import GlobalCovariancePool
 from .training.hybrid import HybridSchedule
@@ -16,5 +16,6 @@ __all__ = [
     "covariance_sqrt",
     "graft",
     "matrix_sqrt",
+    "pool_features",
     "register_backbone",
 ]

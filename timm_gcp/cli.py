@@ -104,7 +104,7 @@ def list_models(argv: Sequence[str]) -> int:
     for row in METHODS.values():
         if row.name in shown:
             precision = str(row.dtype).removeprefix("torch.")
-            arguments = " ".join(f"{name}={value}" for name, value in row.defaults.items())
+            arguments = " ".join(f"{name}={value:g}" for name, value in row.defaults.items())
             table.add_row(row.name, row.forward, row.backward, precision, arguments, row.reference)
     console.print(table)
     return 0
