@@ -10,7 +10,6 @@ from reference import KINDS, awkward, polar_reference, relative, with_singular_v
 from torch.autograd import gradcheck
 
 from timm_gcp import METHODS, GCPError, covariance_sqrt, matrix_sqrt, pool_features
-from timm_gcp.methods import pool_features
 from timm_gcp.spectral.bilinear import hashes, tensor_sketch
 from timm_gcp.spectral.covariance import binary_scale, centre, covariance, triangle
 from timm_gcp.spectral.eigh import eigh
