@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from tools import COMMON, MODEL, rows_of, timm_gcp_command, write_images
 
 import timm_gcp
@@ -463,7 +464,6 @@ def test_config_file(tmp_path):
 
 def test_read_weights(tmp_path):
     model = timm_gcp.graft(timm.create_model("test_resnet", num_classes=2))
-    save_file = pytest.importorskip("safetensors.torch").save_file
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     load_weights(model, read_weights(tmp_path / "w.safetensors"), "w")
     (tmp_path / "w.safetensors").write_bytes(b"torn")
