@@ -3,7 +3,8 @@
 One small backbone (timm's ``test_resnet``, last stage at stride 1), four heads: average pooling, Newton–Schulz,
 SVD-Padé from the first epoch, SVD-Padé under the hybrid protocol. Stride, data order, augmentation, schedule and the
 search for the learning rate are the same for every head. The rate is chosen on a fold of the training part; the
-checkpoint on the data set's validation part; the test part is read once a run, at its end.
+checkpoint on the data set's validation part; the test part is read once a run, at its end. A further stage trains the
+regularised root from the first epoch, over a range of shares, beside the exact root.
 
 Every run is a ``timm-gcp train`` of its own, and a line of CSV when it is done: started again, this command goes on
 where it stopped.
