@@ -7,13 +7,12 @@ eigenvalue of Σ), of its rank, and of the share of eigenvalues under eps beyond
 import argparse
 import itertools
 import math
-import os
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from timm_gcp import GCPError
+from timm_gcp.training.curves import save_figure
 
 from .record import provenance, read_rows, write_rows
 
@@ -54,7 +53,6 @@ def course(run: Path) -> list[dict[str, float | str]]:
 def draw(courses: dict[str, list[dict[str, float | str]]], out: Path) -> None:
     """κ, rank and the share under eps: over the epochs above, against the learning rate below."""
     figure = Figure(figsize=(14, 8), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(2, len(QUANTITIES))
     for column, (key, label) in enumerate(QUANTITIES):
         for index, (name, rows) in enumerate(courses.items()):
@@ -76,6 +74,4 @@ def draw(courses: dict[str, list[dict[str, float | str]]], out: Path) -> None:
             else:
                 axes[row][column].set_ylim(bottom=0, top=1 if key == "under_eps" else None)
     axes[0][0].legend(fontsize=8)
-    aside = out.with_suffix(".tmp.png")
-    figure.savefig(aside, dpi=110)
-    os.replace(aside, out)
+    save_figure(figure, out, dpi=110)

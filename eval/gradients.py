@@ -8,16 +8,15 @@ incoming one, and how fast the gradient changes when the features move (a finite
 
 import argparse
 import math
-import os
 from pathlib import Path
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
 from timm_gcp import METHODS, covariance_sqrt
+from timm_gcp.training.curves import save_figure
 
 from .record import provenance, write_rows
 
@@ -128,7 +127,6 @@ def draw(rows: list[dict[str, object]], out: Path) -> None:
         ("gradient_lipschitz", "change of the gradient / change of X"),
     )
     figure = Figure(figsize=(12, 13), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(len(panels), len(SHAPES), sharex=True, sharey="row")
     methods = list(dict.fromkeys(str(row["method"]) for row in rows))
     styles = ("-", "--", ":", "-.")
@@ -150,6 +148,4 @@ def draw(rows: list[dict[str, object]], out: Path) -> None:
         axes[-1][column].set_xlabel("singular values of X̄ from 1 down to 10^−e; e")
     axes[0][-1].legend(fontsize=8, ncols=2)
     axes[-1][-1].legend(fontsize=8, ncols=2)
-    aside = out.with_suffix(".tmp.png")
-    figure.savefig(aside, dpi=110)
-    os.replace(aside, out)
+    save_figure(figure, out, dpi=110)

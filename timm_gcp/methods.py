@@ -19,7 +19,7 @@ from .errors import GCPError
 from .spectral import loewner
 from .spectral.bilinear import bilinear, compact_bilinear
 from .spectral.covariance import binary_scale, centre, rescale, triangle
-from .spectral.function import Elementwise, SpectralFunction, of_features, of_sigma
+from .spectral.function import EXACT_ROOT, Elementwise, SpectralFunction, of_features, of_sigma
 from .spectral.matrix_pade import Approximant, matrix_root, pade_root, taylor_root
 from .spectral.newton_schulz import newton_schulz
 from .spectral.scalar import balanced_root, regularised_log, regularised_root
@@ -55,11 +55,6 @@ class Method:
     of_sigma: Callable[..., Tensor] | None
     degree: Callable[..., float] = lambda **_: 1.0
     width: Callable[..., int] = lambda channels, **_: channels * (channels + 1) // 2
-
-    @property
-    def summary(self) -> str:
-        """One line for a table: forward and backward."""
-        return f"{self.forward}; backward: {self.backward}"
 
     @functools.cached_property
     def defaults(self) -> dict[str, Any]:
@@ -140,8 +135,6 @@ def _matrix_root(name: str, forward: str, approximant: Approximant, degree: int)
     return Method(name, forward, "Lyapunov equation, 8 steps", reference, torch.float32, features, sigma)
 
 
-_ROOT = Elementwise(torch.sqrt, loewner.exact)
-
 _ROWS = (
     Method(
         "isqrt",
@@ -192,9 +185,9 @@ _ROWS = (
         "Song, Sebe, Wang: DifferentiableSVD",
         torch.float64,
         lambda x, iterations=10: _newton_backward(
-            of_features(x.detach(), _ROOT)[0], newton_schulz(x @ x.mT, iterations)
+            of_features(x.detach(), EXACT_ROOT)[0], newton_schulz(x @ x.mT, iterations)
         ),
-        lambda s, iterations=10: _newton_backward(of_sigma(s.detach(), _ROOT)[0], newton_schulz(s, iterations)),
+        lambda s, iterations=10: _newton_backward(of_sigma(s.detach(), EXACT_ROOT)[0], newton_schulz(s, iterations)),
     ),
     _spectral(
         "svdpi",
@@ -206,7 +199,7 @@ _ROWS = (
         "svdlyap",
         "exact, the Lyapunov equation solved in the eigenbasis",
         "Lin, Maji: Improved Bilinear Pooling, BMVC 2017",
-        lambda: _ROOT,
+        lambda: EXACT_ROOT,
     ),
     _spectral(
         "polar",

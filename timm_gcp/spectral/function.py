@@ -10,7 +10,7 @@ from torch import Tensor
 from .covariance import symmetric
 from .eigh import eigh
 from .factor import factor, kept
-from .loewner import Rule
+from .loewner import Rule, exact
 from .once import differentiable_once
 
 
@@ -42,6 +42,10 @@ class Elementwise:
     def loewner(self, eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
         pairs = self.rule(eigenvalues.unsqueeze(-1), eigenvalues.unsqueeze(-2))
         return pairs, self.rule(eigenvalues, torch.zeros_like(eigenvalues))
+
+
+EXACT_ROOT = Elementwise(torch.sqrt, exact)
+"""The square root with its own Loewner matrix."""
 
 
 class _OfFeatures(torch.autograd.Function):

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from . import loewner
-from .function import Elementwise, of_features, of_sigma
+from .function import EXACT_ROOT, Elementwise, of_features, of_sigma
 
 _SHIFTED_ROOT = Elementwise(lambda t: t / ((1 + t).sqrt() + 1), loewner.shifted_root)
 _SHIFTED_LOG = Elementwise(torch.log1p, loewner.shifted_log)
-_ROOT = Elementwise(torch.sqrt, loewner.exact)
 
 
 def _floor(trace: Tensor, channels: int, share: float) -> tuple[Tensor, Tensor]:
@@ -77,12 +76,12 @@ def _balance(eigenvalues: Tensor, unit: Tensor) -> Tensor:
 
 
 def _balanced_of_features(x: Tensor, *, unit: Tensor) -> Tensor:
-    root, eigenvalues = of_features(x, _ROOT)
+    root, eigenvalues = of_features(x, EXACT_ROOT)
     return _balance(eigenvalues, unit) * root
 
 
 def _balanced_of_sigma(sigma: Tensor, *, unit: Tensor) -> Tensor:
-    root, eigenvalues = of_sigma(sigma, _ROOT)
+    root, eigenvalues = of_sigma(sigma, EXACT_ROOT)
     return _balance(eigenvalues, unit) * root
 
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..errors import GCPError
 
-__all__ = ["draw_comparison", "draw_curves"]
+__all__ = ["draw_comparison", "draw_curves", "save_figure"]
 
 PathLike = str | os.PathLike[str]
 
@@ -181,7 +181,7 @@ def draw_curves(summary_csv: PathLike, out_png: PathLike, title: str | None = No
     heading += [f"method: {methods[0]}"] if len(methods) == 1 else []
     if heading:
         figure.suptitle(" · ".join(heading), fontsize="medium", fontweight="bold")
-    _save(figure, out_png)
+    save_figure(figure, out_png)
 
 
 def draw_comparison(
@@ -220,7 +220,7 @@ def draw_comparison(
     axes.set_ylabel(f"{named} (%)" if "top" in name else named)
     _style(axes)
     axes.legend(frameon=False, fontsize="small")
-    _save(figure, out_png)
+    save_figure(figure, out_png)
 
 
 def _stack(paths: Sequence[PathLike], metric: str) -> tuple[np.ndarray, np.ndarray]:
@@ -236,12 +236,17 @@ def _stack(paths: Sequence[PathLike], metric: str) -> tuple[np.ndarray, np.ndarr
     return np.array(epochs), np.array([[run[epoch] for epoch in epochs] for run in series])
 
 
-def _save(figure: Figure, out_png: PathLike) -> None:
+def save_figure(figure: Figure, out_png: PathLike, dpi: int = 150) -> None:
+    """Writes a picture aside and renames it.
+
+    Raises:
+        GCPError: the place cannot be written.
+    """
     out = Path(out_png)
     partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     FigureCanvasAgg(figure)
     try:
-        figure.savefig(partial, format="png", dpi=150)
+        figure.savefig(partial, format="png", dpi=dpi)
         os.replace(partial, out)
     except OSError as error:
         raise GCPError(f"Cannot write the picture '{out}': {error.strerror}.") from error

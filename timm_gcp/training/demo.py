@@ -1,7 +1,6 @@
 """``timm-gcp demo``: the whole product on an empty machine, in a couple of minutes on two cores."""
 
 import json
-import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -19,7 +17,7 @@ from ..data import create_dataset
 from ..data.textures import write_textures
 from ..errors import GCPError
 from .arguments import Parser
-from .curves import draw_comparison
+from .curves import draw_comparison, save_figure
 from .loading import model_from_checkpoint
 from .train import main as train
 from .validate import main as validate
@@ -134,7 +132,6 @@ def draw_predictions(output: Path, data: Path, out: Path) -> None:
     chosen = torch.linspace(0, len(dataset) - 1, SHOWN).long().tolist()
     figure = Figure(figsize=(12, 7.6))
     figure.subplots_adjust(left=0.02, right=0.98, bottom=0.08, top=0.88, hspace=0.4, wspace=0.08)
-    FigureCanvasAgg(figure)
     for axes, index in zip(figure.subplots(2, SHOWN // 2).flat, chosen, strict=True):
         image, label = dataset[index]
         axes.imshow(image)
@@ -151,6 +148,4 @@ def draw_predictions(output: Path, data: Path, out: Path) -> None:
                 color="tab:green" if said == label else "tab:red",
             )
     figure.suptitle("Validation images, their class, and what both models say", fontsize=13)
-    aside = out.with_suffix(".tmp.png")
-    figure.savefig(aside, dpi=110)
-    os.replace(aside, out)
+    save_figure(figure, out, dpi=110)
