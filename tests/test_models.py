@@ -2,23 +2,20 @@
 
 import copy
 import json
-import os
 import pickle
 import subprocess
 import sys
 
 import pytest
-import safetensors.torch
 import timm
 import torch
 from timm.data import resolve_data_config
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 
-import timm_gcp
 from timm_gcp import METHODS, GCPError, graft
 from timm_gcp.models import BACKBONES
-from timm_gcp.models.graft import set_last_stride
+from timm_gcp.models.stride import set_last_stride
 
 SMALL = [f"test_resnet_{method}" for method in METHODS]
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
@@ -35,31 +32,12 @@ def test_every_backbone_is_registered_with_every_method():
     assert set(timm.list_models("*_isqrt")) >= {"resnet50_isqrt", "resnet101_isqrt"}
 
 
-@pytest.mark.parametrize("backbone", [b for b in BACKBONES if b != "test_resnet"])
+@pytest.mark.parametrize("backbone", ["resnet50", "wide_resnet50_2", "vit_small_patch16_224", "densenet201"])
 def test_backbones_build_with_the_published_head(backbone):
     with torch.device("meta"):
         model = timm.create_model(f"{backbone}_svdpade")
-        plain = timm.create_model(backbone)
     assert model.global_pool.channels == 256
-    assert model.head_hidden_size == 256 * 257 // 2 == model.fc.in_features
-    assert model.num_features == plain.num_features
-    assert model.fc.out_features == 1000
-    assert model.feature_info[-1]["reduction"] == 16
-    ours = {k: v.shape for k, v in model.state_dict().items() if not k.startswith(("global_pool.", "fc."))}
-    assert ours == {k: v.shape for k, v in plain.state_dict().items() if not k.startswith("fc.")}
-    cfg = model.default_cfg
-    assert (cfg["classifier"], cfg["first_conv"]) == ("fc", plain.default_cfg["first_conv"])
-    assert cfg["pool_size"] == tuple(2 * side for side in plain.default_cfg["pool_size"])
-    assert not any(cfg.get(key) for key in ("url", "hf_hub_id", "file"))
-
-
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "seresnet50", "resnet10t"])
-def test_a_real_forward_and_backward(backbone):
-    model = timm.create_model(f"{backbone}_polar", num_classes=3)
-    out = model(IMAGES)
-    assert out.shape == (2, 3)
-    out.square().sum().backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    assert model.head_hidden_size == 256 * 257 // 2 == model.get_classifier().in_features
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -180,27 +158,6 @@ def test_pretrained_alone_never_gives_a_random_classifier():
     assert cfg.hf_hub_id.startswith("timm/resnet50")
 
 
-def test_the_init_tag_is_the_plain_backbone_under_a_fresh_head(tmp_path):
-    """As after timm's own download, without a network: the Hub's cache layout."""
-    plain = timm.create_model("test_resnet")
-    source = timm.models.get_pretrained_cfg("test_resnet_svdpade.init").hf_hub_id
-    assert source == "timm/test_resnet.r160_in1k"
-    repo = tmp_path / f"models--{source.replace('/', '--')}"
-    (repo / "snapshots" / "0123abc").mkdir(parents=True)
-    safetensors.torch.save_file(plain.state_dict(), repo / "snapshots" / "0123abc" / "model.safetensors")
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text("0123abc")
-    code = (
-        "import timm, timm_gcp, torch\n"
-        "for kwargs in ({}, {'num_classes': 5}, {'in_chans': 1}, {'features_only': True}):\n"
-        "    m = timm.create_model('test_resnet_svdpade.init', pretrained=True, **kwargs)\n"
-        "    print(float(m.state_dict()['layer1.0.conv1.weight'].double().sum()))\n"
-    )
-    offline = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    printed = subprocess.check_output([sys.executable, "-c", code], text=True, env=offline).split()
-    assert [float(value) for value in printed] == [float(plain.layer1[0].conv1.weight.double().sum())] * 4
-
-
 @pytest.mark.parametrize("name", SMALL)
 def test_copies(name):
     model = small(name)
@@ -244,10 +201,10 @@ def test_graft_on_a_users_own_model():
     assert model(IMAGES).shape == (2, 4)
     with pytest.raises(GCPError, match="already"):
         graft(model)
-    with pytest.raises(GCPError, match="ResNet"):
-        graft(timm.create_model("test_vit"))
+    with pytest.raises(GCPError, match="forward_features"):
+        graft(torch.nn.Sequential(torch.nn.Linear(2, 2)))
     with pytest.raises(GCPError, match="output stride 32"):
-        graft(timm.create_model("test_resnet", output_stride=8))
+        graft(timm.create_model("test_resnet", output_stride=8), last_stride=1)
 
 
 def test_stride_of_a_plain_backbone_is_undilated():
@@ -255,11 +212,3 @@ def test_stride_of_a_plain_backbone_is_undilated():
     set_last_stride(model, 1)
     assert model.forward_features(IMAGES).shape[-2:] == (4, 4)
     assert all(m.dilation == (1, 1) for m in model.layer4.modules() if isinstance(m, torch.nn.Conv2d))
-
-
-def test_register_backbone():
-    names = timm_gcp.register_backbone("resnet26")
-    assert names == [f"resnet26_{method}" for method in METHODS]
-    assert timm.is_model("resnet26_polar")
-    with pytest.raises(GCPError, match="did you mean"):
-        timm_gcp.register_backbone("resnet26q")

@@ -51,10 +51,12 @@ class GlobalCovariancePool(nn.Module):
         dtype: torch.dtype | None = None,
         method_args: Mapping[str, Any] | None = None,
         input_fmt: str = "NCHW",
+        chunk_size: int | None = None,
     ) -> None:
         super().__init__()
         if input_fmt not in _FORMATS:
             raise GCPError(f"Unknown input_fmt '{input_fmt}'; there are {', '.join(_FORMATS)}.")
+        self.chunk_size = chunk_size
         self.in_features = in_features
         self.channels = reduce or in_features
         self.dtype = dtype
@@ -107,6 +109,8 @@ class GlobalCovariancePool(nn.Module):
         x = self.reduce(x if x.dim() == 4 else x.unsqueeze(-1))
         return pool_features(x.flatten(2), self._method, dtype=self.dtype, **self.method_args)
 
+    def set_grad_checkpointing(self, enable=True):
+        self.grad_checkpointing = enable
     # What timm's models ask of a pooling layer.
     pool_type = "gcp"
 

@@ -1,9 +1,8 @@
 """Covariance-pooled timm models; importing this registers them."""
 
 from .graft import graft
-from .zoo import BACKBONES, register_backbone
+from .zoo import BACKBONES, register_backbone, register_known
 
-for _backbone in BACKBONES:
-    register_backbone(_backbone)
+register_known()
 
 __all__ = ["BACKBONES", "graft", "register_backbone"]

@@ -1,19 +1,24 @@
 """Puts the pool on a timm model, and keeps timm's conventions while doing so."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from timm.models.resnet import ResNet
-from torch import nn
+from timm.models import register_notrace_module
+from torch import Tensor, nn
 
 from ..errors import GCPError
 from ..pooling import GlobalCovariancePool
+from .alexnet import hidden_layers
+from .head import Head, family_of, read_head
+from .stride import set_last_stride
 
-__all__ = ["GCPMixin", "graft", "set_last_stride"]
+__all__ = ["GCPMixin", "graft"]
 
 DEFAULT_REDUCE = -1
 """``reduce`` of a head whose width follows the backbone: see ``default_width``."""
+
+register_notrace_module(GlobalCovariancePool)  # one node of an fx graph, as timm's own layers with control flow
 
 
 def default_width(in_features: int) -> int:
@@ -29,10 +34,36 @@ class GCPMixin(nn.Module):
     """What a grafted model has beyond its own class. Use ``graft``, which makes a subclass of the model's class."""
 
     gcp_args: dict[str, Any]
+    gcp_head: Head
     num_classes: int
     num_features: int
     head_hidden_size: int
-    get_classifier: Callable[..., Any]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """The feature map → logits, or what the classifier would see of it (``pre_logits``).
+
+        Norm, covariance pool, hidden layers where the family has them, dropout, classifier. Without a pool
+        (``global_pool=''``) the map itself, behind its norm.
+        """
+        head = self.gcp_head
+        if head.norm is not None:
+            x = self.get_submodule(head.norm)(x)
+        pool = self.get_submodule("global_pool")
+        if not isinstance(pool, GlobalCovariancePool):
+            return x
+        x = pool(x[:, head.prefix :] if head.prefix else x)
+        if family_of(self).hidden:
+            x = self.get_submodule("pre_logits")(x)
+        if head.drop is not None:
+            x = self.get_submodule(head.drop)(x)
+        else:
+            x = nn.functional.dropout(x, float(getattr(self, "drop_rate", 0.0)), self.training)
+        return x if pre_logits else self.get_submodule(head.classifier)(x)
+
+    def get_classifier(self, name_only: bool = False) -> Any:
+        """The classifier, or the path under which the backbone's own family keeps it."""
+        name = self.gcp_head.classifier
+        return name if name_only else self.get_submodule(name)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replaces the classifier, in timm's manner.
@@ -56,13 +87,24 @@ class GCPMixin(nn.Module):
         else:
             if global_pool is not None and global_pool != pool.pool_type:
                 pool.method = global_pool
-            width = pool.out_features
+            width = self.head_hidden_size if family_of(self).hidden else pool.out_features
         self.head_hidden_size = width
         self.num_classes = num_classes
-        name = str(self.get_classifier(name_only=True))
         like = next(self.parameters())
         classifier = nn.Linear(width, num_classes) if num_classes else nn.Identity()
-        self.set_submodule(name, classifier.to(device=like.device, dtype=like.dtype).train(self.training))
+        classifier.to(device=like.device, dtype=like.dtype).train(self.training)
+        self.set_submodule(self.gcp_head.classifier, classifier)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes the activations of the backbone's stages, and of the pool, in the backward.
+
+        Raises:
+            AssertionError: a family that does not support it, as timm has it.
+        """
+        super().set_grad_checkpointing(enable)  # type: ignore[misc]
+        pool = self.get_submodule("global_pool")
+        if isinstance(pool, GlobalCovariancePool):
+            pool.set_grad_checkpointing(enable)
 
     def __reduce_ex__(self, protocol):  # type: ignore[override]
         # The class was made at run time: it is found again through the class that it was made from.
@@ -89,86 +131,98 @@ def graft(
     model: nn.Module,
     method: str = "svdpade",
     reduce: int | None = DEFAULT_REDUCE,
-    last_stride: int | None = 1,
+    last_stride: int | None = None,
     dtype: torch.dtype | None = None,
     method_args: Mapping[str, Any] | None = None,
+    chunk_size: int | None = None,
 ) -> nn.Module:
     """Replaces the global pooling of a timm model by covariance pooling, and its classifier by a fresh one.
 
     The model itself is changed and returned; its class becomes a subclass of its own class, so everything else of
-    timm goes on working (``forward_features``, ``forward_head``, ``features_only``, ``group_matcher``, …). The
-    parameters of the backbone keep their names and values.
+    timm goes on working (``forward_features``, ``forward_head``, ``forward_intermediates``, ``group_matcher``, …). The
+    parameters of the backbone keep their names and values, and the classifier its name (``fc``, ``head.fc``,
+    ``classifier``, ``head``, …). Maps of all layouts are pooled: NCHW, NHWC (Swin) and tokens (ViT: the patch tokens;
+    class and register tokens take part in attention, but not in the covariance).
+
+    Of what a family has between its pooling and its classifier,
+
+    - a norm over the map's channels (ConvNeXt's ``head.norm``, ``fc_norm`` of some ViTs) keeps its name and weights
+      and comes before the pool, where every position passes it;
+    - dropout stays before the classifier;
+    - the hidden layers of VGG and AlexNet (``pre_logits``) stay, as in the published covariance networks; the first
+      is as wide as the covariance, so they start fresh;
+    - all other layers go, because they are as wide as the averaged map: MobileNetV3's ``conv_head``, the hidden
+      layer of ``convnext_large_mlp``, attention pools, the batch norm in SHViT's classifier.
 
     Args:
-        model: a classification model of timm's ResNet class (ResNet, ResNeXt, SE-ResNet, Wide ResNet, …).
+        model: a classification model of timm, also one without classes.
         method: a name of ``timm_gcp.METHODS``.
         reduce: channels after the 1×1 reduction; -1 takes 256, 64 for backbones of at most 256 channels, none for at
-            most 64; 0 or None leaves the channels as they are.
-        last_stride: stride of the last stage: 1 (14×14 maps at 224 px, as iSQRT-COV has it), 2 (7×7), or None to leave
-            the model as it is.
+            most 64 and for AlexNet; 0 or None leaves the channels as they are.
+        last_stride: stride of the last stage of ResNets and VGGs: 1 (14×14 maps at 224 px, as the published networks
+            have it) or 2 (7×7). None takes 1 for a model of one of these families whose output stride is timm's own 32,
+            and leaves every other model as it is.
         dtype: precision of the spectral part; None takes the method's own.
         method_args: the method's arguments.
+        chunk_size: images of a batch that go through the spectral part at a time, for small memories; None for all.
 
     Returns:
         The same model.
 
     Raises:
-        GCPError: a model of another class, or arguments that do not fit.
+        GCPError: a model that cannot take the pool (the message says why), or arguments that do not fit.
     """
     if isinstance(model, GCPMixin):
         raise GCPError(
             f"{type(model).__name__} has a covariance pool already; set another method by model.global_pool.method."
         )
-    if not isinstance(model, ResNet):
-        raise GCPError(f"graft knows models of timm's ResNet class; {type(model).__name__} is none of them.")
-    num_features = int(model.num_features)
-    width = default_width(num_features) if reduce == DEFAULT_REDUCE else (reduce or 0)
+    head = read_head(model)
+    family = family_of(model)
+    grafted: Any = model
+    num_features = int(grafted.num_features)
+    width = reduce or 0
+    if reduce == DEFAULT_REDUCE:
+        width = default_width(num_features) if family.reduce is None else family.reduce
     if width < 0 or width > num_features:
         raise GCPError(f"reduce={width} does not fit a feature map of {num_features} channels; 0 leaves them all.")
-    pool = GlobalCovariancePool(num_features, method, width, dtype, method_args)
+    pool = GlobalCovariancePool(num_features, method, width, dtype, method_args, head.input_fmt, chunk_size)
     like = next(model.parameters())
+    if last_stride is None and family.stride_one and grafted.feature_info[-1]["reduction"] == 32:
+        last_stride = 1
     if last_stride is not None:
         set_last_stride(model, last_stride)
-    model.__class__ = _grafted_class(type(model))
-    model.global_pool = pool.to(device=like.device, dtype=like.dtype).train(model.training)
+    grafted.__class__ = _grafted_class(type(model))
+    grafted.gcp_head = head
+    _keep(model, head)
+    if family.hidden:
+        hidden = hidden_layers(pool.out_features, grafted.head_hidden_size, grafted.drop_rate)
+        grafted.pre_logits = hidden.to(device=like.device, dtype=like.dtype).train(model.training)
+    grafted.global_pool = pool.to(device=like.device, dtype=like.dtype).train(model.training)
     # What a saved folder has to say so that the same model is built again.
-    model.gcp_args = {"last_stride": last_stride, "reduce": width, "method_args": dict(method_args or {})}
+    grafted.gcp_args = {"last_stride": last_stride, "reduce": width, "method_args": dict(method_args or {})}
     if dtype is not None:
-        model.gcp_args["spectral_dtype"] = str(dtype).removeprefix("torch.")
-    model.reset_classifier(model.num_classes)
+        grafted.gcp_args["spectral_dtype"] = str(dtype).removeprefix("torch.")
+    grafted.reset_classifier(grafted.num_classes)
     return model
 
 
-def set_last_stride(model: nn.Module, stride: int) -> nn.Module:
-    """Gives the last stage of a timm ResNet the stride 1 or 2, without dilation; weights are untouched.
-
-    Args:
-        model: a model of timm's ResNet class, grafted or plain.
-        stride: 1 doubles the sides of the last feature map; 2 is timm's own.
-
-    Returns:
-        The same model.
-
-    Raises:
-        GCPError: another stride, another class, or a stage that downsamples by a layer whose stride cannot be set.
-    """
-    if stride not in (1, 2):
-        raise GCPError(f"The stride of the last stage is 1 or 2, not {stride}.")
-    if not isinstance(model, ResNet):
-        raise GCPError(f"set_last_stride knows models of timm's ResNet class; {type(model).__name__} is none of them.")
-    info = model.feature_info[-1]
-    if info["reduction"] == (16 if stride == 1 else 32):
-        return model
-    if info["reduction"] != 32 or stride != 1:
-        raise GCPError("The last stage's stride can be set on a model of output stride 32 only; create it without one.")
-    block = model.layer4[0]
-    for name, module in list(block.named_modules()):
-        if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
-            module.stride = (1, 1)
-        elif isinstance(module, nn.AvgPool2d) and module.stride == 2:
-            block.set_submodule(name, nn.Identity())  # pooling 2×2 only served the stride
-        elif not any(module.children()) and getattr(module, "stride", 1) not in (1, (1, 1)):
-            raise GCPError(f"The last stage downsamples by {type(module).__name__}, whose stride cannot be set: use 2.")
-    block.stride = 1
-    info["reduction"] = 16
-    return model
+def _keep(model: nn.Module, head: Head) -> None:
+    """Leaves of a head what a covariance pool works with."""
+    for path in head.replaced:
+        if path != head.container:
+            model.set_submodule(path, nn.Identity())
+    if head.container is None:
+        return
+    kept: dict[str, nn.Module] = {head.classifier: nn.Identity()}
+    for inner in (head.drop, head.norm):
+        if inner is not None and inner.startswith(f"{head.container}."):
+            kept[inner] = model.get_submodule(inner)
+    model.set_submodule(head.container, nn.ModuleDict())
+    for path in reversed(kept):  # the classifier last, as the data flows
+        *above, name = path.split(".")
+        parent = model
+        for step in above:
+            if not hasattr(parent, step):
+                parent.add_module(step, nn.ModuleDict())
+            parent = parent.get_submodule(step)
+        parent.add_module(name, kept[path])

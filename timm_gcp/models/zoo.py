@@ -4,17 +4,28 @@ import sys
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import timm
 import torch
-from timm.models import PretrainedCfg, build_model_with_cfg, get_pretrained_cfg, register_model, resolve_pretrained_cfg
+from timm.models import (
+    PretrainedCfg,
+    build_model_with_cfg,
+    get_pretrained_cfg,
+    model_entrypoint,
+    register_model,
+    resolve_pretrained_cfg,
+)
 from timm.models._pretrained import DefaultCfg
 from torch import Tensor, nn
 
 from ..errors import GCPError
 from ..methods import METHODS, nearest
+from .features import features_of
 from .graft import DEFAULT_REDUCE, GCPMixin, graft
+from .head import family_of
+from .stride import STRIDE_ONE_MODULES
 
 __all__ = ["BACKBONES", "create_gcp_model", "register_backbone"]
 
@@ -27,12 +38,25 @@ BACKBONES = (
     "resnext50_32x4d",
     "seresnet50",
     "wide_resnet50_2",
+    "resnetv2_50",
+    "resnest50d",
     "resnet10t",
     "test_resnet",
+    "alexnet",
+    "vgg16_bn",
+    "densenet121",
+    "densenet201",
+    "inception_v3",
+    "regnety_016",
+    "efficientnet_b0",
+    "mobilenetv3_large_100",
+    "repvgg_a0",
+    "convnext_tiny",
+    "convnextv2_tiny",
+    "swin_tiny_patch4_window7_224",
+    "vit_small_patch16_224",
+    "vit_base_patch16_224",
 )
-
-default_cfgs: dict[str, DefaultCfg] = {}
-"""timm's ``register_model`` reads the pretrained cfgs of this module's models here."""
 
 
 def register_backbone(name: str) -> list[str]:
@@ -42,49 +66,110 @@ def register_backbone(name: str) -> list[str]:
     fine-tuning. It is never the default tag, so ``pretrained=True`` alone never gives a random classifier.
 
     Args:
-        name: a timm model of the ResNet class, without a tag.
+        name: a timm model, without a tag. It is built once, without memory for its weights, to see that it fits.
 
     Returns:
         The registered names.
 
     Raises:
-        GCPError: timm has no such model.
+        GCPError: timm has no such model, or its family cannot pool a covariance; the message says why.
     """
     if not timm.is_model(name):
-        near = nearest(name, timm.list_models())
-        raise GCPError(f"timm has no model '{name}'{near}")
-    return [_register(name, method) for method in METHODS]
+        raise GCPError(f"timm has no model '{name}'{nearest(name, timm.list_models())}")
+    if name.rpartition("_")[2] in METHODS and timm.is_model(name.rpartition("_")[0]):
+        raise GCPError(f"{name} has a covariance pool already; register its backbone {name.rpartition('_')[0]}.")
+    _check(name)
+    return _register(name)
 
 
-def _register(backbone: str, method: str) -> str:
-    name = f"{backbone}_{method}"
-    default_cfgs[name] = _default_cfg(backbone)
+def register_known() -> None:
+    """Registers every name of ``BACKBONES``, which are known to fit: nothing is built."""
+    for backbone in BACKBONES:
+        _register(backbone)
 
+
+def _check(backbone: str) -> None:
+    """Grafts the backbone on the meta device, where nothing is computed, and compares its map with what was read."""
+    with torch.device("meta"):
+        model: Any = timm.create_model(backbone).eval()
+        graft(model, "isqrt")
+        try:
+            features = model.forward_features(torch.zeros(2, *model.pretrained_cfg["input_size"]))
+        except Exception as error:  # families raise all kinds
+            raise GCPError(f"{backbone} cannot pool a covariance: its features do not run ({error}).") from error
+    layout, channels = model.gcp_head.input_fmt, model.num_features
+    if not isinstance(features, Tensor):
+        raise GCPError(f"{backbone} cannot pool a covariance: its features are a {type(features).__name__}.")
+    found = features.shape[1] if layout == "NCHW" else features.shape[-1]
+    if features.dim() != len(layout) or found != channels or features.numel() == 2 * channels:
+        raise GCPError(
+            f"{backbone} cannot pool a covariance: its features have the shape {list(features.shape)}, no {layout} map "
+            f"of {channels} channels."
+        )
+
+
+def _register(backbone: str) -> list[str]:
+    home = _home(backbone)
+    default_cfg = _default_cfg(backbone, home.__name__.rpartition(".")[2])
+    names = []
+    for method in METHODS:
+        name = f"{backbone}_{method}"
+        home.default_cfgs[name] = default_cfg
+        entrypoint = _entrypoint(backbone, method)
+        entrypoint.__name__ = entrypoint.__qualname__ = name
+        entrypoint.__module__ = home.__name__
+        entrypoint.__doc__ = f"{backbone} with covariance pooling, root by ``{method}``. See ``create_gcp_model``."
+        setattr(home, name, entrypoint)
+        register_model(entrypoint)
+        names.append(name)
+    return names
+
+
+def _entrypoint(backbone: str, method: str) -> Any:
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return create_gcp_model(backbone, method, pretrained, **kwargs)
 
-    entrypoint.__name__ = entrypoint.__qualname__ = name
-    entrypoint.__module__ = __name__
-    entrypoint.__doc__ = f"{backbone} with covariance pooling, root by ``{method}``. See ``create_gcp_model``."
-    setattr(sys.modules[__name__], name, entrypoint)
-    register_model(entrypoint)
-    return name
+    return entrypoint
 
 
-def _default_cfg(backbone: str) -> DefaultCfg:
+def _home(backbone: str) -> Any:
+    """The module of a backbone's entry points: it carries the family's name, by which timm lists and tests models."""
+    name = f"{__name__}.{model_entrypoint(backbone).__module__.rpartition('.')[2]}"
+    if name not in sys.modules:
+        home: Any = ModuleType(name, "Entry points made by ``register_backbone``.")
+        home.default_cfgs, home.__all__ = {}, []
+        sys.modules[name] = home
+    return sys.modules[name]
+
+
+def _default_cfg(backbone: str, family: str) -> DefaultCfg:
     cfg = get_pretrained_cfg(backbone) or PretrainedCfg()
+    sixteenth = tuple(-(-side // 16) for side in cfg.input_size[1:])
     # A backbone's test-time settings and provenance belong to its weights; ours start without.
     shape = replace(
         cfg,
-        pool_size=cfg.pool_size and tuple(2 * side for side in cfg.pool_size),
+        source=None,
+        num_classes=1000,
+        pool_size=sixteenth if family in STRIDE_ONE_MODULES else cfg.pool_size,
         test_input_size=None,
         test_pool_size=None,
         test_crop_pct=None,
         description=None,
         notes=None,
     )
-    source = dict(url=None, file=None, state_dict=None, hf_hub_id=None, hf_hub_filename=None, source=None)
-    bare = replace(shape, **source, license=None, origin_url=None, paper_name=None, paper_ids=None)
+    nowhere = dict(url=None, file=None, state_dict=None, hf_hub_id=None, hf_hub_filename=None)
+    bare = replace(
+        shape,
+        **nowhere,
+        custom_load=False,
+        label_offset=None,
+        license=None,
+        origin_url=None,
+        paper_name=None,
+        paper_ids=None,
+    )
+    if not cfg.has_weights:
+        return DefaultCfg(tags=deque([""]), cfgs={"": bare})
     return DefaultCfg(tags=deque(["", "init"]), cfgs={"": bare, "init": _own_source(backbone, shape)})
 
 
@@ -103,6 +188,7 @@ def create_gcp_model(
     *,
     pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,
     pretrained_cfg_overlay: dict[str, Any] | None = None,
+    features_only: bool = False,
     **kwargs: Any,
 ) -> nn.Module:
     """What every registered name calls: builds the backbone, grafts the pool, and lets timm load the weights.
@@ -110,46 +196,58 @@ def create_gcp_model(
     Args:
         backbone: a timm model's name.
         method: a name of ``timm_gcp.METHODS``.
-        pretrained: load the weights of the cfg.
+        pretrained: load the weights of the cfg. Those of the tag ``init`` are the plain backbone's, and are loaded as
+            timm loads them there, before the pool is put on.
         pretrained_cfg: a tag (``'init'``) or a whole cfg, as in ``timm.create_model``.
         pretrained_cfg_overlay: entries that replace those of the cfg.
-        **kwargs: ``reduce``, ``last_stride``, ``method_args`` and ``spectral_dtype`` (``'float32'`` or
-            ``'float64'``) for the head (see ``graft``); everything else goes to the backbone or to timm's
+        features_only: timm's feature extractor of the backbone, which has no head.
+        **kwargs: ``reduce``, ``last_stride``, ``method_args``, ``spectral_dtype`` (``'float32'`` or ``'float64'``) and
+            ``chunk_size`` for the head (see ``graft``); everything else goes to the backbone or to timm's
             ``build_model_with_cfg``.
 
     Raises:
         GCPError: ``pretrained`` without weights to load, or arguments of the head that do not fit.
     """
     name = f"{backbone}_{method}"
-    if pretrained:
-        cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
-        if not (cfg.has_weights or cfg.state_dict):
-            raise GCPError(
-                f"There are no pretrained weights for {name} yet; '{name}.init' starts from the plain backbone's "
-                f"weights under a fresh head, for fine-tuning."
-            )
+    cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
+    if pretrained and not (cfg.has_weights or cfg.state_dict):
+        remedy = (
+            f"'{name}.init' starts from the plain backbone's weights under a fresh head, for fine-tuning"
+            if timm.models.is_model_pretrained(backbone)
+            else "create it without pretrained=True and train it"
+        )
+        raise GCPError(f"There are no pretrained weights for {name} yet; {remedy}.")
+    # A saved model keeps its cfg's tag, but its weights are its own.
+    plain = pretrained and cfg.tag == "init" and cfg.source is None
 
     def build(**model_kwargs: Any) -> nn.Module:
-        return _build(backbone, method, **model_kwargs)
+        return _build(backbone, method, cfg if plain else None, **model_kwargs)
 
-    return build_model_with_cfg(
-        build,
-        name,
-        pretrained,
-        pretrained_cfg=pretrained_cfg,
-        pretrained_cfg_overlay=pretrained_cfg_overlay,
-        pretrained_filter_fn=fill_head,
-        **kwargs,
-    )
+    def create(**more: Any) -> nn.Module:
+        return build_model_with_cfg(
+            build,
+            name,
+            pretrained and not plain,
+            pretrained_cfg=pretrained_cfg,
+            pretrained_cfg_overlay=pretrained_cfg_overlay,
+            pretrained_filter_fn=_filter(backbone),
+            **more,
+        )
+
+    if features_only:
+        return features_of(backbone, cfg, plain, create if pretrained and not plain else None, **kwargs)
+    return create(**kwargs)
 
 
 def _build(
     backbone: str,
     method: str,
+    plain_cfg: PretrainedCfg | None,
     reduce: int = DEFAULT_REDUCE,
-    last_stride: int | None = 1,
+    last_stride: int | None = None,
     method_args: Mapping[str, Any] | None = None,
     spectral_dtype: str | torch.dtype | None = None,
+    chunk_size: int | None = None,
     num_classes: int = 1000,
     global_pool: str | None = None,
     **kwargs: Any,
@@ -157,26 +255,41 @@ def _build(
     dtype = getattr(torch, spectral_dtype, None) if isinstance(spectral_dtype, str) else spectral_dtype
     if spectral_dtype is not None and dtype not in (torch.float32, torch.float64):
         raise GCPError(f"spectral_dtype is 'float32' or 'float64', not '{spectral_dtype}'.")
-    model = timm.create_model(backbone, num_classes=num_classes, **kwargs)
-    graft(model, method, reduce, last_stride, dtype, method_args)
+    if plain_cfg is not None:
+        kwargs.update(pretrained=True, pretrained_cfg=plain_cfg)
+    model: Any = timm.create_model(backbone, num_classes=num_classes, **kwargs)
+    graft(model, method, reduce, last_stride, dtype, method_args, chunk_size)
     if global_pool is not None:
         model.reset_classifier(num_classes, global_pool)
     return model
 
 
+def _filter(backbone: str) -> Any:
+    """What timm calls on a state dict before it loads it: the family's own filter, then ours."""
+    family = getattr(sys.modules[model_entrypoint(backbone).__module__], "checkpoint_filter_fn", None)
+
+    def filter_fn(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        return fill_head(family(state_dict, model) if family else state_dict, model)
+
+    return filter_fn
+
+
 def fill_head(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Makes a plain backbone's state dict fit: its classifier goes, the model's own head stays as it is.
+    """Makes a plain backbone's state dict fit: its head goes, the model's own head stays as it is.
 
     A state dict that has our head already is returned unchanged. timm calls this on what it downloads
     (``checkpoint_filter_fn``).
     """
     if not isinstance(model, GCPMixin):
-        return state_dict  # a features_only wrapper has no head
-    classifier = str(model.get_classifier(name_only=True))
-    own = {k: v for k, v in model.state_dict().items() if k.startswith(("global_pool.", f"{classifier}."))}
-    weight = state_dict.get(f"{classifier}.weight")
-    if any(k.startswith("global_pool.") for k in state_dict) or (
-        weight is not None and weight.shape[1] == model.head_hidden_size
+        raise TypeError(f"fill_head takes a grafted model, not a {type(model).__name__}.")
+    head = model.gcp_head
+    own = model.state_dict()
+    first = f"{'pre_logits.fc1' if family_of(model).hidden else head.classifier}.weight"
+    if any(key.startswith("global_pool.") for key in state_dict) or (
+        first in state_dict and first in own and state_dict[first].shape[1:] == own[first].shape[1:]
     ):
         return state_dict
-    return {**{k: v for k, v in state_dict.items() if not k.startswith(f"{classifier}.")}, **own}
+    fresh = ("global_pool.", "pre_logits.", f"{head.classifier}.")
+    gone = tuple(f"{path}." for path in (*head.replaced, head.container) if path)
+    kept = {k: v for k, v in state_dict.items() if not k.startswith(fresh) and (k in own or not k.startswith(gone))}
+    return {**kept, **{k: v for k, v in own.items() if k.startswith(fresh)}}

@@ -20,6 +20,13 @@ def make_autocast(device: torch.device, amp: bool, dtype: str) -> Callable[[], A
     return partial(torch.autocast, device_type=device.type, dtype=getattr(torch, dtype))
 
 
+def given_image_size(args: argparse.Namespace) -> tuple[int, int] | None:
+    """Height and width of the images by ``--input-size`` or ``--img-size``; None where neither is given."""
+    if args.input_size:
+        return tuple(args.input_size[1:])
+    return (args.img_size, args.img_size) if args.img_size else None
+
+
 def preprocessing(args: argparse.Namespace, model: nn.Module, use_test_size: bool = False) -> dict[str, Any]:
     """timm's ``resolve_data_config``, with one mean and deviation a channel.
 

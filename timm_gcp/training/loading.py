@@ -13,8 +13,9 @@ import timm_gcp  # noqa: F401  registers the models
 
 from ..errors import GCPError
 from ..methods import METHODS, get_method, nearest
-from ..models.graft import set_last_stride
+from ..models.stride import set_last_stride
 from ..pooling import find_pools
+from ..weights.folder import built_for
 from .checkpoint import load_training_checkpoint, load_weights, read_weights, weights_of
 
 _SOURCES = ("local-dir:", "hf-hub:", "hf_hub:")
@@ -60,13 +61,22 @@ def _architecture(name: str) -> str:
     return name.partition(".")[0]
 
 
-def create_model(name: str, *, pretrained: bool = False, last_stride: int | None = None, **arguments: Any) -> nn.Module:
+def create_model(
+    name: str,
+    *,
+    pretrained: bool = False,
+    last_stride: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    **arguments: Any,
+) -> nn.Module:
     """``timm.create_model`` with clear errors, for all that a user may name.
 
     Args:
         name: registered name, model folder (with or without ``local-dir:``) or ``hf-hub:`` id.
         pretrained: load the weights that belong to the name.
-        last_stride: stride of a ResNet's last stage, also of one with average pooling; None leaves it.
+        last_stride: stride of a ResNet's or VGG's last stage, also of one with average pooling; None leaves it.
+        image_size: height and width of the images, for models whose weights depend on it (the position embedding of a
+            ViT, Swin's windows); weights are adapted as timm does it. None takes the model's own.
         **arguments: as ``timm.create_model``; None counts as not given.
 
     Raises:
@@ -78,7 +88,9 @@ def create_model(name: str, *, pretrained: bool = False, last_stride: int | None
             backbone, _, method = _architecture(name).rpartition("_")
             if method in METHODS and timm.is_model(backbone):
                 arguments["last_stride"] = last_stride
-        model = timm.create_model(name, pretrained=pretrained, **arguments)
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
+        if image_size and built_for(model) not in (None, tuple(image_size)):
+            model = timm.create_model(name, pretrained=pretrained, **{**arguments, "img_size": tuple(image_size)})
         if last_stride is not None and "last_stride" not in arguments:
             set_last_stride(model, last_stride)
     except GCPError:

@@ -35,7 +35,7 @@ from .hybrid import (
     LearningRateFraction,
     SwitchRule,
 )
-from .inputs import evaluation_loader, make_autocast, preprocessing
+from .inputs import evaluation_loader, given_image_size, make_autocast, preprocessing
 from .loading import create_model, reason
 from .monitor import ConditioningMonitor
 from .optimizer import classifiers, make_optimizer, make_scheduler, set_learning_rate
@@ -190,6 +190,7 @@ def build_model(args: argparse.Namespace, num_classes: int, channels: int) -> nn
         "in_chans": channels if args.in_chans or args.input_size else None,
         "drop_rate": args.drop or None,
         "drop_path_rate": args.drop_path,
+        "image_size": given_image_size(args),
         "method_args": args.method_args or None,
         **(args.model_kwargs or {}),
     }

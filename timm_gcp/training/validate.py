@@ -18,7 +18,7 @@ from ..pooling import find_pools
 from .arguments import parse_validate_args
 from .checkpoint import save_atomically
 from .engine import evaluate
-from .inputs import check_classes, evaluation_loader, make_autocast, preprocessing
+from .inputs import check_classes, evaluation_loader, given_image_size, make_autocast, preprocessing
 from .loading import create_model, model_from_checkpoint, set_method
 
 __all__ = ["main"]
@@ -47,7 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = torch.device(args.device)
     channels = args.in_chans or (args.input_size[0] if args.input_size else None)
     wanted = dict(
-        num_classes=args.num_classes, in_chans=channels, last_stride=args.last_stride, **(args.model_kwargs or {})
+        num_classes=args.num_classes,
+        in_chans=channels,
+        last_stride=args.last_stride,
+        image_size=given_image_size(args),
+        **(args.model_kwargs or {}),
     )
     model: Any
     if args.checkpoint:

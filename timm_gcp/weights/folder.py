@@ -1,6 +1,7 @@
 """Model folders, ``config.json`` with ``model.safetensors`` and a card, as timm's ``local-dir:`` takes them."""
 
 import copy
+import json
 import os
 import shutil
 import tempfile
@@ -8,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from timm.models import is_model, save_for_hf
+from timm.models import get_pretrained_cfg, is_model, save_for_hf
 from timm.utils import unwrap_model
 from torch import nn
 
 from ..errors import GCPError
 from ..methods import METHODS
-from ..pooling import find_pools
+from ..pooling import GlobalCovariancePool, find_pools
 
-__all__ = ["architecture", "model_arguments", "save_folder"]
+__all__ = ["architecture", "built_for", "model_arguments", "save_folder"]
 
 _DATA_KEYS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
 
@@ -40,6 +41,12 @@ def architecture(model: nn.Module) -> str:
     return name
 
 
+def built_for(model: nn.Module) -> tuple[int, int] | None:
+    """Height and width of the images that a model with position embeddings or windows was built for; else None."""
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    return tuple(size) if size is not None else None  # type: ignore[return-value]
+
+
 def model_arguments(model: nn.Module) -> dict[str, Any]:
     """The arguments of ``timm.create_model`` beyond the number of classes that this model's weights need."""
     model = unwrap_model(model)
@@ -49,6 +56,10 @@ def model_arguments(model: nn.Module) -> dict[str, Any]:
         channels = getattr(model.get_submodule(first), "in_channels", 3)
         if channels != 3:
             arguments["in_chans"] = channels
+    size = built_for(model)
+    default = get_pretrained_cfg((getattr(model, "pretrained_cfg", None) or {}).get("architecture", ""))
+    if size is not None and default is not None and size != tuple(default.input_size[1:]):
+        arguments["img_size"] = list(size)
     return arguments
 
 
@@ -106,6 +117,7 @@ def save_folder(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
         written = Path(scratch) / "new"
         save_for_hf(plain, str(written), model_config=model_config, model_args=arguments, safe_serialization=True)
+        _say_once(written / "config.json")
         card = written / "README.md"
         card.write_text(_card(name, target.name, config, metrics), encoding="utf-8")
         # safetensors writes for the owner alone; who may read the card may read the weights.
@@ -117,6 +129,17 @@ def save_folder(
         os.replace(written, target)
         shutil.rmtree(Path(scratch) / "old", ignore_errors=True)
     return target
+
+
+def _say_once(config: Path) -> None:
+    # timm repeats the number of classes and the pool among the arguments; transformers would pass the former twice.
+    content = json.loads(config.read_text(encoding="utf-8"))
+    repeated = {"num_classes": content.get("num_classes"), "global_pool": GlobalCovariancePool.pool_type}
+    arguments = content.pop("model_args", {})
+    arguments = {key: value for key, value in arguments.items() if key not in repeated or value != repeated[key]}
+    if arguments:
+        content["model_args"] = arguments
+    config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _card(name: str, folder: str, config: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> str:

@@ -1,0 +1,86 @@
+"""timm's feature extractors of a backbone: they have no head, so nothing of the pool is in them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import timm
+from timm.models import PretrainedCfg, model_entrypoint
+from torch import nn
+
+from ..errors import GCPError
+from .stride import STRIDE_ONE_MODULES, set_stage_stride
+
+__all__ = ["features_of"]
+
+_HEAD_ARGUMENTS = ("reduce", "method_args", "spectral_dtype", "chunk_size", "global_pool")
+_EXTRACTOR_ARGUMENTS = ("out_indices", "feature_cls", "feature_cfg")
+
+
+def features_of(
+    backbone: str,
+    cfg: PretrainedCfg,
+    plain: bool,
+    whole: Callable[..., nn.Module] | None,
+    last_stride: int | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """The backbone's own ``features_only`` network, of the kind that timm makes for its family.
+
+    Args:
+        backbone: a timm model's name.
+        cfg: of the covariance-pooled model: its weights and preprocessing.
+        plain: load the weights that the cfg names into the plain backbone.
+        whole: makes the covariance-pooled model with its weights; the backbone's are taken from it. None for none.
+        last_stride: as ``graft`` has it.
+        **kwargs: as ``timm.create_model``.
+
+    Returns:
+        timm's extractor.
+
+    Raises:
+        GCPError: a ``last_stride`` that does not fit, or weights that the extractor does not find.
+    """
+    own = {key: value for key, value in kwargs.items() if key not in _HEAD_ARGUMENTS}
+    source: dict[str, Any] = {"pretrained": True, "pretrained_cfg": cfg} if plain else {}
+    net: Any = timm.create_model(backbone, features_only=True, **source, **own)
+    _set_stride(net, backbone, last_stride)
+    if whole is not None:
+        arguments = {key: value for key, value in kwargs.items() if key not in _EXTRACTOR_ARGUMENTS}
+        _copy_weights(whole(last_stride=last_stride, **arguments), net)
+    shown = {k: v for k, v in cfg.to_dict().items() if k not in ("num_classes", "classifier", "global_pool")}
+    net.pretrained_cfg = net.default_cfg = shown
+    return net
+
+
+def _set_stride(net: Any, backbone: str, last_stride: int | None) -> None:
+    family = model_entrypoint(backbone).__module__.rpartition(".")[2]
+    if family not in STRIDE_ONE_MODULES:
+        if last_stride is not None:
+            raise GCPError(f"last_stride sets the last stage of ResNets and VGGs, not of {backbone}; leave it out.")
+        return
+    info = net.feature_info.info[-1]
+    if last_stride == 2 or info["reduction"] != 32:
+        return
+    trunk = getattr(net, "model", net)
+    stage = info["module"] if _has(trunk, info["module"]) else info["module"].replace(".", "_")
+    if _has(trunk, stage):  # an extractor of earlier maps ends before it
+        set_stage_stride(trunk, stage)
+    info["reduction"] = 16
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    return any(name == path for name, _ in module.named_modules())
+
+
+def _copy_weights(whole: nn.Module, net: nn.Module) -> None:
+    # Extractors join the first two names of a path by '_', or keep the model as their 'model'.
+    given = {key.replace(".", "_"): value for key, value in whole.state_dict().items()}
+    wanted = {key: key.removeprefix("model.").replace(".", "_") for key in net.state_dict()}
+    missing = [key for key, name in wanted.items() if name not in given and not _of_head(key)]
+    if missing:
+        raise GCPError(f"The feature extractor wants weights that the model does not have: {', '.join(missing[:3])}.")
+    net.load_state_dict({key: given[name] for key, name in wanted.items() if name in given}, strict=False)
+
+
+def _of_head(key: str) -> bool:
+    return key.startswith(("model.head", "model.fc", "model.classifier", "model.pre_logits", "model.conv_head"))

@@ -1,0 +1,249 @@
+"""What a timm model does between its feature map and its classifier, found by running its own head once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.models.resnet import ResNet
+from timm.models.resnetv2 import ResNetV2
+from timm.models.vgg import VGG
+from torch import Tensor, nn
+
+from ..errors import GCPError
+from .alexnet import AlexNet
+
+__all__ = ["Family", "Head", "family_of", "read_head"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the published networks of a family have that cannot be read off a model.
+
+    Attributes:
+        stride_one: the last stage keeps stride 1, so its map has twice the sides.
+        hidden: two hidden layers of the family's own width (``pre_logits``) stay between the pool and the classifier.
+        reduce: channels of the covariance; None follows the width of the map.
+    """
+
+    stride_one: bool = False
+    hidden: bool = False
+    reduce: int | None = None
+
+
+_FAMILIES: dict[type, Family] = {
+    ResNet: Family(stride_one=True),
+    ResNetV2: Family(stride_one=True),
+    VGG: Family(stride_one=True, hidden=True),
+    AlexNet: Family(hidden=True, reduce=0),
+}
+
+_UNFIT = {
+    "PoolingVisionTransformer": "its features are class tokens alone, without a map",
+    "NaFlexVit": "its features are a dictionary with a mask of valid patches",
+}
+"""Families whose head runs on a map, while their features are none."""
+
+_UNCOUNTED_PREFIX = {"CoaT": 1}
+"""Prefix tokens of families that do not count them in ``num_prefix_tokens``."""
+
+
+def family_of(model: nn.Module) -> Family:
+    """The published peculiarities of a model's family; none for most."""
+    return next((row for cls, row in _FAMILIES.items() if isinstance(model, cls)), Family())
+
+
+@dataclass(frozen=True)
+class Head:
+    """The parts of a timm head that a covariance pool works with.
+
+    Attributes:
+        classifier: path of the last linear layer.
+        input_fmt: layout of the feature map, ``'NCHW'``, ``'NHWC'`` or ``'NLC'``.
+        prefix: class and register tokens in front of the patch tokens; they are left out of the covariance.
+        norm: path of a norm over the map's channels; it keeps its weights and comes before the pool.
+        drop: path of the dropout module; None where the model drops by its ``drop_rate``.
+        replaced: layers without place behind a covariance: pooling, and what is as wide as the pooled map.
+    """
+
+    classifier: str
+    input_fmt: str
+    prefix: int
+    norm: str | None
+    drop: str | None
+    replaced: tuple[str, ...]
+
+    @property
+    def container(self) -> str | None:
+        """The child of the model that holds the classifier among other layers, if there is one."""
+        child, _, rest = self.classifier.partition(".")
+        return child if rest else None
+
+
+def read_head(model: nn.Module) -> Head:
+    """Finds the parts of a timm model's head.
+
+    ``forward_head`` runs once on zeros of a small map. A norm over the map's channels that comes first (ConvNeXt's
+    ``head.norm``, a ViT's ``fc_norm``) is kept and will see every position instead of the mean; what runs on the
+    pooled vector (MobileNetV3's ``conv_head``, the hidden layer of ``convnext_large_mlp``, attention pools) is as wide
+    as the map and goes.
+
+    Args:
+        model: a timm classification model, also one without classes; unchanged afterwards.
+
+    Returns:
+        The head.
+
+    Raises:
+        GCPError: a family that cannot take the pool; the message says why.
+    """
+    name = type(model).__name__
+    if name in _UNFIT:
+        raise GCPError(f"{name} cannot pool a covariance: {_UNFIT[name]}.")
+    missing = [part for part in ("forward_features", "forward_head", "get_classifier") if not hasattr(model, part)]
+    if missing:
+        raise GCPError(f"{name} is no classification model of timm's kind: it lacks {', '.join(missing)}.")
+    classifier = _classifier_of(model)
+    calls: list[_Call] = []
+    for input_fmt in _formats(model):
+        try:
+            calls = _run(model, input_fmt)
+        except Exception as error:  # a head that does not take this layout fails in its own way
+            refusal = error
+            continue
+        break
+    else:
+        raise GCPError(f"{name} cannot pool a covariance: its head does not take its features alone ({refusal}).")
+    return _sort(model, classifier, input_fmt, calls)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A leaf module that ran in the head, and whether it saw more than one position."""
+
+    path: str
+    module: nn.Module
+    on_map: bool
+
+
+def _classifier_of(model: nn.Module) -> str:
+    name = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
+    if isinstance(name, (tuple, list)):
+        if len(name) > 1:
+            raise GCPError(
+                f"{type(model).__name__} has {len(name)} classifiers ({', '.join(name)}), for distillation or "
+                f"auxiliary losses; a covariance pool feeds one."
+            )
+        name = name[0]
+    if not name:
+        module = model.get_classifier()  # type: ignore[operator]
+        name = next((path for path, other in model.named_modules() if other is module), "")
+    if not name:
+        raise GCPError(f"{type(model).__name__} has no classifier, so there is nothing for a covariance pool to feed.")
+    return str(name)
+
+
+def _formats(model: nn.Module) -> Iterator[str]:
+    """The layouts to try, likeliest first."""
+    given = getattr(model, "output_fmt", None)
+    if given is not None:
+        yield str(getattr(given, "value", given))
+        return
+    if not hasattr(model, "num_prefix_tokens"):
+        yield "NCHW"
+    yield "NLC"
+
+
+def _run(model: nn.Module, input_fmt: str) -> list[_Call]:
+    side = 7
+    channels = int(model.num_features)  # type: ignore[arg-type]
+    shape = {
+        "NCHW": (1, channels, side, side),
+        "NHWC": (1, side, side, channels),
+        "NLC": (1, side * side, channels),
+    }[input_fmt]
+    calls: list[_Call] = []
+
+    def record(path: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if args and isinstance(args[0], Tensor):
+                calls.append(_Call(path, module, _on_map(args[0], input_fmt)))
+
+        return hook
+
+    leaves = [(path, module) for path, module in model.named_modules() if not any(module.children())]
+    handles = [module.register_forward_hook(record(path)) for path, module in leaves]
+    modes = [(module, module.training) for module in model.modules()]
+    like = next(model.parameters())
+    model.eval()
+    try:
+        with torch.no_grad():
+            out = model.forward_head(torch.zeros(shape, device=like.device, dtype=like.dtype))  # type: ignore[operator]
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes:
+            module.training = training
+    if not isinstance(out, Tensor):
+        raise GCPError(f"{type(model).__name__} has a head with several outputs; a covariance pool feeds one.")
+    return calls
+
+
+def _on_map(x: Tensor, input_fmt: str) -> bool:
+    if x.dim() == 4:
+        positions = x.shape[1] * x.shape[2] if input_fmt == "NHWC" else x.shape[2] * x.shape[3]
+        return positions > 1
+    return x.dim() == 3 and x.shape[1] > 1
+
+
+def _sort(model: nn.Module, classifier: str, input_fmt: str, calls: list[_Call]) -> Head:
+    channels = int(model.num_features)  # type: ignore[arg-type]
+    container = classifier.partition(".")[0] if "." in classifier else None
+    hidden = family_of(model).hidden
+    norm, drop, first = None, None, True
+    replaced = []
+    for call in calls:
+        pooling = _pooling_above(model, call.path)
+        if call.path == classifier:
+            continue
+        if pooling is not None:
+            if pooling not in replaced:
+                replaced.append(pooling)
+            continue
+        if isinstance(call.module, nn.Dropout):
+            drop = call.path
+        if not any(True for _ in call.module.parameters()):
+            continue
+        if hidden and call.path.startswith("pre_logits."):
+            continue
+        if first and _normalises(call.module, channels):
+            norm = call.path
+        elif call.on_map:
+            raise GCPError(
+                f"{type(model).__name__} cannot pool a covariance: its head runs {call.path} on the whole map, "
+                f"before it pools."
+            )
+        elif call.path.partition(".")[0] != container:
+            replaced.append(call.path.partition(".")[0])
+        first = False
+    if drop is not None and drop.partition(".")[0] in replaced:
+        drop = None
+    prefix = int(getattr(model, "num_prefix_tokens", _UNCOUNTED_PREFIX.get(type(model).__name__, 0)))
+    return Head(classifier, input_fmt, prefix if input_fmt == "NLC" else 0, norm, drop, tuple(dict.fromkeys(replaced)))
+
+
+def _pooling_above(model: nn.Module, path: str) -> str | None:
+    """The path of the attention pool that a layer belongs to."""
+    parts = path.split(".")
+    for end in range(1, len(parts)):
+        above = ".".join(parts[:end])
+        if "AttentionPool" in type(model.get_submodule(above)).__name__:
+            return above
+    return None
+
+
+def _normalises(module: nn.Module, channels: int) -> bool:
+    """Whether a layer is a norm that treats every position by itself, over the map's channels."""
+    weight = getattr(module, "weight", None)
+    position = "norm" in type(module).__name__.lower() and not isinstance(module, nn.modules.batchnorm._BatchNorm)
+    return position and isinstance(weight, Tensor) and weight.shape == (channels,)

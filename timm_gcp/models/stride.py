@@ -1,0 +1,74 @@
+"""The stride of a network's last stage, which decides how many positions a covariance is taken over."""
+
+from typing import Any
+
+from torch import nn
+
+from ..errors import GCPError
+from .head import family_of
+
+__all__ = ["STRIDE_ONE_MODULES", "set_last_stride", "set_stage_stride"]
+
+STRIDE_ONE_MODULES = {"resnet", "resnest", "res2net", "sknet", "resnetv2", "vgg"}
+"""timm's modules with the classes whose last stage gets stride 1 by default (``Family.stride_one``)."""
+
+
+def set_last_stride(model: nn.Module, stride: int) -> nn.Module:
+    """Gives the last stage of a timm ResNet or VGG the stride 1 or 2, without dilation; weights are untouched.
+
+    Stride 1 doubles the sides of the last map. A VGG's last stage ends in a pooling, which goes; the published
+    covariance VGG has it so.
+
+    Args:
+        model: a model of timm's ResNet, ResNetV2 or VGG class, grafted or plain.
+        stride: 1, or 2, timm's own.
+
+    Returns:
+        The same model.
+
+    Raises:
+        GCPError: another stride, another class, a model of another output stride than 32, or a stage that downsamples
+            by a layer whose stride cannot be set.
+    """
+    if stride not in (1, 2):
+        raise GCPError(f"The stride of the last stage is 1 or 2, not {stride}.")
+    if not family_of(model).stride_one:
+        raise GCPError(
+            f"last_stride sets the last stage of timm's ResNets, ResNetV2s and VGGs; {type(model).__name__} is none of "
+            f"them, so leave it out."
+        )
+    info: dict[str, Any] = model.feature_info[-1]  # type: ignore[index, assignment]
+    if info["reduction"] != (16 if stride == 1 else 32):
+        if info["reduction"] != 32 or stride != 1:
+            raise GCPError(
+                "The last stage's stride can be set on a model of output stride 32 only; create it without one."
+            )
+        set_stage_stride(model, str(info["module"]))
+        info["reduction"] = 16
+    return model
+
+
+def set_stage_stride(model: nn.Module, stage: str) -> None:
+    """Makes a stage that halves the map keep its sides.
+
+    Convolutions and padded averages step by one position; 2×2 pooling and blurring, which only serve the stride, go.
+
+    Args:
+        model: what holds the stage.
+        stage: its path.
+
+    Raises:
+        GCPError: the stage downsamples by a layer whose stride cannot be set.
+    """
+    for name, module in list(model.get_submodule(stage).named_modules(prefix=stage)):
+        strides = getattr(module, "stride", 1)
+        if strides in (1, (1, 1)):
+            continue
+        if isinstance(module, nn.Conv2d) or (isinstance(module, nn.AvgPool2d) and module.padding not in (0, (0, 0))):
+            module.stride = (1, 1)
+        elif isinstance(module, (nn.AvgPool2d, nn.MaxPool2d)) or "Blur" in type(module).__name__:
+            model.set_submodule(name, nn.Identity())
+        elif any(module.children()):
+            module.stride = 1  # a block's own record
+        else:
+            raise GCPError(f"The last stage downsamples by {type(module).__name__}, whose stride cannot be set: use 2.")
