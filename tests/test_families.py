@@ -4,6 +4,7 @@ timm's own ``tests/test_models.py`` asks the same; it is run with ``pytest -p ti
 """
 
 import copy
+import json
 import os
 import pickle
 import subprocess
@@ -16,6 +17,7 @@ import torch
 from timm.layers import get_channel_dim, get_spatial_dim
 from timm.models import FeatureInfo, get_notrace_functions, get_notrace_modules
 from timm.optim import create_optimizer_v2
+from tools import COMMON, timm_gcp_command
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import timm_gcp
@@ -46,7 +48,7 @@ for _name in KINDS:
         timm_gcp.register_backbone(_name)
 
 
-def images(size, channels=3, batch=2):
+def batch_of(size, channels=3, batch=2):
     return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(5))
 
 
@@ -55,7 +57,7 @@ def small(name, **kwargs):
     sized = dict(img_size=64) if any(part in name for part in ("vit", "swin")) else {}
     model = timm.create_model(name, **{**dict(num_classes=5, reduce=8), **sized, **kwargs}).eval()
     side = 96 if "inception" in name else 64
-    return model, images((side, side))
+    return model, batch_of((side, side))
 
 
 def layout_of(net):
@@ -276,7 +278,7 @@ def test_norm_of_the_head_comes_before_the_pool_with_its_weights():
     torch.nn.init.uniform_(norm.weight)
     model = graft(plain, "polar", reduce=0).eval()
     assert model.head.norm is norm
-    x = images((64, 64))
+    x = batch_of((64, 64))
     features = model.forward_features(x)
     assert torch.equal(model.forward_head(features, pre_logits=True), model.global_pool(norm(features)))
 
@@ -320,8 +322,8 @@ def test_layers_after_the_pooling_go_or_stay_on_purpose():
 def test_last_stride_of_every_kind_of_downsampling(name):
     for stride, side in ((1, 4), (2, 2), (None, 4)):
         model = graft(timm.create_model(name, num_classes=5), "isqrt", reduce=8, last_stride=stride).eval()
-        assert model(images((64, 64))).shape == (2, 5)
-        assert model.forward_features(images((64, 64))).shape[-2:] == (side, side)
+        assert model(batch_of((64, 64))).shape == (2, 5)
+        assert model.forward_features(batch_of((64, 64))).shape[-2:] == (side, side)
         assert model.feature_info[-1]["reduction"] == 64 // side
         assert all(m.dilation == (1, 1) for m in model.modules() if isinstance(m, torch.nn.Conv2d))
     dilated = graft(timm.create_model("test_resnet", output_stride=8), "isqrt")  # left as it is
@@ -334,8 +336,8 @@ def test_last_stride_of_every_kind_of_downsampling(name):
 
 def test_alexnet():
     plain = timm.create_model("alexnet", num_classes=5).eval()
-    assert plain(images((64, 64))).shape == (2, 5)
-    assert plain.forward_features(images((224, 224), batch=1)).shape == (1, 256, 13, 13)
+    assert plain(batch_of((64, 64))).shape == (2, 5)
+    assert plain.forward_features(batch_of((224, 224), batch=1)).shape == (1, 256, 13, 13)
     assert any(isinstance(m, torch.nn.BatchNorm2d) for m in plain.modules())
     with torch.device("meta"):
         model = timm.create_model("alexnet_isqrt", batch_norm=False)
@@ -408,7 +410,7 @@ def test_a_vit_of_another_image_size_comes_back(tmp_path):
     model, _ = small("test_vit_polar")
     folder = save_folder(model, tmp_path / "m")
     other = timm.create_model(f"local-dir:{folder}", pretrained=True, img_size=96).eval()
-    assert other(images((96, 96))).shape == (2, 5)
+    assert other(batch_of((96, 96))).shape == (2, 5)
     assert torch.equal(other.blocks[0].mlp.fc1.weight, model.blocks[0].mlp.fc1.weight)
 
 
@@ -438,3 +440,20 @@ def test_importing_registers_without_building(tmp_path):
     )
     assert before.split() == ["False", "False"]
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "0 []"
+
+
+def test_a_vit_trains_at_another_size_from_the_command_line(images, tmp_path):
+    """A backbone that the package does not register by itself, and weights that depend on the size of the images."""
+    done = timm_gcp_command(
+        "train", "--data-dir", images, "--model", "test_vit_svdpade", *COMMON, "--output", tmp_path, "--experiment", "r"
+    )
+    assert done.returncode == 0, done.stderr
+    top1 = json.loads((tmp_path / "r" / "result.json").read_text())["top1"]
+    config = json.loads((tmp_path / "r" / "model" / "config.json").read_text())
+    assert config["model_args"]["img_size"] == [64, 64]
+    assert 'timm_gcp.register_backbone("test_vit")' in (tmp_path / "r" / "model" / "README.md").read_text()
+    for source in (("--model", tmp_path / "r" / "model"), ("--checkpoint", tmp_path / "r" / "model_best.pth.tar")):
+        results = tmp_path / "out.json"
+        done = timm_gcp_command("validate", *source, "--data-dir", images, "--device", "cpu", "--results-file", results)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(results.read_text())["top1"] == pytest.approx(top1, abs=1e-3)

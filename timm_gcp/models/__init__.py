@@ -1,8 +1,8 @@
 """Covariance-pooled timm models; importing this registers them."""
 
 from .graft import graft
-from .zoo import BACKBONES, register_backbone, register_known
+from .zoo import BACKBONES, ensure_registered, register_backbone, register_known
 
 register_known()
 
-__all__ = ["BACKBONES", "graft", "register_backbone"]
+__all__ = ["BACKBONES", "ensure_registered", "graft", "register_backbone"]

@@ -27,7 +27,7 @@ from .graft import DEFAULT_REDUCE, GCPMixin, graft
 from .head import family_of
 from .stride import STRIDE_ONE_MODULES
 
-__all__ = ["BACKBONES", "create_gcp_model", "register_backbone"]
+__all__ = ["BACKBONES", "create_gcp_model", "ensure_registered", "register_backbone", "register_known"]
 
 BACKBONES = (
     "resnet18",
@@ -80,6 +80,24 @@ def register_backbone(name: str) -> list[str]:
         raise GCPError(f"{name} has a covariance pool already; register its backbone {name.rpartition('_')[0]}.")
     _check(name)
     return _register(name)
+
+
+def ensure_registered(name: str) -> bool:
+    """Registers a name of the form ``<backbone>_<method>`` if timm has the backbone and it is not there yet.
+
+    Args:
+        name: a model's name, without a tag.
+
+    Returns:
+        Whether the name is a model now.
+
+    Raises:
+        GCPError: the backbone's family cannot pool a covariance.
+    """
+    backbone, _, method = name.rpartition("_")
+    if not timm.is_model(name) and method in METHODS and timm.is_model(backbone):
+        register_backbone(backbone)
+    return timm.is_model(name)
 
 
 def register_known() -> None:

@@ -13,6 +13,7 @@ import timm_gcp  # noqa: F401  registers the models
 
 from ..errors import GCPError
 from ..methods import METHODS, get_method, nearest
+from ..models import ensure_registered
 from ..models.stride import set_last_stride
 from ..pooling import find_pools
 from ..weights.folder import built_for
@@ -40,7 +41,7 @@ def source_of(name: str) -> str:
 
 def _check_registered(name: str) -> None:
     plain = name.partition(".")[0]
-    if timm.is_model(plain):
+    if ensure_registered(plain):
         return
     if "/" in name or os.sep in name:
         raise GCPError(f"There is no model folder {name}; a model on the Hub is named hf-hub:{name}.")
@@ -84,8 +85,10 @@ def create_model(
     """
     name = source_of(name)
     try:
+        architecture = _architecture(name)
+        ensure_registered(architecture)
         if last_stride is not None:
-            backbone, _, method = _architecture(name).rpartition("_")
+            backbone, _, method = architecture.rpartition("_")
             if method in METHODS and timm.is_model(backbone):
                 arguments["last_stride"] = last_stride
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..errors import GCPError
 from ..methods import METHODS
+from ..models import BACKBONES
 from ..pooling import GlobalCovariancePool, find_pools
 
 __all__ = ["architecture", "built_for", "model_arguments", "save_folder"]
@@ -142,6 +143,14 @@ def _say_once(config: Path) -> None:
     config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def _registration(name: str) -> str:
+    """The line of a card that registers a backbone which the package does not register by itself."""
+    backbone, _, method = name.rpartition("_")
+    if method not in METHODS or backbone in BACKBONES:
+        return ""
+    return f'timm_gcp.register_backbone("{backbone}")\n'
+
+
 def _card(name: str, folder: str, config: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> str:
     size = " × ".join(str(n) for n in config["input_size"])
     rows = "".join(
@@ -168,7 +177,7 @@ import timm_gcp
 import timm
 from PIL import Image
 
-model = timm.create_model("local-dir:{folder}", pretrained=True).eval()
+{_registration(name)}model = timm.create_model("local-dir:{folder}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 probabilities = model(transform(Image.open("image.jpg").convert("RGB")).unsqueeze(0)).softmax(-1)
 names = model.pretrained_cfg.get("label_names")
