@@ -1,0 +1,123 @@
+"""What a training step takes in memory: average pooling, covariance pooling, and what makes either smaller.
+
+Each setting runs in a process of its own: forward, backward and SGD step on random images. On the CPU the number is the
+growth of the process's peak resident memory over what it held with the model built; on a GPU, torch's peak of allocated
+bytes less what the model takes.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+import timm_gcp  # noqa: F401  registers the models
+from timm_gcp.models.stride import set_last_stride
+from timm_gcp.training.curves import save_figure
+
+from .record import provenance, write_rows
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "average pooling": {"head": ""},
+    "covariance pooling": {},
+    "chunks of 1": {"chunk_size": 1},
+    "pool recomputed": {"recompute": "pool"},
+    "pool recomputed, chunks of 1": {"recompute": "pool", "chunk_size": 1},
+    "average pooling, recomputed": {"head": "", "recompute": "model"},
+    "all recomputed, chunks of 1": {"recompute": "model", "chunk_size": 1},
+}
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m eval memory", description=__doc__.split("\n")[0])
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--backbone", default="resnet50", help="a timm ResNet or VGG (%(default)s)")
+    parser.add_argument("--method", default="svdpade")
+    parser.add_argument("--img-size", type=int, default=448)
+    parser.add_argument("-b", "--batch-size", type=int, default=10)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--setting", choices=SETTINGS, help=argparse.SUPPRESS)  # one, in this process
+    args = parser.parse_args(argv)
+    if args.setting:
+        print(json.dumps(measure(args, **SETTINGS[args.setting])))
+        return
+    args.results.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for setting in tqdm(SETTINGS, desc="settings"):
+        command = [sys.executable, "-m", "eval", "memory", *argv, "--setting", setting]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        given = {key: getattr(args, key) for key in ("backbone", "method", "img_size", "batch_size", "device")}
+        rows.append({"setting": setting, **json.loads(done.stdout.splitlines()[-1]), **given, **provenance()})
+        write_rows(args.results / "memory.csv", rows)
+    (args.results / "memory_table.md").write_text(table(rows))
+    draw(rows, args.results / "memory.png")
+    print(table(rows))
+
+
+def measure(
+    args: argparse.Namespace, head: str | None = None, chunk_size: int | None = None, recompute: str = ""
+) -> Mapping[str, float]:
+    """Two steps of one setting: mebibytes that a step adds, and the gradient's norm, which all settings share."""
+    torch.manual_seed(0)
+    model: Any = timm.create_model(args.backbone if head == "" else f"{args.backbone}_{args.method}", num_classes=200)
+    if head == "":
+        set_last_stride(model, 1)
+    else:
+        model.global_pool.chunk_size = chunk_size
+    if recompute == "model":
+        model.set_grad_checkpointing()
+    elif recompute == "pool":
+        model.global_pool.set_grad_checkpointing()
+    model = model.to(args.device).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)  # they are there in every step but the first
+    images = torch.randn(args.batch_size, 3, args.img_size, args.img_size, device=args.device)
+    before = _held(args.device)
+    for _ in range(2):
+        optimizer.zero_grad(set_to_none=False)
+        model(images).square().mean().backward()
+        optimizer.step()
+    return {"mib": round(_peak(args.device) - before, 1)}
+
+
+def _held(device: str) -> float:
+    if device == "cpu":
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 2**20
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated() / 2**20
+
+
+def _peak(device: str) -> float:
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return torch.cuda.max_memory_allocated() / 2**20
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: each setting's mebibytes, and their ratio to average pooling's."""
+    first = rows[0]["mib"]
+    lines = [f"| {row['setting']} | {row['mib']:.0f} | {row['mib'] / first:.2f} |" for row in rows]
+    return "\n".join(["| setting | MiB | times average pooling |", "|---|---|---|", *lines]) + "\n"
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """A bar a setting."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = figure.subplots()
+    names = [row["setting"] for row in rows][::-1]
+    values = [row["mib"] for row in rows][::-1]
+    axes.bar_label(axes.barh(names, values), fmt="%.0f", padding=3)
+    axes.set_xlabel("MiB that a training step adds to the model")
+    axes.set_title("{backbone}, {method}, {img_size} px, batch {batch_size}, {device}".format(**rows[0]))
+    axes.margins(x=0.12)
+    save_figure(figure, path)
