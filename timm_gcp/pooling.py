@@ -105,7 +105,10 @@ class GlobalCovariancePool(nn.Module):
             )
         x = x.movedim(dim, 1)
         x = self.reduce(x if x.dim() == 4 else x.unsqueeze(-1))
-        return pool_features(x.flatten(2), self._method, dtype=self.dtype, **self.method_args)
+        return self._vector(x.flatten(2))
+
+    def _vector(self, x: Tensor) -> Tensor:
+        return pool_features(x, self._method, dtype=self.dtype, **self.method_args)
 
     # What timm's models ask of a pooling layer.
     pool_type = "gcp"
