@@ -46,10 +46,9 @@ def pool_by_products(
         out = row.by_products(scaled, unit=unit, **method_args)
     else:
         out = row.of_features(scaled.to(dtype or row.dtype), **method_args).to(work.dtype)
-    degree = row.degree(**method_args)
     if row.of_sigma is not None:
-        out, unit = triangle(out), unit.squeeze(-1)
-    return (out * unit**degree).to(x.dtype)
+        out = triangle(out)
+    return (out * unit.squeeze(-1) ** row.degree(**method_args)).to(x.dtype)
 
 
 class ProductPool(GlobalCovariancePool):
