@@ -163,6 +163,10 @@ def test_export_of_any_module_with_a_pool(method, tmp_path):
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx"]
+    file = onnx.load(tmp_path / "m.onnx").graph
+    to = [entry.i for node in file.node if node.op_type == "Cast" for entry in node.attribute if entry.name == "to"]
+    doubles = onnx.TensorProto.DOUBLE in [*to, *(constant.data_type for constant in file.initializer)]
+    assert doubles == (method not in PRODUCTS)  # a runtime without float64 runs those that are products anyway
 
 
 @pytest.fixture(scope="module")
