@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import GCPError
-from .spectral import loewner
+from .spectral import loewner, products
 from .spectral.bilinear import bilinear, compact_bilinear
 from .spectral.covariance import binary_scale, centre, rescale, triangle
 from .spectral.function import EXACT_ROOT, Elementwise, SpectralFunction, of_features, of_sigma
@@ -44,6 +44,9 @@ class Method:
         degree: scaling the features by c scales the output by c^degree; a function of the arguments. A method that
             takes an argument ``unit`` has to know the scale: its features have been divided by it.
         width: channels and arguments → length of the output vector.
+        by_products: centred features in float64, by what they have been divided (``unit``) and the
+            method's arguments → the value of ``of_features`` by matrix products alone; it raises GCPError for
+            arguments without such a form. None where ``of_features`` is made of products already.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Method:
     of_sigma: Callable[..., Tensor] | None
     degree: Callable[..., float] = lambda **_: 1.0
     width: Callable[..., int] = lambda channels, **_: channels * (channels + 1) // 2
+    by_products: Callable[..., Tensor] | None = None
 
     @functools.cached_property
     def defaults(self) -> dict[str, Any]:
@@ -84,6 +88,29 @@ class Method:
                 raise GCPError(f"Argument '{name}' of method '{self.name}' is {kind}, not {value!r}.")
 
 
+def _root_by_products(x: Tensor, **_: Any) -> Tensor:
+    return products.root(x)
+
+
+def _half_power_by_products(x: Tensor, alpha: float = 0.5, **_: Any) -> Tensor:
+    if alpha != 0.5:
+        raise GCPError(
+            f"A power alpha={alpha:g} of the covariance is beyond matrix products, its square root is not: "
+            "method 'svdlyap' is the root, and the same weights load."
+        )
+    return products.root(x)
+
+
+def _largest_by_products(x: Tensor, keep: int = 206, **_: Any) -> Tensor:
+    rank = min(x.shape[-2], x.shape[-1] - 1)
+    if keep < rank:
+        raise GCPError(
+            f"The largest keep={keep} of {rank} eigenvalues are beyond matrix products, all of them are not: "
+            "method 'svdlyap' is the root of all, and the same weights load."
+        )
+    return products.root(x)
+
+
 def _spectral(
     name: str,
     backward: str,
@@ -91,6 +118,7 @@ def _spectral(
     function: Callable[..., SpectralFunction],
     forward: str = "exact root",
     degree: Callable[..., float] = lambda **_: 1.0,
+    by_products: Callable[..., Tensor] = _root_by_products,
 ) -> Method:
     """A row of the SVD family: float64, and a spectral function made from the method's arguments."""
 
@@ -104,7 +132,7 @@ def _spectral(
     own = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(function).parameters.values()]
     first = inspect.Parameter("x", inspect.Parameter.POSITIONAL_ONLY)
     features.__signature__ = inspect.Signature([first, *own])  # type: ignore[attr-defined]
-    return Method(name, forward, backward, reference, torch.float64, features, sigma, degree)
+    return Method(name, forward, backward, reference, torch.float64, features, sigma, degree, by_products=by_products)
 
 
 def _power(alpha: float, k: loewner.Rule | None = None) -> Elementwise:
@@ -124,15 +152,25 @@ def _newton_backward(exact: Tensor, approximate: Tensor) -> Tensor:
     return exact.detach() + (approximate - approximate.detach())
 
 
-def _matrix_root(name: str, forward: str, approximant: Approximant, degree: int) -> Method:
+def _matrix_root(
+    name: str,
+    forward: str,
+    approximant: Approximant,
+    degree: int,
+    by_products: Callable[..., Tensor] | None = None,
+) -> Method:
     def features(x: Tensor, degree: int = degree, iterations: int = 8) -> Tensor:
         return matrix_root(x @ x.mT, approximant, degree, iterations)
 
     def sigma(s: Tensor, degree: int = degree, iterations: int = 8) -> Tensor:
         return matrix_root(s, approximant, degree, iterations)
 
-    reference = "Song, Sebe, Wang, ICLR 2022"
-    return Method(name, forward, "Lyapunov equation, 8 steps", reference, torch.float32, features, sigma)
+    backward, reference = "Lyapunov equation, 8 steps", "Song, Sebe, Wang, ICLR 2022"
+    return Method(name, forward, backward, reference, torch.float32, features, sigma, by_products=by_products)
+
+
+def _pade_by_products(x: Tensor, degree: int = 5, iterations: int = 8, **_: Any) -> Tensor:
+    return matrix_root(x @ x.mT, products.pade_root, degree, iterations)
 
 
 _ROWS = (
@@ -151,6 +189,7 @@ _ROWS = (
         "Li, Xie, Wang, Zuo: MPN-COV, ICCV 2017; Ionescu, Vantzos, Sminchisescu, ICCV 2015",
         lambda alpha=0.5: _power(alpha, loewner.k_svd),
         degree=_twice,
+        by_products=_half_power_by_products,
     ),
     _spectral(
         "svdtrunc",
@@ -164,6 +203,7 @@ _ROWS = (
         "Song, Sebe, Wang, ICCV 2021, §3",
         lambda keep=206: loewner.LargestRoots(keep),
         forward="root of the largest eigenvalues",
+        by_products=_largest_by_products,
     ),
     _spectral(
         "svdtaylor",
@@ -177,6 +217,7 @@ _ROWS = (
         "Song, Sebe, Wang, ICCV 2021, §4",
         lambda alpha=0.5: _power(alpha, loewner.k_pade),
         degree=_twice,
+        by_products=_half_power_by_products,
     ),
     Method(
         "svdnewton",
@@ -188,6 +229,7 @@ _ROWS = (
             of_features(x.detach(), EXACT_ROOT)[0], newton_schulz(x @ x.mT, iterations)
         ),
         lambda s, iterations=10: _newton_backward(of_sigma(s.detach(), EXACT_ROOT)[0], newton_schulz(s, iterations)),
+        by_products=_root_by_products,
     ),
     _spectral(
         "svdpi",
@@ -207,6 +249,7 @@ _ROWS = (
         "timm_gcp; Higham, Functions of Matrices, ch. 3; Araki & Yamagami 1981",
         lambda alpha=0.5: _power(alpha),
         degree=_twice,
+        by_products=_half_power_by_products,
     ),
     Method(
         "rsqrt",
@@ -215,6 +258,7 @@ _ROWS = (
         "timm_gcp",
         torch.float64,
         *regularised_root,
+        by_products=lambda x, unit, share=0.1: products.regularised_root(x, share),
     ),
     Method(
         "logm",
@@ -224,8 +268,9 @@ _ROWS = (
         torch.float64,
         *regularised_log,
         degree=lambda **_: 0.0,
+        by_products=lambda x, unit, share=1e-3: products.regularised_log(x, share, unit),
     ),
-    _matrix_root("mpa", "matrix Padé approximant [5/5]", pade_root, 5),
+    _matrix_root("mpa", "matrix Padé approximant [5/5]", pade_root, 5, _pade_by_products),
     _matrix_root("mtp", "matrix Taylor polynomial of degree 11", taylor_root, 11),
     Method(
         "seb",
@@ -234,6 +279,7 @@ _ROWS = (
         "Song, Sebe, Wang, TPAMI 2022: Scaling Eigen Branch",
         torch.float64,
         *balanced_root,
+        by_products=lambda x, unit: products.balanced_root(x, unit),
     ),
     Method(
         "bcnn",

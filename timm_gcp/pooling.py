@@ -107,7 +107,10 @@ class GlobalCovariancePool(nn.Module):
             )
         x = x.movedim(dim, 1)
         x = self.reduce(x if x.dim() == 4 else x.unsqueeze(-1))
-        return pool_features(x.flatten(2), self._method, dtype=self.dtype, **self.method_args)
+        return self._vector(x.flatten(2))
+
+    def _vector(self, x: Tensor) -> Tensor:
+        return pool_features(x, self._method, dtype=self.dtype, **self.method_args)
 
     def set_grad_checkpointing(self, enable=True):
         self.grad_checkpointing = enable

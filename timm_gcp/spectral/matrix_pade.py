@@ -13,25 +13,32 @@ from .once import differentiable_once
 Approximant = Callable[[Tensor, int], Tensor]
 
 
-def _horner(a: Tensor, coefficients: list[float]) -> Tensor:
-    """Σ c_k Aᵏ."""
-    out = torch.zeros_like(a)
-    for c in reversed(coefficients):
-        out = a @ out
-        out.diagonal(dim1=-2, dim2=-1).add_(c)
+def _polynomial(a: Tensor, coefficients: list[float]) -> Tensor:
+    """Σ c_k Aᵏ, for at least two coefficients."""
+    power = a
+    out = torch.add(coefficients[0] * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device), a, alpha=coefficients[1])
+    for c in coefficients[2:]:
+        power = power @ a
+        out = torch.add(out, power, alpha=c)
     return out
 
 
-def pade_root(a: Tensor, degree: int) -> Tensor:
-    """The [degree/degree] Padé approximant of √A about I.
+def pade_parts(a: Tensor, degree: int) -> tuple[Tensor, Tensor]:
+    """Numerator and denominator of the [degree/degree] Padé approximant of √A about I.
 
-    In closed form, with binomials of n = 2 · degree + 1: Σ C(n, 2k) Aᵏ divided by Σ C(n, 2k+1) Aᵏ, the even and odd
-    parts of (1 + √A)ⁿ.
+    In closed form, with binomials of n = 2 · degree + 1: Σ C(n, 2k) Aᵏ and Σ C(n, 2k+1) Aᵏ, the even and odd parts of
+    (1 + √A)ⁿ, divided by 2ⁿ.
     """
     n = 2 * degree + 1
     scale = 2.0**-n  # keeps the binomials of high degrees near one
-    even = _horner(a, [scale * math.comb(n, 2 * k) for k in range(degree + 1)])
-    odd = _horner(a, [scale * math.comb(n, 2 * k + 1) for k in range(degree + 1)])
+    even = _polynomial(a, [scale * math.comb(n, 2 * k) for k in range(degree + 1)])
+    odd = _polynomial(a, [scale * math.comb(n, 2 * k + 1) for k in range(degree + 1)])
+    return even, odd
+
+
+def pade_root(a: Tensor, degree: int) -> Tensor:
+    """The [degree/degree] Padé approximant of √A about I."""
+    even, odd = pade_parts(a, degree)
     return torch.linalg.solve(odd, even)
 
 
@@ -41,9 +48,7 @@ def taylor_root(a: Tensor, degree: int) -> Tensor:
     for k in range(degree):
         c *= (k - 0.5) / (k + 1)
         coefficients.append(c)
-    z = -a
-    z.diagonal(dim1=-2, dim2=-1).add_(1)
-    return _horner(z, coefficients)
+    return _polynomial(torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - a, coefficients)
 
 
 class _MatrixRoot(torch.autograd.Function):

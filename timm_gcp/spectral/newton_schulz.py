@@ -37,9 +37,8 @@ class _NewtonSchulz(torch.autograd.Function):
 
 def _step(zy: Tensor) -> Tensor:
     """T = (3I − ZY)/2."""
-    t = zy * -0.5
-    t.diagonal(dim1=-2, dim2=-1).add_(1.5)
-    return t
+    eye = torch.eye(zy.shape[-1], dtype=zy.dtype, device=zy.device)
+    return torch.add(1.5 * eye, zy, alpha=-0.5)
 
 
 def newton_schulz(sigma: Tensor, iterations: int = 5) -> Tensor:

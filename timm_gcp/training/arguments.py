@@ -1,4 +1,4 @@
-"""The arguments of ``timm-gcp train`` and ``timm-gcp validate``: timm's names and meanings, and a few of ours."""
+"""The arguments of ``timm-gcp train``, ``validate`` and ``export``: timm's names and meanings, and a few of ours."""
 
 import argparse
 from collections.abc import Sequence
@@ -48,14 +48,27 @@ def _add_input(group: Any) -> None:
     group.add_argument("--mean", type=float, nargs="+", help="mean of the pixels, 0 to 1")
     group.add_argument("--std", type=float, nargs="+", help="standard deviation of the pixels")
     group.add_argument("--interpolation", default="", metavar="NAME", help="resampling in evaluation")
-    group.add_argument("--channels-last", action="store_true", help="channels_last memory layout")
     group.add_argument("--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V")
     group.add_argument("--last-stride", type=int, choices=(1, 2), help="stride of a ResNet's last stage, undilated")
+
+
+def _add_weights(group: Any) -> None:
+    group.add_argument(
+        "--checkpoint", default="", metavar="FILE", help="weights; a checkpoint of a run names its model"
+    )
+    group.add_argument(
+        "--use-ema",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="averaged weights of a checkpoint (default: those by which the run was ranked)",
+    )
+    group.add_argument("--method", metavar="NAME", help="another method than the model's own")
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("Device")
     group.add_argument("--device", help="device (default: cuda where there is one, else cpu)")
+    group.add_argument("--channels-last", action="store_true", help="channels_last memory layout")
     group.add_argument("--amp", action="store_true", help="mixed precision; the spectral part stays in its own")
     group.add_argument("--amp-dtype", default="float16", choices=("float16", "bfloat16"))
     group.add_argument("-j", "--workers", type=int, default=4, metavar="N", help="loader processes (default: 4)")
@@ -228,21 +241,45 @@ def validate_parser() -> Parser:
     group = parser.add_argument_group("Model")
     group.add_argument("-m", "--model", default="", metavar="NAME", help="registered name, model folder or hf-hub:ID")
     group.add_argument("--pretrained", action="store_true", help="pretrained weights (default without --checkpoint)")
-    group.add_argument(
-        "--checkpoint", default="", metavar="FILE", help="weights; a checkpoint of a run needs no --model"
-    )
-    group.add_argument(
-        "--use-ema",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="averaged weights of a checkpoint (default: those by which the run was ranked)",
-    )
-    group.add_argument("--method", metavar="NAME", help="evaluate with another method than the model's own")
+    _add_weights(group)
     _add_input(group)
     group.add_argument("-b", "--batch-size", type=int, default=256, metavar="N", help="(default: 256)")
     group.add_argument("--tta", default="", choices=("", "mirror"), help="mirror: average logits with the mirror image")
     _add_device(parser)
     parser.add_argument("--results-file", default="", metavar="FILE", help="append to a .csv, or write a .json")
+    return parser
+
+
+def export_parser() -> Parser:
+    """The parser of ``timm-gcp export``."""
+    parser = Parser(
+        prog="timm-gcp export", description="Write a model as an ONNX file, checked against the model on images."
+    )
+    parser.add_argument("model", nargs="?", default="", metavar="MODEL", help="registered name, folder or hf-hub:ID")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the file to write, such as model.onnx")
+    group = parser.add_argument_group("Model")
+    _add_weights(group)
+    _add_input(group)
+    group = parser.add_argument_group("File and check")
+    group.add_argument("--opset", type=int, default=18, metavar="N", help="version of ONNX's operators (default: 18)")
+    group.add_argument(
+        "--images",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="images or folders of them (default: synthetic textures)",
+    )
+    group.add_argument(
+        "-b", "--batch", type=int, default=4, metavar="N", help="images a batch of the check (default: 4)"
+    )
+    group.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-3,
+        metavar="T",
+        help="largest difference of a logit, as a share of the largest logit (default: 1e-3)",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
@@ -382,6 +419,24 @@ def parse_validate_args(argv: Sequence[str] | None = None) -> argparse.Namespace
     return args
 
 
+def parse_export_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses and checks the arguments of ``timm-gcp export``.
+
+    Raises:
+        GCPError: as ``parse_train_args``.
+    """
+    args = export_parser().parse_args(argv)
+    _check_input(args)
+    _at_least(args, "batch", 1)
+    if not args.tolerance > 0:
+        raise GCPError(f"--tolerance must be positive, not {args.tolerance:g}.")
+    if args.method:
+        get_method(args.method)
+    if not args.model and not args.checkpoint:
+        raise GCPError("Nothing to export: give a registered name, a model folder, or --checkpoint FILE.")
+    return args
+
+
 def _at_least(args: argparse.Namespace, name: str, least: int) -> None:
     if getattr(args, name) < least:
         raise GCPError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(args, name)}.")
@@ -390,9 +445,7 @@ def _at_least(args: argparse.Namespace, name: str, least: int) -> None:
 def _check_common(args: argparse.Namespace) -> None:
     _at_least(args, "batch_size", 1)
     _at_least(args, "workers", 0)
-    for name in ("num_classes", "img_size", "in_chans"):
-        if getattr(args, name) is not None:
-            _at_least(args, name, 1)
+    _check_input(args)
     if args.device is None:
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -401,6 +454,12 @@ def _check_common(args: argparse.Namespace) -> None:
         raise GCPError(f"Unknown device '{args.device}'; try cpu or cuda.") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise GCPError(f"--device {args.device}: this machine has no CUDA device; use --device cpu.")
+
+
+def _check_input(args: argparse.Namespace) -> None:
+    for name in ("num_classes", "img_size", "in_chans"):
+        if getattr(args, name) is not None:
+            _at_least(args, name, 1)
     channels = args.in_chans or (args.input_size or [3])[0]
     for name in ("mean", "std"):
         values = getattr(args, name)

@@ -1,0 +1,190 @@
+"""Matrix functions by matrix products alone, forward only: for runtimes without an eigensolver, such as ONNX.
+
+All but the exponential are made of one iteration, coupled Newton–Schulz, run until it has converged. In float64: the
+null space of Σ lets 1/√A grow by 1.5 a step, and rounding with it (10⁻¹⁰ after 30 steps, where float32 has 10⁻²).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .matrix_pade import pade_parts
+
+_STEPS = 30  # on a matrix of any condition: what is left of convergence, and what rounding has grown to, is small
+_SQUARINGS = 56
+_LARGEST_EXPONENT = 2.0**46  # so that Taylor's polynomial of degree three starts from at most 2⁻¹⁰
+
+
+def binary_scale(x: Tensor) -> Tensor:
+    """``covariance.binary_scale`` from a logarithm, where the exponent itself cannot be had.
+
+    Args:
+        x: matrices ``[..., R, N]``.
+
+    Returns:
+        ``[..., 1, 1]``.
+    """
+    largest = x.abs().amax((-2, -1), keepdim=True)
+    bound = -math.frexp(torch.finfo(x.dtype).tiny)[1]
+    exponent = torch.floor(torch.log2(torch.where(largest > 0, largest, 1))) + 1
+    scale = torch.exp2(exponent.clamp(-bound, bound))
+    # Next to a power of two the logarithm may round to either side.
+    scale = torch.where(largest < scale / 2, scale / 2, torch.where(largest < scale, scale, 2 * scale))
+    return torch.where(largest == 0, 1, scale)
+
+
+def newton_schulz_pair(a: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """√A and 1/√A by the coupled Newton–Schulz iteration (Higham, Functions of Matrices, §6.7).
+
+    Y₀ = A, Z₀ = I; W = ZY, Y ← (3Y − YW)/2, Z ← (3Z − WZ)/2. An eigenvalue ε of A has reached min(√ε, 1.5ᴺ ε) after N
+    steps. (Without a multiple of I a step: an exported file would hold each of them.)
+
+    Args:
+        a: symmetric matrices ``[..., n, n]`` with eigenvalues in [0, 1].
+        steps: N.
+
+    Returns:
+        Y_N and Z_N, ``[..., n, n]``; Y_N = A Z_N.
+    """
+    y, z = a, torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    for _ in range(steps):
+        w = z @ y
+        y, z = 1.5 * y - 0.5 * (y @ w), 1.5 * z - 0.5 * (w @ z)
+    return y, z
+
+
+def steps_for(condition: float) -> int:
+    """Steps after which Newton–Schulz has converged on eigenvalues in [1/condition, 1]: those of the smallest."""
+    root, steps = condition**-0.5, 0
+    while root < 1 - 1e-15:
+        root *= (3 - root * root) / 2
+        steps += 1
+    return steps
+
+
+def _smaller_side(x: Tensor) -> Tensor:
+    """X̄ or X̄ᵀ, whichever has no more columns than rows: the Gram matrix of its columns is the smaller one."""
+    return x if x.shape[-1] < x.shape[-2] else x.mT
+
+
+def _trace(x: Tensor) -> tuple[Tensor, Tensor]:
+    """tr Σ, ``[..., 1, 1]``, and the same with one for zero, to divide by."""
+    trace = x.square().sum((-2, -1), keepdim=True)
+    return trace, torch.where(trace > 0, trace, 1)
+
+
+def root(x: Tensor) -> Tensor:
+    """√Σ; from the smaller side it is X̄ (X̄ᵀX̄)^-½ X̄ᵀ.
+
+    An eigenvalue far below the trace comes out too small, by at most 1.5⁻³⁰ √tr Σ = 5·10⁻⁶ ‖√Σ‖_F.
+
+    Args:
+        x: centred features ``[..., C, M]``, float64.
+
+    Returns:
+        ``[..., C, C]``; zero for zero features.
+    """
+    trace, divisor = _trace(x)
+    tall = _smaller_side(x / divisor.sqrt())
+    y, z = newton_schulz_pair(tall.mT @ tall, _STEPS)
+    return trace.sqrt() * (tall @ z @ tall.mT if x.shape[-1] < x.shape[-2] else y)
+
+
+def _above_floor(x: Tensor, share: float) -> tuple[Tensor, Tensor, Tensor, float]:
+    """I + Σ/δ for δ = share · mean eigenvalue, δ (one where Σ = 0), where Σ = 0, and a bound of the eigenvalues."""
+    channels = x.shape[-2]
+    trace, _ = _trace(x)
+    empty = trace == 0
+    delta = torch.where(empty, 1, trace * (share / channels))
+    scaled = x / delta.sqrt()
+    eye = torch.eye(channels, dtype=x.dtype, device=x.device)
+    return eye + scaled @ scaled.mT, delta, empty, 1 + channels / share
+
+
+def regularised_root(x: Tensor, share: float) -> Tensor:
+    """√(Σ + δ) − √δ, as √δ (√(I + Σ/δ) − I).
+
+    Args:
+        x: centred features ``[..., C, M]``, float64.
+        share: δ as a share of the mean eigenvalue.
+
+    Returns:
+        ``[..., C, C]``; zero for zero features.
+    """
+    a, delta, empty, bound = _above_floor(x, share)
+    y, _ = newton_schulz_pair(a / bound, steps_for(bound))
+    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    return torch.where(empty, 0, delta.sqrt() * (math.sqrt(bound) * y - eye))
+
+
+def regularised_log(x: Tensor, share: float, unit: Tensor) -> Tensor:
+    """log(unit² (Σ + δ)) by repeated roots: log A = 2ᵏ asinh((B − B⁻¹)/2) for B = A^(1/2ᵏ).
+
+    Newton–Schulz gives B and B⁻¹ together, and asinh needs four terms of its series where B is near I.
+
+    Args:
+        x: centred features ``[..., C, M]``, float64, divided by ``unit``.
+        share: δ as a share of the mean eigenvalue.
+        unit: ``[..., 1, 1]``, float64.
+
+    Returns:
+        ``[..., C, C]``; zero for zero features.
+    """
+    b, delta, empty, bound = _above_floor(x, share)
+    eye = torch.eye(b.shape[-1], dtype=b.dtype, device=b.device)
+    inverse = eye
+    roots = max(1, math.ceil(math.log2(math.log(bound) / 0.1)))
+    for _ in range(roots):
+        y, z = newton_schulz_pair(b / bound, steps_for(bound))
+        bound = math.sqrt(bound)
+        b, inverse = bound * y, z / bound
+    u = (b - inverse) / 2
+    square = u @ u
+    third = u @ square
+    fifth = third @ square
+    asinh = u - third / 6 + fifth * (3 / 40) - fifth @ square * (15 / 336)
+    return torch.where(empty, 0, 2.0**roots * asinh + (delta.log() + 2 * unit.log()) * eye)
+
+
+def balanced_root(x: Tensor, unit: Tensor) -> Tensor:
+    """SEB: √Σ times 1 + ‖√Σ exp(−Σ)‖_F, where Σ counts by its true scale, unit² Σ.
+
+    ‖√Σ exp(−Σ)‖_F is ‖exp(−Σ) X̄‖_F: no trace of terms that cancel. The exponential is squared up from its Taylor
+    polynomial as exp(−Σ) − I, which keeps what is small: E ← 2E + E².
+
+    Args:
+        x: centred features ``[..., C, M]``, float64, divided by ``unit``.
+        unit: ``[..., 1, 1]``, float64.
+
+    Returns:
+        ``[..., C, C]``; zero for zero features.
+    """
+    _, divisor = _trace(x)
+    # Eigenvalues under 10⁻¹¹ of the largest allowed trace are all that the bound can change.
+    scale = torch.minimum(unit.square(), _LARGEST_EXPONENT / divisor)
+    tall = _smaller_side(x * scale.sqrt())
+    small = tall.mT @ tall * 2.0**-_SQUARINGS
+    square = small @ small
+    e = square / 2 - small - square @ small / 6
+    for _ in range(_SQUARINGS):
+        e = 2 * e + e @ e
+    decayed = tall + tall @ e
+    return (1 + decayed.square().sum((-2, -1), keepdim=True).sqrt()) * root(x)
+
+
+def pade_root(a: Tensor, degree: int) -> Tensor:
+    """``matrix_pade.pade_root`` with the inverse of the denominator as the square of its inverse root.
+
+    Args:
+        a: symmetric matrices ``[..., n, n]`` with eigenvalues in [0, 1], float64.
+        degree: of the approximant.
+
+    Returns:
+        ``[..., n, n]``.
+    """
+    even, odd = pade_parts(a, degree)
+    # The coefficients of 2 · odd sum to one and are positive, so its eigenvalues lie between the first of them and one.
+    smallest = (2 * degree + 1) * 2.0 ** (-2 * degree)
+    _, z = newton_schulz_pair(2 * odd, steps_for(1 / smallest))
+    return 2 * z @ z @ even

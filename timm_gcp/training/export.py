@@ -1,0 +1,115 @@
+"""``timm-gcp export``: writes a model as an ONNX file, checked against the model on images."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data import create_transform
+from timm.data.readers.img_extensions import get_img_extensions
+
+from ..data import TextureDataset
+from ..errors import GCPError
+from ..onnx_export import check_ready, export_onnx
+from ..pooling import find_pools
+from .arguments import parse_export_args
+from .inputs import preprocessing
+from .loading import create_model, model_from_checkpoint, reason, set_method
+
+__all__ = ["main"]
+
+_IMAGES = 8
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``timm-gcp export``.
+
+    Args:
+        argv: arguments; None takes those of the process.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        GCPError: bad input, or a file that does not give the model's logits; there is no file then.
+    """
+    args = parse_export_args(argv)
+    check_ready(args.out)
+    channels = args.in_chans or (args.input_size[0] if args.input_size else None)
+    wanted = dict(
+        num_classes=args.num_classes, in_chans=channels, last_stride=args.last_stride, **(args.model_kwargs or {})
+    )
+    model: Any
+    if args.checkpoint:
+        model = model_from_checkpoint(args.checkpoint, args.model, args.use_ema, **wanted)
+    else:
+        model = create_model(args.model, pretrained=True, **wanted)
+    if args.method:
+        set_method(model, args.method)
+    config = preprocessing(args, model, use_test_size=True)
+    pictures, source = _pictures(args.images, config["input_size"])
+    transform: Any = create_transform(**config, is_training=False)
+    images = torch.stack([transform(picture) for picture in pictures])
+
+    pools = find_pools(model)
+    name = (model.pretrained_cfg or {}).get("architecture") or args.model
+    size = "×".join(map(str, config["input_size"]))
+    print(f"Exporting {name}{f' ({pools[0].method})' if pools else ''} for images of {size}.", flush=True)
+    print(f"Checking it with onnxruntime on {source}.", flush=True)
+    difference = export_onnx(
+        model,
+        args.out,
+        images,
+        batch_size=args.batch,
+        tolerance=args.tolerance,
+        opset=args.opset,
+        metadata=_metadata(name, model, config),
+    )
+    print(
+        f"{args.out}: {Path(args.out).stat().st_size / 1e6:.1f} MB; largest difference {difference:.1e} of the largest "
+        f"logit (tolerance {args.tolerance:.0e}), the same class for all {len(images)} images."
+    )
+    return 0
+
+
+def _metadata(name: str, model: Any, config: Mapping[str, Any]) -> dict[str, str]:
+    """What a user of the file has to know; lists as JSON."""
+    pools = find_pools(model)
+    entries: dict[str, Any] = {"model": name, "method": pools[0].method if pools else ""}
+    entries.update({key: config[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")})
+    names = (model.pretrained_cfg or {}).get("label_names")
+    if names:
+        entries["class_names"] = list(names)
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}
+
+
+def _pictures(paths: Sequence[str], input_size: Sequence[int]) -> tuple[list[Image.Image], str]:
+    """A handful of images, and what they are in words."""
+    mode = "RGB" if input_size[0] == 3 else "L"
+    if not paths:
+        textures = TextureDataset("validation", num_classes=_IMAGES, img_size=max(16, *input_size[1:]))
+        return [textures.image(i).convert(mode) for i in range(_IMAGES)], f"{_IMAGES} synthetic textures"
+    files = [file for path in paths for file in _files(Path(path))]
+    count = min(_IMAGES, len(files))
+    chosen = [files[i * len(files) // count] for i in range(count)]  # evenly, so from many classes
+    what = f"{count} of {len(files)} images" if count < len(files) else f"{count} images"
+    return [_open(file, mode) for file in chosen], f"{what} of --images"
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in get_img_extensions())
+    if not found:
+        raise GCPError(f"--images {path} has no images in it; name another folder, or leave the option out.")
+    return found
+
+
+def _open(file: Path, mode: str) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            return image.convert(mode)
+    except Exception as error:  # decoders raise OSError, but also SyntaxError, ValueError, struct.error, ...
+        raise GCPError(f"--images {file} cannot be read ({reason(error)}); name others.") from error
