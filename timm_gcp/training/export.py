@@ -16,7 +16,7 @@ from ..onnx_export import check_ready, export_onnx
 from ..pooling import find_pools
 from .arguments import parse_export_args
 from .inputs import preprocessing
-from .loading import create_model, model_from_checkpoint, reason, set_method
+from .loading import load_model, reason
 
 __all__ = ["main"]
 
@@ -37,17 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parse_export_args(argv)
     check_ready(args.out)
-    channels = args.in_chans or (args.input_size[0] if args.input_size else None)
-    wanted = dict(
-        num_classes=args.num_classes, in_chans=channels, last_stride=args.last_stride, **(args.model_kwargs or {})
-    )
-    model: Any
-    if args.checkpoint:
-        model = model_from_checkpoint(args.checkpoint, args.model, args.use_ema, **wanted)
-    else:
-        model = create_model(args.model, pretrained=True, **wanted)
-    if args.method:
-        set_method(model, args.method)
+    model: Any = load_model(args)
     config = preprocessing(args, model, use_test_size=True)
     pictures, source = _pictures(args.images, config["input_size"])
     transform: Any = create_transform(**config, is_training=False)

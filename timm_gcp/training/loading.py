@@ -18,6 +18,7 @@ from ..models.stride import set_last_stride
 from ..pooling import find_pools
 from ..weights.folder import built_for
 from .checkpoint import load_training_checkpoint, load_weights, read_weights, weights_of
+from .inputs import given_image_size
 
 _SOURCES = ("local-dir:", "hf-hub:", "hf_hub:")
 
@@ -120,6 +121,28 @@ def set_method(model: nn.Module, method: str) -> None:
         raise GCPError(f"--method {method} needs a model with covariance pooling; {type(model).__name__} has none.")
     for pool in pools:
         pool.method = method
+
+
+def load_model(args: argparse.Namespace) -> nn.Module:
+    """The model with weights that ``validate`` and ``export`` are given: ``--model``, ``--checkpoint``, ``--method``.
+
+    Raises:
+        GCPError: as ``create_model`` and ``model_from_checkpoint``.
+    """
+    wanted = dict(
+        num_classes=args.num_classes,
+        in_chans=args.in_chans or (args.input_size[0] if args.input_size else None),
+        last_stride=args.last_stride,
+        image_size=given_image_size(args),
+        **(args.model_kwargs or {}),
+    )
+    if args.checkpoint:
+        model = model_from_checkpoint(args.checkpoint, args.model, args.use_ema, **wanted)
+    else:
+        model = create_model(args.model, pretrained=True, **wanted)
+    if args.method:
+        set_method(model, args.method)
+    return model
 
 
 def model_from_checkpoint(

@@ -18,8 +18,8 @@ from ..pooling import find_pools
 from .arguments import parse_validate_args
 from .checkpoint import save_atomically
 from .engine import evaluate
-from .inputs import check_classes, evaluation_loader, given_image_size, make_autocast, preprocessing
-from .loading import create_model, model_from_checkpoint, set_method
+from .inputs import check_classes, evaluation_loader, make_autocast, preprocessing
+from .loading import load_model
 
 __all__ = ["main"]
 
@@ -45,21 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.results_file.endswith(".csv"):
         _check_columns(args.results_file)
     device = torch.device(args.device)
-    channels = args.in_chans or (args.input_size[0] if args.input_size else None)
-    wanted = dict(
-        num_classes=args.num_classes,
-        in_chans=channels,
-        last_stride=args.last_stride,
-        image_size=given_image_size(args),
-        **(args.model_kwargs or {}),
-    )
-    model: Any
-    if args.checkpoint:
-        model = model_from_checkpoint(args.checkpoint, args.model, args.use_ema, **wanted)
-    else:
-        model = create_model(args.model, pretrained=True, **wanted)
-    if args.method:
-        set_method(model, args.method)
+    model: Any = load_model(args)
     model = model.to(device, memory_format=torch.channels_last if args.channels_last else torch.preserve_format)
     data_config = preprocessing(args, model, use_test_size=True)
 
