@@ -5,10 +5,9 @@ covariance (its square root, computed and differentiated in one way or another).
 """
 
 import difflib
-import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -44,6 +43,8 @@ class Method:
         degree: scaling the features by c scales the output by c^degree; a function of the arguments. A method that
             takes an argument ``unit`` has to know the scale: its features have been divided by it.
         width: channels and arguments → length of the output vector.
+        defaults: the method's arguments with the papers' values.
+        takes_unit: whether the method has to know by what its features have been divided.
     """
 
     name: str
@@ -56,16 +57,15 @@ class Method:
     degree: Callable[..., float] = lambda **_: 1.0
     width: Callable[..., int] = lambda channels, **_: channels * (channels + 1) // 2
 
-    @functools.cached_property
-    def defaults(self) -> dict[str, Any]:
-        """The method's arguments with the papers' values."""
-        parameters = list(inspect.signature(self.of_features).parameters.values())[1:]
-        return {p.name: p.default for p in parameters if p.name != "unit"}
+    defaults: Mapping[str, Any] = field(init=False)
+    takes_unit: bool = field(init=False)
 
-    @functools.cached_property
-    def takes_unit(self) -> bool:
-        """Whether the method has to know by what its features have been divided."""
-        return "unit" in inspect.signature(self.of_features).parameters
+    def __post_init__(self) -> None:
+        # Once, at import: a compiled forward cannot look at signatures.
+        parameters = list(inspect.signature(self.of_features).parameters.values())[1:]
+        defaults = {p.name: p.default for p in parameters if p.name != "unit"}
+        object.__setattr__(self, "defaults", MappingProxyType(defaults))
+        object.__setattr__(self, "takes_unit", any(p.name == "unit" for p in parameters))
 
     def check_args(self, method_args: Mapping[str, Any]) -> None:
         """Refuses an argument that the method does not take, or a value outside its range.
