@@ -8,6 +8,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -64,7 +65,7 @@ class Method:
         # Once, at import: a compiled forward cannot look at signatures.
         parameters = list(inspect.signature(self.of_features).parameters.values())[1:]
         defaults = {p.name: p.default for p in parameters if p.name != "unit"}
-        object.__setattr__(self, "defaults", MappingProxyType(defaults))
+        object.__setattr__(self, "defaults", defaults)
         object.__setattr__(self, "takes_unit", any(p.name == "unit" for p in parameters))
 
     def check_args(self, method_args: Mapping[str, Any]) -> None:
@@ -110,7 +111,7 @@ def _spectral(
 def _power(alpha: float, k: loewner.Rule | None = None) -> Elementwise:
     """λ^α with its exact Loewner matrix, or through the eigenvectors with a K̂."""
     exact = loewner.exact_power(alpha)
-    f = torch.sqrt if alpha == 0.5 else lambda eigenvalues: eigenvalues**alpha
+    f = torch.sqrt if alpha == 0.5 else partial(torch.pow, exponent=alpha)
     return Elementwise(f, loewner.through_eigenvectors(k, exact) if k else exact)
 
 
@@ -259,7 +260,9 @@ _ROWS = (
     ),
 )
 
-METHODS: Mapping[str, Method] = MappingProxyType({row.name: row for row in _ROWS})
+_BY_NAME = {row.name: row for row in _ROWS}  # torch 2.6 compiles no look-up in a proxy
+
+METHODS: Mapping[str, Method] = MappingProxyType(_BY_NAME)
 """Every method by name; read-only."""
 
 
@@ -275,9 +278,9 @@ def get_method(name: str) -> Method:
     Raises:
         GCPError: no such method; the message names those there are and the near matches.
     """
-    if name not in METHODS:
+    if name not in _BY_NAME:
         raise GCPError(f"Unknown method '{name}'; there are {', '.join(METHODS)}{nearest(name, METHODS)}")
-    return METHODS[name]
+    return _BY_NAME[name]
 
 
 def _scaled(

@@ -1,5 +1,6 @@
 """Bilinear pooling, whole and sketched: second-order pooling without a matrix root."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,12 +25,19 @@ def bilinear(x: Tensor) -> Tensor:
     return signed_root((x @ x.mT / x.shape[-1]).flatten(-2))
 
 
+@torch.compiler.assume_constant_result
+def _draws(channels: int, sketch: int) -> tuple[list, list]:
+    # Numbers, not tensors of a torch generator: a compiled, exported or traced graph holds them as constants. NumPy's
+    # RandomState is frozen, so they are the same with every release of anything.
+    generator = np.random.RandomState((channels * 1_000_003 + sketch) % 2**32)
+    places, signs = generator.randint(0, 2**32, (2, 2, channels), dtype=np.uint32)
+    return (places % sketch).tolist(), (signs % 2 * 2.0 - 1.0).tolist()
+
+
 def hashes(channels: int, sketch: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Two Count-Sketch hashes, places ``[2, C]`` and signs ``[2, C]``: the same for the same sizes, everywhere."""
-    generator = torch.Generator().manual_seed(channels * 1_000_003 + sketch)
-    places = torch.randint(sketch, (2, channels), generator=generator)
-    signs = torch.randint(2, (2, channels), generator=generator) * 2.0 - 1.0
-    return places.to(device), signs.to(device)
+    places, signs = _draws(channels, sketch)
+    return torch.tensor(places, device=device), torch.tensor(signs, device=device)
 
 
 def tensor_sketch(x: Tensor, sketch: int) -> Tensor:
@@ -45,7 +53,7 @@ def tensor_sketch(x: Tensor, sketch: int) -> Tensor:
     Returns:
         ``[..., sketch]``.
     """
-    places, signs = hashes(x.shape[-2], sketch, x.device)
+    places, signs = hashes(int(x.shape[-2]), sketch, x.device)
     spectra = []
     for place, sign in zip(places, signs, strict=True):
         out = x.new_zeros(*x.shape[:-2], sketch, x.shape[-1])

@@ -25,7 +25,7 @@ def centre(x: Tensor) -> Tensor:
     centred = x - mean
     value = centred.detach()
     flat = value.abs().amax(-1, keepdim=True) <= _FLAT_ULPS * torch.finfo(x.dtype).eps * mean.detach().abs()
-    return (centred - torch.where(flat, value, 0)) / math.sqrt(x.shape[-1])
+    return (centred - torch.where(flat, value, 0)) / torch.sym_sqrt(x.shape[-1])  # math's would fix an exported M
 
 
 def covariance(x: Tensor) -> Tensor:
