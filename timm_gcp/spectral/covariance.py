@@ -42,7 +42,7 @@ def covariance(x: Tensor) -> Tensor:
 
 
 def binary_scale(x: Tensor) -> Tensor:
-    """The power of two nearest below the largest magnitude of each matrix; 1 for a zero matrix.
+    """The power of two next above the largest magnitude of each matrix; 1 for a zero matrix.
 
     Dividing by it is exact, so a homogeneous function gains range and loses nothing.
 
@@ -53,9 +53,9 @@ def binary_scale(x: Tensor) -> Tensor:
         ``[..., 1, 1]``, without gradient. Not finite where ``x`` is not.
     """
     largest = x.detach().abs().amax((-2, -1), keepdim=True)
-    _, exponent = torch.frexp(largest)
+    exponent = torch.log2(largest).floor() + 1  # torch's compiler mistakes the integers of frexp
     bound = -math.frexp(torch.finfo(x.dtype).tiny)[1]
-    scale = torch.pow(torch.full_like(largest, 2.0), exponent.clamp(-bound, bound).to(x.dtype))
+    scale = torch.exp2(exponent.clamp(-bound, bound))
     return torch.where(largest > 0, scale, torch.where(largest == 0, 1.0, largest))
 
 
