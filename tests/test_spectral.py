@@ -76,6 +76,17 @@ def test_binary_scale_is_a_power_of_two_near_the_magnitude(value):
     assert 0.5 <= value / scale < 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_binary_scale_is_exact_at_every_power_and_beside_it(dtype):
+    limit = torch.finfo(dtype)
+    bound = -math.frexp(limit.tiny)[1]
+    powers = torch.tensor([2.0**k for k in range(-bound, bound)], dtype=dtype)
+    values = torch.cat([powers, powers * (1 - limit.eps / 2), powers * (1 + limit.eps)])
+    values = torch.cat([values, torch.tensor([limit.max, limit.tiny, limit.smallest_normal / 4], dtype=dtype)])
+    expected = [2.0 ** min(max(math.frexp(v)[1], -bound), bound) for v in values.tolist()]
+    assert binary_scale(values[:, None, None]).flatten().tolist() == expected
+
+
 # Eigensolver and factor
 
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -26,11 +26,13 @@ class GlobalCovariancePool(nn.Module):
 
     A root has no parameters: ``pool.method = 'polar'`` switches at any time, which is how the hybrid protocol works.
 
-    Where training runs out of memory in the spectral part, ``set_grad_checkpointing()`` keeps only its input for the
-    backward and computes it once more there; ``chunk_size`` bounds what is alive at one time to that many images. With
-    both, the spectral part takes the memory of one chunk. Small chunks leave a GPU idle: take the largest that fits.
-    The layer compiles (``torch.compile``), exports (``torch.export``) and traces (``torch.jit.trace``); leave
-    ``chunk_size`` at None for an export or a trace, which would fix the number of chunks.
+    Where training runs out of memory in the spectral part, use both: ``chunk_size`` bounds the intermediate results to
+    those of that many images, and ``set_grad_checkpointing()`` keeps only the input for the backward, which computes
+    the rest once more, chunk by chunk. Alone, the second leaves the peak where it is: the whole batch is computed once
+    more at one time. Small chunks leave a GPU idle: take the largest that fits.
+
+    The layer compiles (``torch.compile``), exports (``torch.export``) and traces (``torch.jit.trace``). Leave
+    ``chunk_size`` at None for an export or a trace: they would fix the number of chunks.
 
     Args:
         in_features: channels of the incoming map, C.
@@ -145,10 +147,14 @@ class GlobalCovariancePool(nn.Module):
 
     def _vector(self, x: Tensor) -> Tensor:
         # Bound here: a switch between forward and backward must not reach what the backward computes once more.
-        compute = functools.partial(pool_features, method=self._method, dtype=self.dtype, **self.method_args)
+        compute: Callable[[Tensor], Tensor] = functools.partial(
+            pool_features, method=self._method, dtype=self.dtype, **self.method_args
+        )
         if self.grad_checkpointing:
             compute = functools.partial(checkpoint, compute, use_reentrant=False, preserve_rng_state=False)
-        return compute(x) if self.chunk_size is None else torch.cat([compute(part) for part in x.split(self.chunk_size)])
+        if self.chunk_size is None:
+            return compute(x)
+        return torch.cat([compute(part) for part in x.split(self.chunk_size)])
 
     # What timm's models ask of a pooling layer.
     pool_type = "gcp"

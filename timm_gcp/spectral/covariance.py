@@ -53,9 +53,10 @@ def binary_scale(x: Tensor) -> Tensor:
         ``[..., 1, 1]``, without gradient. Not finite where ``x`` is not.
     """
     largest = x.detach().abs().amax((-2, -1), keepdim=True)
-    exponent = torch.log2(largest).floor() + 1  # torch's compiler mistakes the integers of frexp
+    power = torch.exp2(torch.log2(largest).floor())  # not frexp: torch's C++ compiler stumbles over its integers
     bound = -math.frexp(torch.finfo(x.dtype).tiny)[1]
-    scale = torch.exp2(exponent.clamp(-bound, bound))
+    # The logarithm of a number just under a power of two may have been rounded up to it.
+    scale = torch.where(largest < power, power, 2 * power).clamp(2.0**-bound, 2.0**bound)
     return torch.where(largest > 0, scale, torch.where(largest == 0, 1.0, largest))
 
 
@@ -82,7 +83,7 @@ def rescale(t: Tensor, factor: Tensor, grad_factor: Tensor) -> Tensor:
 
 
 def _triangle_index(n: int, device: torch.device) -> Tensor:
-    rows, columns = torch.triu_indices(n, n, device=device)
+    rows, columns = torch.triu_indices(n, n, device=device).unbind()
     return rows * n + columns
 
 
