@@ -104,15 +104,6 @@ def test_steps_follow_the_condition():
     assert products.steps_for(1.0) == 0
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_scale_without_an_exponent(dtype):
-    powers = torch.exp2(torch.arange(-100, 100, dtype=dtype))
-    eps = torch.finfo(dtype).eps
-    x = torch.cat([powers, powers * (1 - eps / 2), powers * (1 + eps), 3 * powers, torch.zeros(1, dtype=dtype)])
-    x = x[:, None, None]
-    assert torch.equal(products.binary_scale(x), covariance.binary_scale(x))
-
-
 def test_no_form_in_products():
     x = torch.randn(1, 12, 9)
     for method, args, message in (

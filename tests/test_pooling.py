@@ -11,6 +11,24 @@ from timm_gcp import METHODS, GCPError, GlobalCovariancePool, covariance_sqrt
 from timm_gcp.pooling import find_pools
 from timm_gcp.spectral.covariance import triangle
 
+# Methods without an eigensolver.
+PRODUCTS = ["isqrt", "mpa", "mtp", "bcnn", "cbp"]
+# Every method, and arguments that take another branch than the defaults.
+ROWS = [*((name, {}) for name in METHODS), ("svdpade", {"alpha": 0.7}), ("svdtrunc", {"clip": 10.0})]
+
+
+def pass_through(pool, x, g=None):
+    """Output and gradients of the input and the parameters, in a list."""
+    x = x.clone().requires_grad_()
+    y = pool(x)
+    inputs = [x, *pool.parameters()]
+    return [y.detach(), *torch.autograd.grad(y, inputs, torch.ones_like(y) if g is None else g)]
+
+
+def assert_same(given, expected, tolerance=1e-5):
+    for a, b in zip(given, expected, strict=True):
+        assert (a - b).abs().max() <= tolerance * b.abs().max()
+
 
 def test_is_reduction_then_root_then_triangle():
     pool = GlobalCovariancePool(12, "polar", reduce=5).eval()
@@ -109,6 +127,150 @@ def test_copies_and_state_dict():
     assert not any(fresh.load_state_dict(pool.state_dict()))
 
 
+# Compiled, traced, exported
+
+
+@pytest.fixture
+def _fresh_compiler():
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize("method", PRODUCTS)
+def test_compiles_into_one_graph_with_its_backward(method):
+    pool = GlobalCovariancePool(8, method, reduce=5)
+    compiled = torch.compile(pool, fullgraph=True, backend="aot_eager")
+    x, g = torch.randn(3, 8, 4, 4), torch.randn(3, pool.out_features)
+    assert_same(pass_through(compiled, x, g), pass_through(pool, x, g))
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in PRODUCTS])
+def test_eigensolvers_break_the_graph_at_most_once(method):
+    pool = GlobalCovariancePool(8, method, reduce=5)
+    assert torch._dynamo.explain(pool)(torch.randn(2, 8, 4, 4)).graph_break_count <= 1
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize("method", ["isqrt", "svdpade"])
+def test_compiled_for_many_sizes(method):
+    pool = GlobalCovariancePool(8, method, reduce=5)
+    compiled = torch.compile(pool, fullgraph=True, backend="eager")
+    for batch, height, width in [(2, 4, 4), (3, 4, 4), (3, 5, 6), (1, 2, 2), (5, 7, 3), (4, 1, 3)]:
+        x = torch.randn(batch, 8, height, width)
+        assert_same(pass_through(compiled, x), pass_through(pool, x))
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize("method", ["isqrt", "polar"])
+def test_compiled_with_chunks_and_checkpoints(method):
+    pool = GlobalCovariancePool(8, method, reduce=5, chunk_size=2)
+    pool.set_grad_checkpointing()
+    compiled = torch.compile(pool, fullgraph=True, backend="eager")  # torch 2.6 cannot partition for aot_eager
+    x = torch.randn(3, 8, 4, 4)
+    assert_same(pass_through(compiled, x), pass_through(pool, x))
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_compiled_isolates_an_image_that_is_not_finite():
+    pool = GlobalCovariancePool(5, "polar", reduce=None)
+    x = torch.randn(3, 5, 4, 4)
+    expected = pool(x)
+    x[1, 2, 0, 0] = torch.nan
+    y = torch.compile(pool, backend="aot_eager")(x)
+    assert y[1].isnan().all()
+    assert torch.allclose(y[::2], expected[::2], atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit.trace")
+@pytest.mark.parametrize(("method", "args"), ROWS)
+def test_traces(method, args):
+    pool = GlobalCovariancePool(8, method, reduce=5, method_args=args).eval()
+    traced = torch.jit.trace(pool, torch.randn(2, 8, 4, 4))  # traces twice and compares
+    x = torch.randn(5, 8, 4, 4)
+    assert torch.allclose(traced(x), pool(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(("method", "args"), ROWS)
+def test_exports_with_a_free_batch(method, args):
+    pool = GlobalCovariancePool(8, method, reduce=5, method_args=args).eval()
+    free = ({0: torch.export.Dim("batch")},)
+    exported = torch.export.export(pool, (torch.randn(2, 8, 4, 4),), dynamic_shapes=free, strict=False).module()
+    for batch in (2, 5):
+        x = torch.randn(batch, 8, 4, 4)
+        assert torch.allclose(exported(x), pool(x), atol=1e-5)
+
+
+# Memory
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_chunks_and_checkpoints_change_nothing(method):
+    x = torch.randn(5, 8, 4, 4)
+    plain = GlobalCovariancePool(8, method, reduce=5)
+    state = copy.deepcopy(plain.state_dict())
+    expected = pass_through(plain, x)
+    for chunk_size in (None, 2, 5, 9):
+        for checkpointing in (False, True):
+            pool = GlobalCovariancePool(8, method, reduce=5, chunk_size=chunk_size)
+            pool.load_state_dict(state)
+            pool.set_grad_checkpointing(checkpointing)
+            assert_same(pass_through(pool, x), expected)
+            # Batch norm has seen the batch once.
+            assert all(torch.equal(a, b) for a, b in zip(pool.buffers(), plain.buffers(), strict=True))
+
+
+def kept_bytes(pool, x):
+    """What autograd keeps for the backward, each storage once."""
+    kept = {}
+
+    def pack(t):
+        kept[t.untyped_storage().data_ptr()] = t
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        pool(x)
+    return sum(t.untyped_storage().nbytes() for t in kept.values())
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+@pytest.mark.parametrize("method", ["svdpade", "isqrt"])
+def test_checkpoints_keep_the_input_only(method, chunk_size):
+    x = torch.randn(4, 16, 6, 6, requires_grad=True)
+    pool = GlobalCovariancePool(16, method, reduce=None, chunk_size=chunk_size)
+    everything = kept_bytes(pool, x)
+    pool.set_grad_checkpointing()
+    assert kept_bytes(pool, x) == x.untyped_storage().nbytes()
+    assert everything >= 2.5 * x.untyped_storage().nbytes()
+    pool.set_grad_checkpointing(False)
+    assert kept_bytes(pool, x) == everything
+
+
+def test_a_switch_before_the_backward_does_not_reach_a_checkpoint():
+    x = torch.randn(2, 6, 4, 4)
+    pool = GlobalCovariancePool(6, "isqrt", reduce=None, method_args={"iterations": 2})
+    expected = pass_through(pool, x)[1]
+    pool.set_grad_checkpointing()
+    x.requires_grad_()
+    y = pool(x)
+    pool.method = "polar"
+    y.sum().backward()
+    assert torch.equal(x.grad, expected)
+
+
+def test_second_derivative_is_refused_under_checkpoints():
+    pool = GlobalCovariancePool(6, "polar", reduce=None)
+    pool.set_grad_checkpointing()
+    x = torch.randn(2, 6, 4, 4, requires_grad=True)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(pool(x).sum(), x, create_graph=True)
+
+
+def test_no_images():
+    pool = GlobalCovariancePool(6, "isqrt", reduce=None, chunk_size=2)
+    assert pool(torch.randn(0, 6, 4, 4)).shape == (0, 21)
+
+
 def test_find_pools_sees_through_wrappers():
     pool = GlobalCovariancePool(6, reduce=None)
     assert find_pools(torch.nn.DataParallel(torch.nn.Sequential(torch.nn.ReLU(), pool))) == [pool]
@@ -122,6 +284,11 @@ def test_errors():
     with pytest.raises(GCPError, match="NCHW, NHWC, NLC"):
         GlobalCovariancePool(6, input_fmt="CHW")
     pool = GlobalCovariancePool(6)
+    for size in (0, -1, True, 2.0, "4"):
+        with pytest.raises(GCPError, match="chunk_size is a whole number"):
+            GlobalCovariancePool(6, chunk_size=size)
+        with pytest.raises(GCPError, match="chunk_size is a whole number"):
+            pool.chunk_size = size
     with pytest.raises(GCPError, match="did you mean polar"):
         pool.method = "pola"
     assert pool.method == "svdpade"

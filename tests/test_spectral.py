@@ -76,6 +76,17 @@ def test_binary_scale_is_a_power_of_two_near_the_magnitude(value):
     assert 0.5 <= value / scale < 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_binary_scale_is_exact_at_every_power_and_beside_it(dtype):
+    limit = torch.finfo(dtype)
+    bound = -math.frexp(limit.tiny)[1]
+    powers = torch.tensor([2.0**k for k in range(-bound, bound)], dtype=dtype)
+    values = torch.cat([powers, powers * (1 - limit.eps / 2), powers * (1 + limit.eps)])
+    values = torch.cat([values, torch.tensor([limit.max, limit.tiny, limit.smallest_normal / 4], dtype=dtype)])
+    expected = [2.0 ** min(max(math.frexp(v)[1], -bound), bound) for v in values.tolist()]
+    assert binary_scale(values[:, None, None]).flatten().tolist() == expected
+
+
 # Eigensolver and factor
 
 
@@ -361,7 +372,7 @@ def test_backward_approximations_converge_to_the_exact_rule(method, argument, va
     for value in values:
         y, gradient = backward(x, g, method, **{argument: value})
         assert relative(y, root) < 1e-14
-        errors.append(relative(gradient, exact_gradient))
+        errors.append(max(relative(gradient, exact_gradient), 1e-14))  # below, rounding decides the order
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 1e-3
 
@@ -441,7 +452,7 @@ def test_bilinear_laws():
     y = pool_features(x, "bcnn")
     assert y.shape == (3, 36)
     assert torch.allclose(y.norm(dim=-1), torch.ones(3))
-    assert torch.equal(y.reshape(3, 6, 6), y.reshape(3, 6, 6).mT)
+    assert torch.allclose(y.reshape(3, 6, 6), y.reshape(3, 6, 6).mT, atol=1e-6)  # a BLAS may round both halves apart
     assert torch.allclose(pool_features(4 * x, "bcnn"), y)  # a power of two: exact
     second = (x @ x.mT / 40).flatten(-2)
     assert (torch.sign(y) == torch.sign(second)).all()

@@ -5,10 +5,10 @@ covariance (its square root, computed and differentiated in one way or another).
 """
 
 import difflib
-import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -47,6 +47,8 @@ class Method:
         by_products: centred features in float64, by what they have been divided (``unit``) and the
             method's arguments → the value of ``of_features`` by matrix products alone; it raises GCPError for
             arguments without such a form. None where ``of_features`` is made of products already.
+        defaults: the method's arguments with the papers' values.
+        takes_unit: whether the method has to know by what its features have been divided.
     """
 
     name: str
@@ -60,16 +62,15 @@ class Method:
     width: Callable[..., int] = lambda channels, **_: channels * (channels + 1) // 2
     by_products: Callable[..., Tensor] | None = None
 
-    @functools.cached_property
-    def defaults(self) -> dict[str, Any]:
-        """The method's arguments with the papers' values."""
-        parameters = list(inspect.signature(self.of_features).parameters.values())[1:]
-        return {p.name: p.default for p in parameters if p.name != "unit"}
+    defaults: Mapping[str, Any] = field(init=False)
+    takes_unit: bool = field(init=False)
 
-    @functools.cached_property
-    def takes_unit(self) -> bool:
-        """Whether the method has to know by what its features have been divided."""
-        return "unit" in inspect.signature(self.of_features).parameters
+    def __post_init__(self) -> None:
+        # Once, at import: a compiled forward cannot look at signatures.
+        parameters = list(inspect.signature(self.of_features).parameters.values())[1:]
+        defaults = {p.name: p.default for p in parameters if p.name != "unit"}
+        object.__setattr__(self, "defaults", defaults)
+        object.__setattr__(self, "takes_unit", any(p.name == "unit" for p in parameters))
 
     def check_args(self, method_args: Mapping[str, Any]) -> None:
         """Refuses an argument that the method does not take, or a value outside its range.
@@ -138,7 +139,7 @@ def _spectral(
 def _power(alpha: float, k: loewner.Rule | None = None) -> Elementwise:
     """λ^α with its exact Loewner matrix, or through the eigenvectors with a K̂."""
     exact = loewner.exact_power(alpha)
-    f = torch.sqrt if alpha == 0.5 else lambda eigenvalues: eigenvalues**alpha
+    f = torch.sqrt if alpha == 0.5 else partial(torch.pow, exponent=alpha)
     return Elementwise(f, loewner.through_eigenvectors(k, exact) if k else exact)
 
 
@@ -305,7 +306,9 @@ _ROWS = (
     ),
 )
 
-METHODS: Mapping[str, Method] = MappingProxyType({row.name: row for row in _ROWS})
+_BY_NAME = {row.name: row for row in _ROWS}  # torch 2.6 compiles no look-up in a proxy
+
+METHODS: Mapping[str, Method] = MappingProxyType(_BY_NAME)
 """Every method by name; read-only."""
 
 
@@ -321,9 +324,9 @@ def get_method(name: str) -> Method:
     Raises:
         GCPError: no such method; the message names those there are and the near matches.
     """
-    if name not in METHODS:
+    if name not in _BY_NAME:
         raise GCPError(f"Unknown method '{name}'; there are {', '.join(METHODS)}{nearest(name, METHODS)}")
-    return METHODS[name]
+    return _BY_NAME[name]
 
 
 def _scaled(

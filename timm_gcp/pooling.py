@@ -1,11 +1,13 @@
 """The pooling layer: reduce → covariance → root → triangle."""
 
+import functools
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .errors import GCPError
 from .methods import get_method, pool_features
@@ -24,6 +26,14 @@ class GlobalCovariancePool(nn.Module):
 
     A root has no parameters: ``pool.method = 'polar'`` switches at any time, which is how the hybrid protocol works.
 
+    Where training runs out of memory in the spectral part, use both: ``chunk_size`` bounds the intermediate results to
+    those of that many images, and ``set_grad_checkpointing()`` keeps only the input for the backward, which computes
+    the rest once more, chunk by chunk. Alone, the second leaves the peak where it is: the whole batch is computed once
+    more at one time. Small chunks leave a GPU idle: take the largest that fits.
+
+    The layer compiles (``torch.compile``), exports (``torch.export``) and traces (``torch.jit.trace``). Leave
+    ``chunk_size`` at None for an export or a trace: they would fix the number of chunks.
+
     Args:
         in_features: channels of the incoming map, C.
         method: a name of ``timm_gcp.METHODS``.
@@ -33,14 +43,17 @@ class GlobalCovariancePool(nn.Module):
             ``isqrt``), also after a switch.
         method_args: arguments of ``method``; another method runs with its own defaults.
         input_fmt: ``'NCHW'``, ``'NHWC'`` or ``'NLC'``.
+        chunk_size: how many images of a batch the spectral part takes at a time; None takes them all. The output is
+            the same up to rounding.
 
     Attributes:
         reduce: the reduction, an ``nn.Module``; its output is the map whose covariance is taken.
         channels: R.
         out_features: R(R+1)/2, the width of the output.
+        grad_checkpointing: whether the backward computes the spectral part once more, in place of keeping it.
 
     Raises:
-        GCPError: an unknown method, argument or format.
+        GCPError: an unknown method, argument or format, or a chunk size that is no whole number of at least 1.
     """
 
     def __init__(
@@ -61,6 +74,8 @@ class GlobalCovariancePool(nn.Module):
         self.channels = reduce or in_features
         self.dtype = dtype
         self.input_fmt = input_fmt
+        self.chunk_size = chunk_size
+        self.grad_checkpointing = False
         self.reduce: nn.Module = _reduction(in_features, reduce) if reduce else nn.Identity()
         row = get_method(method)
         row.check_args(method_args or {})
@@ -93,6 +108,28 @@ class GlobalCovariancePool(nn.Module):
         """Width of the output vector."""
         return get_method(self._method).width(self.channels, **self.method_args)
 
+    @property
+    def chunk_size(self) -> int | None:
+        """How many images of a batch the spectral part takes at a time; None for all. Can be set at any time."""
+        return self._chunk_size
+
+    @chunk_size.setter
+    def chunk_size(self, size: int | None) -> None:
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise GCPError(f"chunk_size is a whole number of images of at least 1, or None for all, not {size!r}.")
+        self._chunk_size = size
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Whether the backward computes the spectral part once more, in place of keeping what it needs.
+
+        For training that runs out of memory: the spectral part costs a second forward, and only its input, the reduced
+        map, is kept. The reduction is not repeated.
+
+        Args:
+            enable: False keeps everything again.
+        """
+        self.grad_checkpointing = enable
+
     def forward(self, x: Tensor) -> Tensor:
         """Pools a feature map.
 
@@ -105,15 +142,21 @@ class GlobalCovariancePool(nn.Module):
                 f"GlobalCovariancePool takes {self.input_fmt} input with {self.in_features} channels, "
                 f"not a tensor of shape {list(x.shape)}."
             )
-        x = x.movedim(dim, 1)
+        x = x if dim == 1 else x.movedim(dim, 1)  # the idle view stops torch's compiler at free sizes
         x = self.reduce(x if x.dim() == 4 else x.unsqueeze(-1))
         return self._vector(x.flatten(2))
 
     def _vector(self, x: Tensor) -> Tensor:
-        return pool_features(x, self._method, dtype=self.dtype, **self.method_args)
+        # Bound here: a switch between forward and backward must not reach what the backward computes once more.
+        compute: Callable[[Tensor], Tensor] = functools.partial(
+            pool_features, method=self._method, dtype=self.dtype, **self.method_args
+        )
+        if self.grad_checkpointing:
+            compute = functools.partial(checkpoint, compute, use_reentrant=False, preserve_rng_state=False)
+        if self.chunk_size is None:
+            return compute(x)
+        return torch.cat([compute(part) for part in x.split(self.chunk_size)])
 
-    def set_grad_checkpointing(self, enable=True):
-        self.grad_checkpointing = enable
     # What timm's models ask of a pooling layer.
     pool_type = "gcp"
 
@@ -123,7 +166,8 @@ class GlobalCovariancePool(nn.Module):
 
     def extra_repr(self) -> str:
         dtype = f", dtype={self.dtype}" if self.dtype else ""
-        return f"{self.in_features}, method='{self.method}', out_features={self.out_features}{dtype}"
+        chunk = f", chunk_size={self.chunk_size}" if self.chunk_size else ""
+        return f"{self.in_features}, method='{self.method}', out_features={self.out_features}{dtype}{chunk}"
 
 
 def _reduction(in_features: int, out_features: int) -> nn.Module:

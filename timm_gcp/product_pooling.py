@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from .methods import get_method
 from .pooling import GlobalCovariancePool, find_pools
-from .spectral.covariance import centre, triangle
-from .spectral.products import binary_scale
+from .spectral.covariance import binary_scale, centre, triangle
 
 __all__ = ["ProductPool", "pool_by_products", "with_product_pools"]
 

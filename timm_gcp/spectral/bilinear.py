@@ -1,7 +1,6 @@
 """Bilinear pooling, whole and sketched: second-order pooling without a matrix root."""
 
-import functools
-
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,12 +25,13 @@ def bilinear(x: Tensor) -> Tensor:
     return signed_root((x @ x.mT / x.shape[-1]).flatten(-2))
 
 
-@functools.cache
-def _draws(channels: int, sketch: int) -> tuple[list[list[int]], list[list[float]]]:
-    generator = torch.Generator().manual_seed(channels * 1_000_003 + sketch)
-    places = torch.randint(sketch, (2, channels), generator=generator)
-    signs = torch.randint(2, (2, channels), generator=generator) * 2.0 - 1.0
-    return places.tolist(), signs.tolist()
+@torch.compiler.assume_constant_result
+def _draws(channels: int, sketch: int) -> tuple[list, list]:
+    # Numbers, not tensors of a torch generator: a compiled, exported or traced graph holds them as constants. NumPy's
+    # RandomState is frozen, so they are the same with every release of anything.
+    generator = np.random.RandomState((channels * 1_000_003 + sketch) % 2**32)
+    places, signs = generator.randint(0, 2**32, (2, 2, channels), dtype=np.uint32)
+    return (places % sketch).tolist(), (signs % 2 * 2.0 - 1.0).tolist()
 
 
 def hashes(channels: int, sketch: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -55,7 +55,7 @@ def tensor_sketch(x: Tensor, sketch: int) -> Tensor:
     Returns:
         ``[..., sketch]``.
     """
-    places, signs = hashes(x.shape[-2], sketch, x.device)
+    places, signs = hashes(int(x.shape[-2]), sketch, x.device)
     place = (places[0, :, None] + places[1]) % sketch
     sign = (signs[0, :, None] * signs[1]).to(x.dtype)
     signed = (x @ x.mT / x.shape[-1] * sign).flatten(-2)

@@ -25,7 +25,7 @@ def centre(x: Tensor) -> Tensor:
     centred = x - mean
     value = centred.detach()
     flat = value.abs().amax(-1, keepdim=True) <= _FLAT_ULPS * torch.finfo(x.dtype).eps * mean.detach().abs()
-    return (centred - torch.where(flat, value, 0)) / math.sqrt(x.shape[-1])
+    return (centred - torch.where(flat, value, 0)) / torch.sym_sqrt(x.shape[-1])  # math's would fix an exported M
 
 
 def covariance(x: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def covariance(x: Tensor) -> Tensor:
 
 
 def binary_scale(x: Tensor) -> Tensor:
-    """The power of two nearest below the largest magnitude of each matrix; 1 for a zero matrix.
+    """The power of two next above the largest magnitude of each matrix; 1 for a zero matrix.
 
     Dividing by it is exact, so a homogeneous function gains range and loses nothing.
 
@@ -53,9 +53,11 @@ def binary_scale(x: Tensor) -> Tensor:
         ``[..., 1, 1]``, without gradient. Not finite where ``x`` is not.
     """
     largest = x.detach().abs().amax((-2, -1), keepdim=True)
-    _, exponent = torch.frexp(largest)
+    power = torch.exp2(torch.log2(largest).floor())  # not frexp: compilers and ONNX lack it
     bound = -math.frexp(torch.finfo(x.dtype).tiny)[1]
-    scale = torch.pow(torch.full_like(largest, 2.0), exponent.clamp(-bound, bound).to(x.dtype))
+    # Beside a power of two the logarithm may round to either side.
+    scale = torch.where(largest < power, power, torch.where(largest < 2 * power, 2 * power, 4 * power))
+    scale = scale.clamp(2.0**-bound, 2.0**bound)
     return torch.where(largest > 0, scale, torch.where(largest == 0, 1.0, largest))
 
 
@@ -82,7 +84,7 @@ def rescale(t: Tensor, factor: Tensor, grad_factor: Tensor) -> Tensor:
 
 
 def _triangle_index(n: int, device: torch.device) -> Tensor:
-    rows, columns = torch.triu_indices(n, n, device=device)
+    rows, columns = torch.triu_indices(n, n, device=device).unbind()
     return rows * n + columns
 
 

@@ -7,8 +7,9 @@ from torch import Tensor
 def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues and eigenvectors of symmetric matrices; one bad matrix does not spoil its batch.
 
-    A matrix on which the solver does not converge is tried again by itself in float64 on the CPU. A matrix that is
-    not finite gives NaNs, so that the loss shows it; the other matrices of the batch are right.
+    A matrix that is not finite gives NaNs, so that the loss shows it; the other matrices of the batch are right. A
+    finite matrix on which the solver does not converge is tried again by itself in float64 on the CPU; in a compiled
+    graph it raises at once.
 
     Args:
         a: symmetric matrices ``[..., n, n]``, float32 or float64. The lower triangle is read.
@@ -19,21 +20,19 @@ def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         torch.linalg.LinAlgError: a finite matrix on which float64 LAPACK does not converge either.
     """
+    bad = ~torch.isfinite(a).all(-1).all(-1)[..., None, None]
+    a = a.masked_fill(bad, 0)
     try:
         values, vectors = torch.linalg.eigh(a)
     except torch.linalg.LinAlgError:
-        return _one_by_one(a)
-    return values, vectors
+        values, vectors = _one_by_one(a)
+    return values.masked_fill(bad.squeeze(-1), torch.nan), vectors.masked_fill(bad, torch.nan)
 
 
 def _one_by_one(a: Tensor) -> tuple[Tensor, Tensor]:
     n = a.shape[-1]
     values, vectors = [], []
     for matrix in a.reshape(-1, n, n):
-        if not torch.isfinite(matrix).all():
-            values.append(matrix.new_full((n,), torch.nan))
-            vectors.append(matrix.new_full((n, n), torch.nan))
-            continue
         try:
             value, vector = torch.linalg.eigh(matrix)
         except torch.linalg.LinAlgError:

@@ -9,10 +9,14 @@ is a rule for F: an elementwise function of two eigenvalues.
 Every rule takes broadcastable non-negative eigenvalues ``a`` and ``b`` and gives F at each pair; a pair of zeros gives
 zero, which is the value taken at the root's kink. The functions ``k_*`` give K̂ itself, with the sign of 1/(a − b) and a
 zero diagonal, as the published layers do.
+
+A rule with parameters is a ``partial`` of a function of this file, not a closure: tracing prints it into the graph, and
+a closure would print otherwise each time it is made.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,15 +35,13 @@ def exact_power(alpha: float) -> Rule:
 
     With p the larger of the pair and x = 1 − (p − q)/p their ratio it is p^(α−1) · (1 − x^α)/(1 − x).
     """
-    if alpha == 0.5:
-        return exact
+    return exact if alpha == 0.5 else partial(_exact_power, alpha)
 
-    def rule(a: Tensor, b: Tensor) -> Tensor:
-        larger, rest = _larger_and_rest(a, b)
-        ratio = torch.where(rest == 0, alpha, _one_minus_power(a, b, alpha) / torch.where(rest == 0, 1, rest))
-        return torch.where(larger == 0, 0, torch.where(larger == 0, 1, larger) ** (alpha - 1) * ratio)
 
-    return rule
+def _exact_power(alpha: float, a: Tensor, b: Tensor) -> Tensor:
+    larger, rest = _larger_and_rest(a, b)
+    ratio = torch.where(rest == 0, alpha, _one_minus_power(a, b, alpha) / torch.where(rest == 0, 1, rest))
+    return torch.where(larger == 0, 0, torch.where(larger == 0, 1, larger) ** (alpha - 1) * ratio)
 
 
 def shifted_root(a: Tensor, b: Tensor) -> Tensor:
@@ -60,11 +62,11 @@ def k_svd(a: Tensor, b: Tensor) -> Tensor:
 
 def k_trunc(clip: float = 1e10) -> Rule:
     """K = 1/(a − b), clipped to ±``clip`` (the paper, §3)."""
+    return partial(_k_trunc, clip)
 
-    def k(a: Tensor, b: Tensor) -> Tensor:
-        return _reciprocal(a - b).clamp(-clip, clip)
 
-    return k
+def _k_trunc(clip: float, a: Tensor, b: Tensor) -> Tensor:
+    return _reciprocal(a - b).clamp(-clip, clip)
 
 
 def k_taylor(degree: int = 100) -> Rule:
@@ -73,13 +75,13 @@ def k_taylor(degree: int = 100) -> Rule:
     K = ±(1/p) Σ_{k=0..degree} x^k with p the larger eigenvalue of the pair and x their ratio. It saturates at
     (degree + 1)/p where the eigenvalues meet. Summed in closed form, (1 − x^(degree+1))/(1 − x).
     """
+    return partial(_k_taylor, degree)
 
-    def k(a: Tensor, b: Tensor) -> Tensor:
-        larger, rest = _larger_and_rest(a, b)
-        series = _one_minus_power(a, b, degree + 1) / torch.where(rest == 0, 1, rest)
-        return torch.where(rest == 0, 0, torch.sign(a - b) * series / torch.where(larger == 0, 1, larger))
 
-    return k
+def _k_taylor(degree: int, a: Tensor, b: Tensor) -> Tensor:
+    larger, rest = _larger_and_rest(a, b)
+    series = _one_minus_power(a, b, degree + 1) / torch.where(rest == 0, 1, rest)
+    return torch.where(rest == 0, 0, torch.sign(a - b) * series / torch.where(larger == 0, 1, larger))
 
 
 def k_pade(a: Tensor, b: Tensor) -> Tensor:
@@ -106,12 +108,12 @@ def through_eigenvectors(k: Rule, power: Rule = exact) -> Rule:
         k: K̂.
         power: the exact Loewner matrix, of another power than the root.
     """
+    return partial(_through_eigenvectors, k, power)
 
-    def rule(a: Tensor, b: Tensor) -> Tensor:
-        gap = a - b
-        return power(a, b) * torch.where(gap == 0, 1, gap * k(a, b))
 
-    return rule
+def _through_eigenvectors(k: Rule, power: Rule, a: Tensor, b: Tensor) -> Tensor:
+    gap = a - b
+    return power(a, b) * torch.where(gap == 0, 1, gap * k(a, b))
 
 
 @dataclass(frozen=True)

@@ -16,24 +16,6 @@ _SQUARINGS = 56
 _LARGEST_EXPONENT = 2.0**46  # so that Taylor's polynomial of degree three starts from at most 2⁻¹⁰
 
 
-def binary_scale(x: Tensor) -> Tensor:
-    """``covariance.binary_scale`` from a logarithm, where the exponent itself cannot be had.
-
-    Args:
-        x: matrices ``[..., R, N]``.
-
-    Returns:
-        ``[..., 1, 1]``.
-    """
-    largest = x.abs().amax((-2, -1), keepdim=True)
-    bound = -math.frexp(torch.finfo(x.dtype).tiny)[1]
-    exponent = torch.floor(torch.log2(torch.where(largest > 0, largest, 1))) + 1
-    scale = torch.exp2(exponent.clamp(-bound, bound))
-    # Next to a power of two the logarithm may round to either side.
-    scale = torch.where(largest < scale / 2, scale / 2, torch.where(largest < scale, scale, 2 * scale))
-    return torch.where(largest == 0, 1, scale)
-
-
 def newton_schulz_pair(a: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """√A and 1/√A by the coupled Newton–Schulz iteration (Higham, Functions of Matrices, §6.7).
 
