@@ -19,11 +19,13 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-import timm_gcp  # noqa: F401  registers the models
+from timm_gcp import GCPError
 from timm_gcp.models.stride import set_last_stride
 from timm_gcp.training.curves import save_figure
 
 from .record import provenance, write_rows
+
+_STATM = Path("/proc/self/statm")
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "average pooling": {"head": ""},
@@ -46,6 +48,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--setting", choices=SETTINGS, help=argparse.SUPPRESS)  # one, in this process
     args = parser.parse_args(argv)
+    if args.device == "cpu" and not _STATM.exists():
+        raise GCPError("Memory on the CPU is measured through Linux's /proc; run this on Linux, or give --device cuda.")
     if args.setting:
         print(json.dumps(measure(args, **SETTINGS[args.setting])))
         return
@@ -91,7 +95,7 @@ def measure(
 
 def _held(device: str) -> float:
     if device == "cpu":
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(_STATM.read_text().split()[1])
         return pages * resource.getpagesize() / 2**20
     torch.cuda.reset_peak_memory_stats()
     return torch.cuda.memory_allocated() / 2**20

@@ -1,5 +1,6 @@
 """The evidence commands, on a miniature of the grocery data set."""
 
+import argparse
 import csv
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from timm_gcp import GCPError
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from eval import grocery  # noqa: E402
+from eval import grocery, memory  # noqa: E402
 from eval.record import append_row, provenance, read_rows  # noqa: E402
 
 
@@ -137,3 +138,16 @@ def test_the_command_line():
     assert missing.stderr.strip() == (
         "eval: error: No train.txt in nowhere; --data-dir takes the folder of the grocery data set."
     )
+
+
+def test_memory(tmp_path):
+    """Two settings of a small step, in this process; the command gives each its own."""
+    args = argparse.Namespace(backbone="test_resnet", method="polar", img_size=32, batch_size=2, device="cpu")
+    rows = []
+    for setting in ("average pooling", "all recomputed, chunks of 1"):
+        rows.append({"setting": setting, **memory.measure(args, **memory.SETTINGS[setting]), **vars(args)})
+        assert rows[-1]["mib"] >= 0
+    rows[0]["mib"] = 50.0
+    assert "| average pooling | 50 | 1.00 |" in memory.table(rows)
+    memory.draw(rows, tmp_path / "memory.png")
+    assert Image.open(tmp_path / "memory.png").size[0] > 400
