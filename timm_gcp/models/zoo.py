@@ -24,7 +24,6 @@ from ..errors import GCPError
 from ..methods import METHODS, nearest
 from .features import features_of
 from .graft import DEFAULT_REDUCE, GCPMixin, graft
-from .head import family_of
 from .stride import STRIDE_ONE_MODULES
 
 __all__ = ["BACKBONES", "create_gcp_model", "ensure_registered", "register_backbone", "register_known"]
@@ -108,13 +107,10 @@ def register_known() -> None:
 
 def _check(backbone: str) -> None:
     """Grafts the backbone on the meta device, where nothing is computed, and compares its map with what was read."""
-    with torch.device("meta"):
-        model: Any = timm.create_model(backbone).eval()
-        graft(model, "isqrt")
-        try:
-            features = model.forward_features(torch.zeros(2, *model.pretrained_cfg["input_size"]))
-        except Exception as error:  # families raise all kinds
-            raise GCPError(f"{backbone} cannot pool a covariance: its features do not run ({error}).") from error
+    try:
+        model, features = _map_of(backbone, "meta")
+    except NotImplementedError:  # an older torch has not every operation there
+        model, features = _map_of(backbone, "cpu")
     layout, channels = model.gcp_head.input_fmt, model.num_features
     if not isinstance(features, Tensor):
         raise GCPError(f"{backbone} cannot pool a covariance: its features are a {type(features).__name__}.")
@@ -124,6 +120,18 @@ def _check(backbone: str) -> None:
             f"{backbone} cannot pool a covariance: its features have the shape {list(features.shape)}, no {layout} map "
             f"of {channels} channels."
         )
+
+
+def _map_of(backbone: str, device: str) -> tuple[Any, Any]:
+    with torch.device(device), torch.no_grad():
+        model: Any = timm.create_model(backbone).eval()
+        graft(model, "isqrt")
+        try:
+            return model, model.forward_features(torch.zeros(2, *model.pretrained_cfg["input_size"]))
+        except NotImplementedError:
+            raise
+        except Exception as error:  # families raise all kinds
+            raise GCPError(f"{backbone} cannot pool a covariance: its features do not run ({error}).") from error
 
 
 def _register(backbone: str) -> list[str]:
@@ -302,7 +310,7 @@ def fill_head(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
         raise TypeError(f"fill_head takes a grafted model, not a {type(model).__name__}.")
     head = model.gcp_head
     own = model.state_dict()
-    first = f"{'pre_logits.fc1' if family_of(model).hidden else head.classifier}.weight"
+    first = f"{'pre_logits.fc1' if head.hidden else head.classifier}.weight"
     if any(key.startswith("global_pool.") for key in state_dict) or (
         first in state_dict and first in own and state_dict[first].shape[1:] == own[first].shape[1:]
     ):
