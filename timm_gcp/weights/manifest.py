@@ -62,6 +62,7 @@ class Checkpoint:
         label_names: one a class, in the order of the logits; None if unknown.
         metrics: what was measured: ``{"data", "top1", "top5", "by", "command"}``; ``by`` is ``"upstream"`` for a number
             that the authors printed.
+        recipe: the command that trained the weights; None if unknown.
         origin_url: where a person can read about the weights.
     """
 
@@ -83,6 +84,7 @@ class Checkpoint:
     num_classes: int = 1000
     label_names: tuple[str, ...] | None = None
     metrics: tuple[Mapping[str, Any], ...] = ()
+    recipe: str | None = None
     origin_url: str | None = None
 
     @property
