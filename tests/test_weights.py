@@ -1,10 +1,13 @@
 """The manifest, and from a row to a file: zoo folder, package, Hub, the authors' release; without a network first."""
 
+import concurrent.futures
 import dataclasses
+import http.server
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -13,9 +16,11 @@ import timm
 import torch
 
 from timm_gcp import GCPError
+from timm_gcp.models import zoo
 from timm_gcp.weights import manifest
+from timm_gcp.weights.download import sha256_of
 from timm_gcp.weights.manifest import Checkpoint, Upstream, read_manifest, write_manifest
-from timm_gcp.weights.resolve import resolve, sha256_of
+from timm_gcp.weights.resolve import arguments_of, resolve
 
 PACKAGED = "test_resnet_svdpade.grocery"
 ROW = Checkpoint(name="test_resnet_polar.tiny", description="A test.", upstream=Upstream("http://127.0.0.1:9/none"))
@@ -170,3 +175,72 @@ def test_features_of_a_checkpoint_are_its_own():
     net = timm.create_model(PACKAGED, pretrained=True, features_only=True).eval()
     x = torch.randn(1, 3, 64, 64)
     assert torch.allclose(net(x)[-1], whole.forward_features(x), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    """A release in upstream's layout, on the loopback interface: the files served, and what was asked for."""
+    folder, asked = tmp_path_factory.mktemp("release"), []
+    model = timm.create_model("resnet50_isqrt", num_classes=3)
+    upstream = {
+        key.replace("global_pool.reduce.conv.", "layer_reduce.").replace("global_pool.reduce.norm.", "layer_reduce_bn."): v
+        for key, v in model.state_dict().items()
+    }
+    torch.save(upstream, folder / "good.pth")
+    torch.save({**upstream, "fc.bias": torch.full((3,), torch.nan)}, folder / "nan.pth")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder))
+
+        def do_GET(self):
+            asked.append(self.path)
+            super().do_GET()
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked, model
+        server.shutdown()
+
+
+def row_of(url):
+    return Checkpoint(name="resnet50_isqrt.three", description="A test.", upstream=Upstream(url), num_classes=3)
+
+
+def test_an_upstream_release_is_downloaded_once_converted_and_kept(release, tmp_path, monkeypatch):
+    address, asked, model = release
+    monkeypatch.setattr("timm_gcp.weights.resolve.cache_folder", lambda: tmp_path)
+    row = row_of(f"{address}/good.pth")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first, second = pool.map(resolve, [row, row])
+    assert first == second == resolve(row)
+    assert asked == ["/good.pth"]
+    assert [path.suffix for path in tmp_path.iterdir() if path.suffix != ".lock"] == [".safetensors"]
+    assert arguments_of(first)["last_stride"] == 1  # what the file tells
+    weights = safetensors.torch.load_file(first)
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+    # create_model takes it from the cache, with the file's own arguments.
+    monkeypatch.setitem(zoo._ROWS, row.name, row)
+    cfg = dataclasses.replace(timm.models.get_pretrained_cfg("resnet50_isqrt.in1k"), tag="three", num_classes=3)
+    again = timm.create_model("resnet50_isqrt", pretrained=True, pretrained_cfg=cfg)
+    assert torch.equal(again.fc.weight, model.fc.weight)
+    assert again.gcp_args["last_stride"] == 1
+
+
+def test_a_release_that_cannot_be_used_leaves_nothing_in_the_cache(release, tmp_path, monkeypatch):
+    address, _, _ = release
+    monkeypatch.setattr("timm_gcp.weights.resolve.cache_folder", lambda: tmp_path)
+    other = dataclasses.replace(row_of(f"{address}/good.pth"), name="resnet101_isqrt.three")
+    checked = dataclasses.replace(row_of(""), upstream=Upstream(f"{address}/good.pth", sha256="0123"))
+    for row, message in (
+        (row_of(f"{address}/nan.pth"), "NaN"),
+        (row_of(f"{address}/missing.pth"), "404"),
+        (other, "is a resnet50 of 3 classes"),
+        (checked, "sha256|SHA-256|hash"),
+    ):
+        with pytest.raises(GCPError, match=message):
+            resolve(row)
+        assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]

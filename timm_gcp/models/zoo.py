@@ -275,12 +275,14 @@ def create_gcp_model(
     listed = cfg.source is None and not any(overlay.get(key) for key in _SOURCES)
     plain = pretrained and cfg.tag == "init" and cfg.source is None
     row = _ROWS.get(f"{name}.{cfg.tag}") if listed and (pretrained or pretrained_cfg) else None
-    if row is not None:
-        kwargs = {**row.model_args, **kwargs}
-        if pretrained:
-            from ..weights.resolve import resolve  # it reaches back to the models
+    if row is not None and pretrained:
+        from ..weights.resolve import arguments_of, resolve  # it reaches back to the models
 
-            overlay.update({**dict.fromkeys(_SOURCES), "file": str(resolve(row))})
+        file = resolve(row)
+        overlay.update({**dict.fromkeys(_SOURCES), "file": str(file)})
+        kwargs = {**row.model_args, **arguments_of(file), **kwargs}
+    elif row is not None:
+        kwargs = {**row.model_args, **kwargs}
 
     def build(**model_kwargs: Any) -> nn.Module:
         return _build(backbone, method, cfg if plain else None, **model_kwargs)

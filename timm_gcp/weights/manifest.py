@@ -29,13 +29,11 @@ class Upstream:
         source: ``drive:<file id>`` of Google Drive, or an address.
         sha256: of the file, 64 hex digits, or the first ones as torch's hub writes them into names; None if unknown.
         size: bytes; None if unknown.
-        triu_order: order in which the checkpoint's classifier takes the triangle; see ``upstream``.
     """
 
     source: str
     sha256: str | None = None
     size: int | None = None
-    triu_order: str = "row"
 
 
 @dataclass(frozen=True)

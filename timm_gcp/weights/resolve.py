@@ -2,24 +2,28 @@
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ..errors import GCPError
-from .download import download
+from .download import download, sha256_of
 from .manifest import Checkpoint
-from .upstream import convert
+from .upstream import read_published
 
-__all__ = ["cache_folder", "resolve", "sha256_of"]
+__all__ = ["arguments_of", "cache_folder", "resolve"]
 
 _FILE = "model.safetensors"
+_ARGUMENTS = "model_args"
 
 
 def resolve(row: Checkpoint) -> Path:
@@ -53,13 +57,10 @@ def cache_folder() -> Path:
     return Path(constants.HF_HOME) / "timm_gcp"
 
 
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """The sha256 of a file, 64 hex digits."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def arguments_of(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Arguments of ``timm.create_model`` that a converted checkpoint's own file told, which the row may not know."""
+    with safe_open(path, "pt") as file:
+        return json.loads((file.metadata() or {}).get(_ARGUMENTS, "{}"))
 
 
 def _in_zoo_folder(row: Checkpoint) -> Path | None:
@@ -112,15 +113,19 @@ def _from_upstream(row: Checkpoint) -> Path:
     assert row.upstream is not None
     source = row.upstream.source
     # The name tells the row apart from an earlier one with another file.
-    key = hashlib.sha256(repr((source, row.upstream.triu_order)).encode()).hexdigest()[:8]
-    target = cache_folder() / f"{row.name}-{key}.safetensors"
+    target = cache_folder() / f"{row.name}-{hashlib.sha256(source.encode()).hexdigest()[:8]}.safetensors"
     with _one_process(target):
         if not target.is_file():
-            remedy = f"download it by hand, convert it (timm-gcp convert FILE --model {row.architecture} --out DIR) and "
-            remedy += "load local-dir:DIR"
             raw = target.with_suffix(".upstream")
+            place = source.replace("drive:", "https://drive.google.com/file/d/")
             download(
-                source, raw, sha256=row.upstream.sha256, size=row.upstream.size, what=f"{row.name}", remedy=remedy
+                source,
+                raw,
+                sha256=row.upstream.sha256,
+                size=row.upstream.size,
+                what=f"The checkpoint of {row.name}",
+                remedy=f"download it by hand from {place}, convert it with timm-gcp convert FILE --model "
+                f"{row.architecture} --out DIR, and load local-dir:DIR",
             )
             try:
                 _convert(raw, row, target)
@@ -130,11 +135,17 @@ def _from_upstream(row: Checkpoint) -> Path:
 
 
 def _convert(raw: Path, row: Checkpoint, target: Path) -> None:
-    assert row.upstream is not None
-    converted = convert(raw, triu_order=row.upstream.triu_order)
+    published = read_published(raw)
+    backbone = row.architecture.rpartition("_")[0]
+    if (published.backbone, published.num_classes) != (backbone, row.num_classes):
+        raise GCPError(
+            f"What is published for {row.name} is a {published.backbone} of {published.num_classes} classes, so the "
+            f"manifest is wrong; convert it with timm-gcp convert FILE --model {published.backbone}_isqrt --out DIR."
+        )
+    weights = {key: value.contiguous() for key, value in published.state_dict().items()}
     aside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        save_file(converted.state_dict, aside, metadata={"format": "pt"})
+        save_file(weights, aside, metadata={"format": "pt", _ARGUMENTS: json.dumps(dict(published.model_args))})
         os.replace(aside, target)
     finally:
         aside.unlink(missing_ok=True)
