@@ -298,8 +298,8 @@ def create_gcp_model(
             **more,
         )
         if family_of(model).stride_one:
-            reduction = model.feature_info[-1]["reduction"]
-            model.pretrained_cfg["pool_size"] = tuple(-(-n // reduction) for n in model.pretrained_cfg["input_size"][1:])
+            cfg, reduction = model.pretrained_cfg, model.feature_info[-1]["reduction"]
+            cfg["pool_size"] = tuple(-(-side // reduction) for side in cfg["input_size"][1:])
         return model
 
     if features_only:
