@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
         repo = row.hub.partition("@")[0] if row.hub else None
         write_text(args.out / f"{name}.md", render_card(row, repo=repo, parameters=parameters[name]))
     write_text(args.out / INDEX, index(rows, parameters))
-    print(f"{len(rows)} cards and {INDEX} are in {args.out}.")
+    print(f"{args.out} has {INDEX} and the cards of {', '.join(rows)}.")
     return 0
 
 

@@ -52,8 +52,8 @@ def main(argv: list[str]) -> int:
 def _publishable(rows: dict[str, Checkpoint], name: str, manifest: Path) -> Checkpoint:
     if name not in rows:
         raise GCPError(
-            f"{manifest} has no row '{name}'; add one with name, description, licence, metrics, model_args, num_classes, "
-            "label_names, preprocessing, and package or upstream (timm_gcp.weights.manifest explains them)"
+            f"{manifest} has no row '{name}'; add one with name, description, licence, metrics, model_args, "
+            "num_classes, label_names, preprocessing, and package or upstream (timm_gcp.weights.manifest explains them)"
             f"{nearest(name, rows)}"
         )
     row = rows[name]

@@ -150,6 +150,9 @@ def _server_fault(error: BaseException) -> str | None:
 
 def _refusal(error: BaseException, doing: str) -> GCPError | None:
     """The sentence about a request that the Hub refused; None if the error is none of the Hub's."""
+    if "Invalid metadata in README.md" in str(error):
+        reasons = " ".join(str(error).split("\n")[1:])
+        return GCPError(f"The Hub refuses the card's metadata ({reasons}); correct the row, its licence first of all.")
     for cause in _chain(error):
         status = _status(cause)
         if status in (401, 403):
@@ -164,9 +167,6 @@ def _refusal(error: BaseException, doing: str) -> GCPError | None:
         if status is not None:
             message = getattr(cause, "server_message", None) or "without a reason"
             return GCPError(f"The Hub answers {status} while {doing} ({message}); correct that and try again.")
-    if "Invalid metadata in README.md" in str(error):
-        reasons = " ".join(str(error).split("\n")[1:])
-        return GCPError(f"The Hub refuses the card's metadata ({reasons}); correct the row, its licence first of all.")
     return None
 
 

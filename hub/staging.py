@@ -75,8 +75,8 @@ def stage(row: Checkpoint, repo: str, *, folder: Path | None, curves: Path | Non
         logits_of(model, row.input_size), logits_of(load_folder(folder), row.input_size)
     ):
         raise GCPError(
-            f"{folder} and the row '{row.name}' give different logits with the same weights; put the folder's arguments "
-            f"({_config(folder).get('model_args', {})}) into the row."
+            f"{folder} and the row '{row.name}' give different logits with the same weights; put the folder's "
+            f"arguments ({_config(folder).get('model_args', {})}) into the row."
         )
     card = render_card(
         row,

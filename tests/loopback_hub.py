@@ -1,7 +1,7 @@
-"""A Hugging Face Hub on the loopback interface, in memory: what huggingface_hub asks of the real one to publish and load.
+"""A Hugging Face Hub on the loopback interface, in memory: what huggingface_hub needs to publish and load.
 
-Commits are whole, as the real ones: they hold the files of their parent and what was sent. Large files go by Git LFS, as with
-``HF_HUB_DISABLE_XET=1``.
+Commits are whole, as the real ones: they hold the files of their parent and what was sent. Large files go by Git LFS,
+as with ``HF_HUB_DISABLE_XET=1``.
 """
 
 import base64
@@ -51,8 +51,8 @@ class LoopbackHub:
     """The server and its switches.
 
     ``faults`` are answered first; ``foreign`` commits that file of somebody else just before the next commit arrives;
-    ``corrupt`` flips a byte of that file in every download; ``lose_answer`` commits and then answers the next commit with 500.
-    ``requests`` holds method and path of all that came.
+    ``corrupt`` flips a byte of that file in every download; ``lose_answer`` answers the next commit with 500 once it is
+    made. ``requests`` holds method and path of all that came.
     """
 
     def __init__(self):
@@ -108,7 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
             if match := re.fullmatch(pattern, path):
                 if method not in (self.command, "GET" if self.command == "HEAD" else ""):
                     continue
-                if method == "POST" and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                # A login that is no good is refused everywhere; none at all, where something would change.
+                if self.headers.get("Authorization") not in (f"Bearer {TOKEN}", *([None] if method != "POST" else [])):
                     return self.answer(401, {"error": "Invalid username or password."})
                 return handle(self, body, **match.groupdict())
         return self.answer(404, {"error": "no such route"})
@@ -144,7 +145,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def validate(self, body):
         good = "license: unheard-of" not in json.loads(body)["content"]
-        self.answer(200 if good else 400, {"errors": [] if good else [{"message": "license: not known"}], "warnings": []})
+        self.answer(
+            200 if good else 400, {"errors": [] if good else [{"message": "license: not known"}], "warnings": []}
+        )
 
     def preupload(self, body, repo, revision):
         head = self.hub.repos[repo].commits[self.hub.repos[repo].head]
@@ -224,7 +227,14 @@ class _Handler(BaseHTTPRequestHandler):
         if found is not None:
             stored = self.hub.repos[repo]
             siblings = [self.entry(path, content) for path, content in stored.commits[found].items()]
-            told = {"_id": "0", "id": repo, "modelId": repo, "sha": found, "private": stored.private, "siblings": siblings}
+            told = {
+                "_id": "0",
+                "id": repo,
+                "modelId": repo,
+                "sha": found,
+                "private": stored.private,
+                "siblings": siblings,
+            }
             self.answer(200, told)
 
     def resolve(self, body, repo, revision, path):
