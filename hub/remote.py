@@ -125,9 +125,7 @@ def attempt(action: Callable[[], T], doing: str) -> T:
                     raise
                 raise refusal from error
             if pause is None:
-                raise GCPError(
-                    f"The Hub kept failing while {doing} ({fault}), and nothing was committed by this; try again later."
-                ) from error
+                raise GCPError(f"The Hub kept failing while {doing} ({fault}); try again later.") from error
             print(f"{fault} while {doing}; again in {pause} s", file=sys.stderr)
             time.sleep(pause)
     raise AssertionError("unreachable")
@@ -135,16 +133,16 @@ def attempt(action: Callable[[], T], doing: str) -> T:
 
 def _server_fault(error: BaseException) -> str | None:
     """What a server or the connection to it did wrong, if that is the error; it may pass."""
-    for cause in _chain(error):
-        status = _status(cause)
-        if status is not None:
-            return f"Server error {status}" if status >= 500 or status in (408, 429) else None
-        if isinstance(cause, json.JSONDecodeError):
-            return "An answer that is not JSON"
-        # Both httpx generations call it so; of requests' errors, all are OSErrors.
+    causes = list(_chain(error))
+    for status in filter(None, map(_status, causes)):
+        return f"Server error {status}" if status >= 500 or status in (408, 429) else None
+    for cause in reversed(causes):
+        # Both generations of httpx call it so; those of requests are OSErrors.
         transport = any(base.__name__ == "TransportError" for base in type(cause).__mro__)
         if transport or isinstance(cause, OSError):
             return f"No answer ({type(cause).__name__})"
+        if isinstance(cause, json.JSONDecodeError):
+            return "An answer that is not JSON"
     return None
 
 

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import re
+import socket
 import threading
 import urllib.parse
 from dataclasses import dataclass, field
@@ -39,11 +40,11 @@ class Repo:
 
 @dataclass
 class Fault:
-    """An error status for requests whose method and path match, a number of times."""
+    """An error for requests whose method and path match, a number of times: a status, or None for a broken connection."""
 
     method: str
     path: str
-    status: int
+    status: int | None
     times: int
 
 
@@ -103,6 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
         for fault in hub.faults:
             if fault.times and fault.method == self.command and re.search(fault.path, path):
                 fault.times -= 1
+                if fault.status is None:
+                    self.close_connection = True
+                    return self.connection.shutdown(socket.SHUT_RDWR)
                 return self.answer(fault.status, {"error": "out of order"})
         for pattern, method, handle in ROUTES:
             if match := re.fullmatch(pattern, path):

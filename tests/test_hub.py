@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ class Desk:
             **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
             **{"HF_ENDPOINT": self.hub.url, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1"},
             **{"HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "250"},
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", ""))),
         }
         self.worker = subprocess.Popen(
             [sys.executable, "-c", WORKER],
@@ -218,6 +219,12 @@ def test_verify(desk, published, tmp_path):
     assert (status, err) == (0, "")
     assert re.search(rf"{NAME} +{REPO}@\w+ +ok", out)
 
+    desk.hub.faults = [Fault("GET", "/revision/", None, 1), Fault("HEAD", "/resolve/", 503, 1)]
+    status, _, err = desk.command("verify", "--manifest", manifest)
+    assert status == 0
+    assert re.search(r"No answer \(\w+\) while reading org/.*\nServer error 503 while downloading config.json", err)
+    desk.hub.calm()
+
     # The same revisions with other content: what no honest server gives.
     row = read_manifest(manifest)[NAME]
     files = desk.hub.repos[REPO].commits[row.hub.partition("@")[2]]
@@ -320,6 +327,16 @@ def test_the_licence_that_the_hub_does_not_know(desk, tmp_path):
     status, _, err = desk.publish(tmp_path / "m.json")
     assert status == 2
     assert "refuses the card's metadata (- license: not known)" in err
+
+
+def test_weights_that_the_row_resolves_to(desk, manifest, monkeypatch, capsys):
+    weights = desk.run / "model" / "model.safetensors"
+    resolved = types.SimpleNamespace(resolve=lambda row: weights if row == ROW else None)
+    monkeypatch.setitem(sys.modules, "timm_gcp.weights.resolve", resolved)
+    publish.main([NAME, "--org", "org", "--manifest", str(manifest), "--dry-run"])
+    out = capsys.readouterr().out
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in out
+    assert "## Training" not in out
 
 
 @pytest.mark.parametrize(
