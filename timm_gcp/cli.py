@@ -9,6 +9,7 @@ COMMANDS = {
     "train": "train a model on your images, with the hybrid protocol",
     "validate": "evaluate a model, a checkpoint, a model folder or a Hub model",
     "export": "write a model as an ONNX file, checked against the model",
+    "convert": "write a published checkpoint as a timm model folder",
     "list": "list the registered models and the methods",
 }
 

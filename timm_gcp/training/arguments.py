@@ -1,6 +1,7 @@
-"""The arguments of ``timm-gcp train``, ``validate`` and ``export``: timm's names and meanings, and a few of ours."""
+"""The arguments of ``timm-gcp``'s commands: timm's names and meanings, and a few of ours."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -11,6 +12,7 @@ from timm.utils import ParseKwargs
 
 from ..errors import GCPError
 from ..methods import get_method, nearest
+from ..weights.upstream import TRIU_ORDERS
 
 SCHEDULERS = ("cosine", "tanh", "step", "multistep", "poly", "plateau", "constant", "wsd", "rsqrt", "none")
 
@@ -283,6 +285,43 @@ def export_parser() -> Parser:
     return parser
 
 
+def convert_parser() -> Parser:
+    """The parser of ``timm-gcp convert``."""
+    parser = Parser(
+        prog="timm-gcp convert",
+        description="Write a checkpoint of fast-MPN-COV or DifferentiableSVD as a timm model folder. What its file "
+        "does not tell, the stride of a ResNet's last stage and the order of the triangle, is given or found by --images.",
+    )
+    parser.add_argument("file", metavar="FILE", help="the checkpoint: a file, a URL, or drive:ID of Google Drive")
+    parser.add_argument("--model", default="", metavar="NAME", help="such as resnet50_svdpade")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the model folder to write")
+    parser.add_argument("--sha256", default="", metavar="HEX", help="hash of the file, or its first digits")
+    parser.add_argument("--class-names", metavar="FILE", help="text file, a class a line, in the order of the logits")
+    group = parser.add_argument_group("What the file may not tell")
+    group.add_argument(
+        "--last-stride",
+        type=int,
+        choices=(1, 2),
+        help="2 for upstream's resnet, 1 for mpncovresnet (default: found)",
+    )
+    group.add_argument(
+        "--triu-order",
+        choices=TRIU_ORDERS,
+        help="order of the covariance's triangle; column: weights of fast-MPN-COV before 2018-12-26 (default: row, "
+        "column for the two files that are known to have it)",
+    )
+    group.add_argument(
+        "--images", metavar="DIR", help="a handful of images in folders by class: take the variant that recognises most"
+    )
+    group = parser.add_argument_group("Preprocessing")
+    group.add_argument("--img-size", type=int, default=224, metavar="N", help="image size (default: 224)")
+    group.add_argument(
+        "--crop-pct", type=float, default=0.875, metavar="P", help="share kept of the resized image (default: 0.875)"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
 def _read_config(path: str, parser: Parser) -> dict[str, Any]:
     """Arguments from a YAML file, checked against the parser as the command line would be."""
     try:
@@ -434,6 +473,21 @@ def parse_export_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         get_method(args.method)
     if not args.model and not args.checkpoint:
         raise GCPError("Nothing to export: give a registered name, a model folder, or --checkpoint FILE.")
+    return args
+
+
+def parse_convert_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses and checks the arguments of ``timm-gcp convert``.
+
+    Raises:
+        GCPError: as ``parse_train_args``.
+    """
+    args = convert_parser().parse_args(argv)
+    _at_least(args, "img_size", 1)
+    if not 0 < args.crop_pct <= 1:
+        raise GCPError(f"--crop-pct must lie in (0, 1], not {args.crop_pct:g}.")
+    if not re.fullmatch("[0-9a-fA-F]{0,64}", args.sha256):
+        raise GCPError(f"--sha256 takes at most 64 hexadecimal digits, not '{args.sha256}'.")
     return args
 
 

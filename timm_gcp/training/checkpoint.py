@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import GCPError
 
-__all__ = ["RunSaver", "load_training_checkpoint", "load_weights", "read_weights", "save_atomically"]
+__all__ = ["RunSaver", "load_file", "load_training_checkpoint", "load_weights", "read_weights", "save_atomically"]
 
 EXTENSION = ".pth.tar"
 
@@ -222,7 +222,7 @@ def load_training_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         GCPError: no such file, a damaged one, one that holds pickled objects, or no training checkpoint.
     """
-    checkpoint = _load(path)
+    checkpoint = load_file(path)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise GCPError(f"{path} is not a checkpoint of a training run: it holds no 'state_dict'.")
     if not isinstance(checkpoint.get("epoch"), int):
@@ -230,12 +230,18 @@ def load_training_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     return checkpoint
 
 
-def _load(path: str | os.PathLike[str]) -> Any:
+def load_file(path: str | os.PathLike[str]) -> Any:
+    """What ``torch.save`` wrote, on the CPU; nothing in the file is executed, and nothing unpacked beyond its size.
+
+    Raises:
+        GCPError: no such file, a damaged one, or one that holds pickled objects.
+    """
     file = Path(path)
     if file.is_dir():
         raise GCPError(f"{path} is a folder; give a checkpoint file in it, such as {file / ('last' + EXTENSION)}.")
     if not file.is_file():
         raise GCPError(f"There is no checkpoint {path}; check the path.")
+    _refuse_compressed(file)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -245,6 +251,20 @@ def _load(path: str | os.PathLike[str]) -> Any:
         raise GCPError(f"{path} is damaged or not a PyTorch checkpoint; use another one.") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise GCPError(f"{path} is damaged or not a PyTorch checkpoint; use another one.") from error
+
+
+def _refuse_compressed(file: Path) -> None:
+    # torch.save stores its entries as they are; compressed ones could unpack to any size.
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+            size = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise GCPError(f"{file} is damaged or not a PyTorch checkpoint; use another one.") from error
+    if not stored or size > file.stat().st_size:
+        raise GCPError(f"{file} is a compressed archive, which PyTorch does not write; unpack it first.")
 
 
 def read_weights(path: str | os.PathLike[str], use_ema: bool = False) -> dict[str, Tensor]:
@@ -262,7 +282,7 @@ def read_weights(path: str | os.PathLike[str], use_ema: bool = False) -> dict[st
             return load_state_dict(str(path))
         except Exception as error:  # safetensors raises its own error class
             raise GCPError(f"{path} is damaged or not a safetensors file; use another one.") from error
-    return weights_of(_load(path), path, use_ema)
+    return weights_of(load_file(path), path, use_ema)
 
 
 def weights_of(checkpoint: Any, path: str | os.PathLike[str], use_ema: bool = False) -> dict[str, Tensor]:
@@ -272,7 +292,7 @@ def weights_of(checkpoint: Any, path: str | os.PathLike[str], use_ema: bool = Fa
             if isinstance(checkpoint.get(key), dict):
                 checkpoint = checkpoint[key]
                 break
-    if not isinstance(checkpoint, dict) or not checkpoint:
+    if not isinstance(checkpoint, dict) or not checkpoint or not all(isinstance(key, str) for key in checkpoint):
         raise GCPError(f"{path} holds no weights.")
     weights = clean_state_dict(checkpoint)
     if not all(isinstance(value, Tensor) for value in weights.values()):
@@ -286,7 +306,7 @@ def load_weights(
     """Loads weights that have to fit.
 
     Args:
-        model: where to, not wrapped.
+        model: where to, not wrapped; one on the meta device takes the tensors themselves.
         weights: state dict.
         source: what the message calls it.
         optional: prefixes of keys that may be missing or left over.
@@ -314,7 +334,7 @@ def load_weights(
             f"({'; '.join(parts)}); give the model, number of classes and arguments that it was trained with."
         )
     fitting = {key: value for key, value in weights.items() if key in own and value.shape == own[key].shape}
-    model.load_state_dict(fitting, strict=False)
+    model.load_state_dict(fitting, strict=False, assign=any(tensor.is_meta for tensor in own.values()))
 
 
 def _shape(tensor: Tensor) -> str:

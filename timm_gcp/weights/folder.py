@@ -72,6 +72,7 @@ def save_folder(
     metrics: Mapping[str, Any] | None = None,
     data_config: Mapping[str, Any] | None = None,
     model_args: Mapping[str, Any] | None = None,
+    origin: str = "",
 ) -> Path:
     """Writes what ``timm.create_model('local-dir:<folder>', pretrained=True)`` loads after ``import timm_gcp``.
 
@@ -85,6 +86,7 @@ def save_folder(
         metrics: what the card shows, name → value.
         data_config: preprocessing (``timm.data.resolve_data_config``); None keeps the model's own.
         model_args: further arguments of ``timm.create_model``, beside those the model carries itself.
+        origin: where the weights come from, for the card; Markdown.
 
     Returns:
         The folder.
@@ -120,7 +122,7 @@ def save_folder(
         save_for_hf(plain, str(written), model_config=model_config, model_args=arguments, safe_serialization=True)
         _say_once(written / "config.json")
         card = written / "README.md"
-        card.write_text(_card(name, target.name, config, metrics), encoding="utf-8")
+        card.write_text(_card(name, target.name, config, metrics, origin), encoding="utf-8")
         # safetensors writes for the owner alone; who may read the card may read the weights.
         (written / "model.safetensors").chmod(card.stat().st_mode)
         if target.is_dir():
@@ -151,13 +153,14 @@ def _registration(name: str) -> str:
     return f'timm_gcp.register_backbone("{backbone}")\n'
 
 
-def _card(name: str, folder: str, config: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> str:
+def _card(name: str, folder: str, config: Mapping[str, Any], metrics: Mapping[str, Any] | None, origin: str) -> str:
     size = " × ".join(str(n) for n in config["input_size"])
     rows = "".join(
         f"| {key} | {value:.4g} |\n" if isinstance(value, float) else f"| {key} | {value} |\n"
         for key, value in (metrics or {}).items()
     )
     table = f"\n## Results\n\n| | |\n|---|---|\n{rows}" if rows else ""
+    source = f"\n## Origin\n\n{origin}\n" if origin else ""
     return f"""---
 library_name: timm
 pipeline_tag: image-classification
@@ -182,4 +185,4 @@ transform = timm.data.create_transform(**timm.data.resolve_model_data_config(mod
 probabilities = model(transform(Image.open("image.jpg").convert("RGB")).unsqueeze(0)).softmax(-1)
 names = model.pretrained_cfg.get("label_names")
 ```
-{table}"""
+{source}{table}"""

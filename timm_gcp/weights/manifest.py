@@ -29,13 +29,11 @@ class Upstream:
         source: ``drive:<file id>`` of Google Drive, or an address.
         sha256: of the file, 64 hex digits, or the first ones as torch's hub writes them into names; None if unknown.
         size: bytes; None if unknown.
-        triu_order: order in which the checkpoint's classifier takes the triangle; see ``upstream``.
     """
 
     source: str
     sha256: str | None = None
     size: int | None = None
-    triu_order: str = "row"
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,7 @@ class Checkpoint:
         label_names: one a class, in the order of the logits; None if unknown.
         metrics: what was measured: ``{"data", "top1", "top5", "by", "command"}``; ``by`` is ``"upstream"`` for a number
             that the authors printed.
+        recipe: the command that trained the weights; None if unknown.
         origin_url: where a person can read about the weights.
     """
 
@@ -83,6 +82,7 @@ class Checkpoint:
     num_classes: int = 1000
     label_names: tuple[str, ...] | None = None
     metrics: tuple[Mapping[str, Any], ...] = ()
+    recipe: str | None = None
     origin_url: str | None = None
 
     @property

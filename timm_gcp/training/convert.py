@@ -1,0 +1,160 @@
+"""``timm-gcp convert``: writes a published checkpoint as a timm model folder."""
+
+import argparse
+import hashlib
+import re
+import urllib.parse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import timm_gcp  # noqa: F401  registers the models
+
+from ..data import create_dataset
+from ..errors import GCPError
+from ..methods import get_method
+from ..weights.download import download
+from ..weights.folder import save_folder
+from ..weights.upstream import PREPROCESSING, Choice, Published, choose_by_images, read_published
+from .arguments import parse_convert_args
+from .loading import source_of
+
+__all__ = ["main"]
+
+_IMAGES = 64
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``timm-gcp convert``.
+
+    Args:
+        argv: arguments; None takes those of the process.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        GCPError: bad input, a file that cannot be had or does not fit; there is no folder then.
+    """
+    args = parse_convert_args(argv)
+    if args.model:
+        source_of(args.model)
+    _check_out(Path(args.out))
+    names = _class_names(args.class_names) if args.class_names else None
+    published = _read(args)
+    method = _method(args.model, published)
+    if names is not None and len(names) != published.num_classes:
+        raise GCPError(f"{args.class_names} has {len(names)} classes, and {args.file} {published.num_classes}.")
+    data_config = {**PREPROCESSING, "input_size": (3, args.img_size, args.img_size), "crop_pct": args.crop_pct}
+    last_stride, triu_order, choice = args.last_stride, args.triu_order or published.triu_order, None
+    if args.images:
+        images = _images(args.images, names, published)
+        choice = choose_by_images(
+            published,
+            method,
+            images,
+            last_stride=args.last_stride,
+            triu_order=args.triu_order,
+            data_config=data_config,
+        )
+        last_stride, triu_order = choice.last_stride, choice.triu_order
+    model: Any = published.build(method, last_stride, triu_order)
+    found = f"{published.backbone}, {published.num_classes} classes, {_variant(published, model, triu_order)}"
+    print(f"{args.file}: {found}.")
+    try:
+        save_folder(
+            model,
+            args.out,
+            class_names=names,
+            data_config=data_config,
+            model_args={key: value for key, value in published.model_args.items() if key not in model.gcp_args},
+            origin=_origin(args.file, published.sha256, found, choice),
+        )
+    except OSError as error:
+        raise GCPError(f"--out {args.out} cannot be written ({error.strerror or error}); choose another.") from error
+    print(f"{args.out}: {published.backbone}_{method}. Unverified; timm-gcp validate --model {args.out} evaluates it.")
+    return 0
+
+
+def _check_out(out: Path) -> None:
+    # save_folder replaces a folder, so one that is something else has to be safe from it.
+    if out.exists() and not (out.is_dir() and ((out / "config.json").is_file() or not any(out.iterdir()))):
+        raise GCPError(f"--out {out} exists and is not a model folder; choose another.")
+
+
+def _read(args: argparse.Namespace) -> Published:
+    if not args.file.startswith(("drive:", "http://", "https://")):
+        published = read_published(args.file)
+        if not published.sha256.startswith(args.sha256.lower()):
+            raise GCPError(f"{args.file} has the SHA-256 {published.sha256}, not {args.sha256}; download it again.")
+        return published
+    name = Path(urllib.parse.unquote(urllib.parse.urlsplit(args.file).path)).name or "checkpoint"
+    by_hand = f" from https://drive.google.com/file/d/{name}" if args.file.startswith("drive:") else ""
+    in_name = re.search(r"-([0-9a-f]{8,64})\.", name)  # as torch.hub names its files
+    place = Path(torch.hub.get_dir()) / "checkpoints"
+    file = download(
+        args.file,
+        place / f"{hashlib.sha256(args.file.encode()).hexdigest()[:12]}-{name}",
+        sha256=args.sha256 or (in_name[1] if in_name else None),
+        what=f"The checkpoint {args.file}",
+        remedy=f"download it by hand{by_hand} and convert it with timm-gcp convert FILE --model NAME --out DIR",
+    )
+    try:
+        return read_published(file)
+    except GCPError:
+        file.unlink()  # it would stand in the way of a better one
+        raise
+
+
+def _method(name: str, published: Published) -> str:
+    backbone, _, method = name.partition(".")[0].rpartition("_")
+    if not name:
+        raise GCPError(
+            f"{published.source} holds a {published.backbone}; name its root by --model {published.backbone}_isqrt "
+            f"(fast-MPN-COV) or --model {published.backbone}_svdpade (DifferentiableSVD)."
+        )
+    if backbone != published.backbone:
+        raise GCPError(
+            f"{published.source} holds a {published.backbone}, not a {backbone or name}; give --model "
+            f"{published.backbone}_{method if backbone else 'svdpade'}, or leave --model out to see the choices."
+        )
+    return get_method(method).name
+
+
+def _class_names(path: str) -> list[str]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise GCPError(f"--class-names {path} cannot be read; give a text file with a class a line.") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _images(folder: str, names: Sequence[str] | None, published: Published) -> list[tuple[str, int]]:
+    """At most ``_IMAGES`` files of a folder of classes, evenly from all of it, with their labels."""
+    class_map = {name: label for label, name in enumerate(names)} if names else ""
+    dataset = create_dataset("", folder, "", class_map=class_map)
+    if names is None and dataset.num_classes != published.num_classes:
+        raise GCPError(
+            f"--images {folder} has {dataset.num_classes} classes, and {published.source} {published.num_classes}: "
+            f"give --class-names FILE, which tells their labels."
+        )
+    files = [(str(file), int(label)) for file, label in dataset.reader.samples]
+    count = min(_IMAGES, len(files))
+    return [files[i * len(files) // count] for i in range(count)]
+
+
+def _variant(published: Published, model: Any, triu_order: str) -> str:
+    stride, batch_norm = model.gcp_args["last_stride"], published.model_args.get("batch_norm")
+    parts = [f"last stride {stride}"] if stride else []
+    parts += [] if batch_norm is None else ["with batch norm" if batch_norm else "without batch norm"]
+    return ", ".join([*parts, f"triangle by {triu_order}"])
+
+
+def _origin(file: str, sha256: str, found: str, choice: Choice | None) -> str:
+    name = file if "://" in file or file.startswith("drive:") else Path(file).name
+    text = f"Converted by timm-gcp from `{name}`, SHA-256 `{sha256}`: {found}. "
+    if choice is not None:
+        return text + f"Stride and order were chosen by images (top-1 {choice.top1:.1f} %); otherwise unverified."
+    return text + "Unverified: nothing has been evaluated."
