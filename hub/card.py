@@ -28,9 +28,11 @@ def render_card(
         row: what the manifest says.
         repo: ``org/name`` on the Hub; None shows the usage by the registered name.
         parameters: number of the network's parameters; None leaves it out.
-        recipe: what the training run recorded; None leaves the section out.
+        recipe: what the training run recorded; None takes the command of the row, if it has one.
         curves: show the training curves, a file of the repository.
     """
+    if recipe is None and row.recipe:
+        recipe = {"command": row.recipe}
     method = METHODS.get(row.architecture.rpartition("_")[2])
     sections = [
         f"# {row.name}\n\n{row.description}\n\n{_standing(row)}",

@@ -1,6 +1,5 @@
 """What a revision on the Hub really gives: downloaded afresh, compared by checksum, loaded by timm."""
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,15 +31,6 @@ def download(repo: str, revision: str, names: Iterable[str], cache: Path) -> dic
         )
         for name in names
     }
-
-
-def sha256_of(path: Path) -> str:
-    """The checksum of a file, in hex digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def load(repo: str, revision: str, cache: Path) -> nn.Module:

@@ -13,8 +13,9 @@ from huggingface_hub.utils import validate_repo_id
 from timm_gcp import GCPError
 from timm_gcp.methods import nearest
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest, write_manifest
+from timm_gcp.weights.resolve import sha256_of
 
-from .check import download, load, logits_of, same_logits, sha256_of
+from .check import download, load, logits_of, same_logits
 from .remote import attempt, commit, read_state
 from .staging import Staged, stage
 
@@ -30,7 +31,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--manifest", type=Path, default=MANIFEST, help="manifest to read and write (the package's)")
     parser.add_argument("--curves", type=Path, help="picture of the training curves, for the card")
     parser.add_argument("--private", action="store_true", help="make a new repository that only ORG sees")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be done; no request is sent")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done; nothing is sent")
     args = parser.parse_args(argv)
 
     rows = read_manifest(args.manifest)

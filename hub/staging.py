@@ -17,6 +17,7 @@ from torch import nn
 from timm_gcp import GCPError
 from timm_gcp.weights.folder import save_folder
 from timm_gcp.weights.manifest import Checkpoint
+from timm_gcp.weights.resolve import resolve
 
 from .card import CURVES, render_card
 from .check import load_folder, logits_of, same_logits
@@ -61,7 +62,7 @@ def stage(row: Checkpoint, repo: str, *, folder: Path | None, curves: Path | Non
         raise GCPError(f"No model '{row.architecture}' is registered; correct the row's name or register its backbone.")
     if curves is not None and not curves.is_file():
         raise GCPError(f"There are no curves at {curves}; give the picture of the run.")
-    weights = _resolved(row) if folder is None else _of_folder(row, folder)
+    weights = resolve(row) if folder is None else _of_folder(row, folder)
     large = CommitOperationAdd(WEIGHTS, str(weights))
     sha256, size = large.upload_info.sha256.hex(), large.upload_info.size
     if row.package is not None and row.sha256 != sha256:
@@ -93,13 +94,6 @@ def stage(row: Checkpoint, repo: str, *, folder: Path | None, curves: Path | Non
     if curves is not None:
         files.append(CommitOperationAdd(CURVES, str(curves)))
     return Staged(row, tuple(files), card, model)
-
-
-def _resolved(row: Checkpoint) -> Path:
-    # Only publishing without a folder needs what downloads and converts.
-    from timm_gcp.weights.resolve import resolve
-
-    return Path(resolve(row))
 
 
 def _of_folder(row: Checkpoint, folder: Path) -> Path:
@@ -142,6 +136,8 @@ def _model(row: Checkpoint, weights: Path) -> nn.Module:
 def _configuration(row: Checkpoint, model: nn.Module) -> bytes:
     """timm's ``config.json`` of a row."""
     described = {"tag": row.tag, "license": row.licence, "origin_url": row.origin_url, "description": row.description}
+    # The name's default tag may be another row, with names of its own.
+    described["label_names"] = None
     plain: Any = model
     plain.pretrained_cfg = {**model.pretrained_cfg, **described}  # type: ignore[dict-item]
     with tempfile.TemporaryDirectory() as scratch:

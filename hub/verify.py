@@ -13,8 +13,9 @@ from rich.table import Table
 from timm_gcp import GCPError
 from timm_gcp.methods import nearest
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
+from timm_gcp.weights.resolve import sha256_of
 
-from .check import download, load, logits_of, sha256_of
+from .check import download, load, logits_of
 from .remote import read_state
 from .staging import CONFIG, WEIGHTS
 

@@ -40,7 +40,7 @@ class Repo:
 
 @dataclass
 class Fault:
-    """An error for requests whose method and path match, a number of times: a status, or None for a broken connection."""
+    """An error for requests whose method and path match, a number of times: a status, or None to hang up."""
 
     method: str
     path: str

@@ -1,13 +1,13 @@
 """Publishing on a Hub of the loopback interface, with the real client."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -222,7 +222,7 @@ def test_verify(desk, published, tmp_path):
     desk.hub.faults = [Fault("GET", "/revision/", None, 1), Fault("HEAD", "/resolve/", 503, 1)]
     status, _, err = desk.command("verify", "--manifest", manifest)
     assert status == 0
-    assert re.search(r"No answer \(\w+\) while reading org/.*\nServer error 503 while downloading config.json", err)
+    assert re.search(r"No answer \(\w+\) while reading org/.*; again in", err)
     desk.hub.calm()
 
     # The same revisions with other content: what no honest server gives.
@@ -322,21 +322,26 @@ def test_dry_run(desk, manifest):
 
 
 def test_the_licence_that_the_hub_does_not_know(desk, tmp_path):
-    row = Checkpoint(**{**vars(ROW), "licence": "unheard-of"})
+    row = dataclasses.replace(ROW, licence="unheard-of")
     write_manifest({NAME: row}, tmp_path / "m.json")
     status, _, err = desk.publish(tmp_path / "m.json")
     assert status == 2
     assert "refuses the card's metadata (- license: not known)" in err
 
 
-def test_weights_that_the_row_resolves_to(desk, manifest, monkeypatch, capsys):
-    weights = desk.run / "model" / "model.safetensors"
-    resolved = types.SimpleNamespace(resolve=lambda row: weights if row == ROW else None)
-    monkeypatch.setitem(sys.modules, "timm_gcp.weights.resolve", resolved)
-    publish.main([NAME, "--org", "org", "--manifest", str(manifest), "--dry-run"])
-    out = capsys.readouterr().out
-    assert hashlib.sha256(weights.read_bytes()).hexdigest() in out
-    assert "## Training" not in out
+def test_the_row_of_the_package(desk, tmp_path):
+    """Without a folder: the weights are those that the row resolves to."""
+    name = "test_resnet_svdpade.grocery"
+    row = read_manifest()[name]
+    write_manifest({name: row}, tmp_path / "m.json")
+    status, _, err = desk.command("publish", name, "--org", "org", "--manifest", tmp_path / "m.json")
+    assert status == 0, err
+    repo = desk.hub.repos[f"org/{name}"]
+    published = read_manifest(tmp_path / "m.json")[name]
+    assert published == dataclasses.replace(row, hub=f"org/{name}@{repo.head}")
+    card = repo.commits[repo.head]["README.md"].decode()
+    assert f"```bash\n{row.recipe}\n```" in card
+    assert f"Verified: {row.verified}" in card
 
 
 @pytest.mark.parametrize(
@@ -352,7 +357,7 @@ def test_weights_that_the_row_resolves_to(desk, manifest, monkeypatch, capsys):
     ],
 )
 def test_rows_that_are_refused(desk, tmp_path, change, message):
-    row = Checkpoint(**{**vars(ROW), **change})
+    row = dataclasses.replace(ROW, **change)
     write_manifest({row.name: row}, tmp_path / "m.json")
     argv = [NAME, "--org", "org", "--manifest", str(tmp_path / "m.json"), "--folder", str(desk.run / "model")]
     with pytest.raises(GCPError, match=message):
@@ -372,7 +377,7 @@ def test_cards(desk, tmp_path, manifest):
 
 
 def test_card_of_a_verified_row_without_names():
-    row = Checkpoint(**{**vars(ROW), "verified": "validate, 2026-11-20.", "label_names": None, "metrics": ()})
+    row = dataclasses.replace(ROW, verified="validate, 2026-11-20.", label_names=None, metrics=())
     card = render_card(row, repo=None, parameters=None)
     assert "Not verified" not in card
     assert "Verified: validate, 2026-11-20.\n" in card
