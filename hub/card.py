@@ -128,7 +128,7 @@ def _usage(row: Checkpoint, repo: str | None) -> str:
         names, name = "names = timm.data.ImageNetInfo()\n", "names.index_to_description(k)"
     else:
         names, name = "", '"class", k'
-    return f"""`import timm_gcp` comes first: it tells timm this architecture.
+    return f"""`import timm_gcp` comes first: that package, installed beside timm, tells timm this architecture.
 
 ```python
 import timm_gcp

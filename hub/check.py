@@ -1,6 +1,7 @@
 """What a revision on the Hub really gives: downloaded afresh, compared by checksum, loaded by timm."""
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -22,15 +23,11 @@ def download(repo: str, revision: str, names: Iterable[str], cache: Path) -> dic
     Raises:
         GCPError: a file is not there, or the Hub cannot be reached.
     """
-    return {
-        name: Path(
-            attempt(
-                lambda name=name: hf_hub_download(repo, name, revision=revision, cache_dir=cache),  # type: ignore[misc]
-                f"downloading {name} of {repo}@{revision[:12]}",
-            )
-        )
-        for name in names
-    }
+    files = {}
+    for name in names:
+        fetch = partial(hf_hub_download, repo, name, revision=revision, cache_dir=cache)
+        files[name] = Path(str(attempt(fetch, f"downloading {name} of {repo}@{revision[:12]}")))
+    return files
 
 
 def load(repo: str, revision: str, cache: Path) -> nn.Module:

@@ -112,7 +112,8 @@ def attempt(action: Callable[[], T], doing: str) -> T:
     Raises:
         GCPError: the Hub refuses, or its errors last.
     """
-    for pause in (*PAUSES, None):
+    pauses = iter(PAUSES)
+    while True:
         try:
             return action()
         except GCPError:
@@ -124,11 +125,11 @@ def attempt(action: Callable[[], T], doing: str) -> T:
                 if refusal is None:
                     raise
                 raise refusal from error
+            pause = next(pauses, None)
             if pause is None:
                 raise GCPError(f"The Hub kept failing while {doing} ({fault}); try again later.") from error
-            print(f"{fault} while {doing}; again in {pause} s", file=sys.stderr)
-            time.sleep(pause)
-    raise AssertionError("unreachable")
+        print(f"{fault} while {doing}; again in {pause} s", file=sys.stderr)
+        time.sleep(pause)
 
 
 def _server_fault(error: BaseException) -> str | None:
@@ -137,10 +138,11 @@ def _server_fault(error: BaseException) -> str | None:
     for status in filter(None, map(_status, causes)):
         return f"Server error {status}" if status >= 500 or status in (408, 429) else None
     for cause in reversed(causes):
-        # Both generations of httpx call it so; those of requests are OSErrors.
+        # Both generations of httpx call it so; errors of requests are OSErrors, those of the Xet transfer RuntimeErrors.
         transport = any(base.__name__ == "TransportError" for base in type(cause).__mro__)
-        if transport or isinstance(cause, OSError):
-            return f"No answer ({type(cause).__name__})"
+        if transport or isinstance(cause, (OSError, RuntimeError)):
+            reason = str(cause).strip().split("\n")[0][:120]
+            return f"The transfer broke off ({type(cause).__name__}: {reason})"
         if isinstance(cause, json.JSONDecodeError):
             return "An answer that is not JSON"
     return None
@@ -155,8 +157,8 @@ def _refusal(error: BaseException, doing: str) -> GCPError | None:
         status = _status(cause)
         if status in (401, 403):
             return GCPError(
-                f"The Hub answers {status} while {doing}: it does not exist or your login may not do this; log in with "
-                "`hf auth login`, with a token that may."
+                f"The Hub answers {status} while {doing}; log in with `hf auth login`, with a token that may do this, "
+                "and check the repository's name."
             )
         if status == 404:
             return GCPError(

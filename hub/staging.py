@@ -60,8 +60,8 @@ def stage(row: Checkpoint, repo: str, *, folder: Path | None, curves: Path | Non
     """
     if not timm.is_model(row.architecture):
         raise GCPError(f"No model '{row.architecture}' is registered; correct the row's name or register its backbone.")
-    if curves is not None and not curves.is_file():
-        raise GCPError(f"There are no curves at {curves}; give the picture of the run.")
+    if curves is not None and not (curves.is_file() and curves.suffix == ".png"):
+        raise GCPError(f"{curves} is no PNG file; give the curves.png of the run.")
     weights = resolve(row) if folder is None else _of_folder(row, folder)
     large = CommitOperationAdd(WEIGHTS, str(weights))
     sha256, size = large.upload_info.sha256.hex(), large.upload_info.size

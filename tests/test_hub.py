@@ -222,7 +222,7 @@ def test_verify(desk, published, tmp_path):
     desk.hub.faults = [Fault("GET", "/revision/", None, 1), Fault("HEAD", "/resolve/", 503, 1)]
     status, _, err = desk.command("verify", "--manifest", manifest)
     assert status == 0
-    assert re.search(r"No answer \(\w+\) while reading org/.*; again in", err)
+    assert re.search(r"The transfer broke off \(.+\) while reading org/.*; again in", err)
     desk.hub.calm()
 
     # The same revisions with other content: what no honest server gives.
