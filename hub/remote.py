@@ -127,8 +127,8 @@ def attempt(action: Callable[[], T], doing: str) -> T:
                 raise refusal from error
             pause = next(pauses, None)
             if pause is None:
-                raise GCPError(f"The Hub kept failing while {doing} ({fault}); try again later.") from error
-        print(f"{fault} while {doing}; again in {pause} s", file=sys.stderr)
+                raise GCPError(f"The Hub kept failing while {doing}: {fault}; try again later.") from error
+        print(f"While {doing}: {fault}; again in {pause} s", file=sys.stderr)
         time.sleep(pause)
 
 
@@ -136,15 +136,15 @@ def _server_fault(error: BaseException) -> str | None:
     """What a server or the connection to it did wrong, if that is the error; it may pass."""
     causes = list(_chain(error))
     for status in filter(None, map(_status, causes)):
-        return f"Server error {status}" if status >= 500 or status in (408, 429) else None
+        return f"server error {status}" if status >= 500 or status in (408, 429) else None
     for cause in reversed(causes):
-        # Both generations of httpx call it so; errors of requests are OSErrors, those of the Xet transfer RuntimeErrors.
+        # Both generations of httpx call it so; those of requests are OSErrors, of the Xet transfer RuntimeErrors.
         transport = any(base.__name__ == "TransportError" for base in type(cause).__mro__)
         if transport or isinstance(cause, (OSError, RuntimeError)):
-            reason = str(cause).strip().split("\n")[0][:120]
-            return f"The transfer broke off ({type(cause).__name__}: {reason})"
+            reason = str(cause).strip().split("\n")[0].rstrip(".")
+            return f"the transfer broke off ({type(cause).__name__}: {reason})"
         if isinstance(cause, json.JSONDecodeError):
-            return "An answer that is not JSON"
+            return "an answer that is not JSON"
     return None
 
 

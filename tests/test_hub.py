@@ -150,8 +150,7 @@ def fresh_hub(desk):
 
 def test_publish(desk, published):
     manifest, out, err = published
-    assert "Server error 503 while uploading to org/" in err
-    assert "again in" in err
+    assert f"While uploading to {REPO}: server error 503; again in" in err
     repo = desk.hub.repos[REPO]
     assert len(repo.commits) == 2  # the one that makes a repository, and ours
     files = repo.commits[repo.head]
@@ -222,7 +221,7 @@ def test_verify(desk, published, tmp_path):
     desk.hub.faults = [Fault("GET", "/revision/", None, 1), Fault("HEAD", "/resolve/", 503, 1)]
     status, _, err = desk.command("verify", "--manifest", manifest)
     assert status == 0
-    assert re.search(r"The transfer broke off \(.+\) while reading org/.*; again in", err)
+    assert re.search(r"While reading org/.*: the transfer broke off \(.+\); again in", err)
     desk.hub.calm()
 
     # The same revisions with other content: what no honest server gives.
@@ -256,7 +255,8 @@ def test_server_errors_that_last(desk, manifest):
         status, _, err = desk.publish(manifest)
         assert (status, len(hub.repos[REPO].commits)) == (2, 1)
     assert err.count("again in") == 3
-    assert err.splitlines()[-1].startswith("hub: error: The Hub kept failing while uploading to org/")
+    last = f"hub: error: The Hub kept failing while uploading to {REPO}: server error 500; try again later."
+    assert err.splitlines()[-1] == last
     assert manifest.read_text() == before
 
 
