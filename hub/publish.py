@@ -13,7 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 from timm_gcp import GCPError
 from timm_gcp.methods import nearest
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest, write_manifest
-from timm_gcp.weights.resolve import sha256_of
+from timm_gcp.weights.download import sha256_of
 
 from .check import download, load, logits_of, same_logits
 from .remote import attempt, commit, read_state
@@ -54,7 +54,7 @@ def _publishable(rows: dict[str, Checkpoint], name: str, manifest: Path) -> Chec
     if name not in rows:
         raise GCPError(
             f"{manifest} has no row '{name}'; add one with name, description, licence, metrics, model_args, "
-            "num_classes, label_names, preprocessing, and package or upstream (timm_gcp.weights.manifest explains them)"
+            "num_classes, label_names and preprocessing (timm_gcp.weights.manifest explains them)"
             f"{nearest(name, rows)}"
         )
     row = rows[name]

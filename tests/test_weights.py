@@ -70,7 +70,6 @@ def test_a_manifest_comes_back_and_is_never_half_written(tmp_path):
         dict(package="../x.safetensors", sha256="0" * 64),
         dict(package="x.safetensors"),
         dict(label_names=("a", "b")),
-        dict(upstream=None),
     ],
 )
 def test_rows_that_cannot_be_trusted_are_refused(change):
@@ -117,6 +116,13 @@ def test_without_a_network_an_upstream_tag_fails_in_seconds(tmp_path, monkeypatc
         resolve(ROW)
     assert time.monotonic() - start < 10
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
+
+
+def test_a_row_that_is_not_published_yet():
+    row = dataclasses.replace(ROW, upstream=None)
+    row.check()
+    with pytest.raises(GCPError, match="not published yet"):
+        resolve(row)
 
 
 def test_the_zoo_folder_comes_first(tmp_path, monkeypatch):
@@ -182,10 +188,11 @@ def release(tmp_path_factory):
     """A release in upstream's layout, on the loopback interface: the files served, and what was asked for."""
     folder, asked = tmp_path_factory.mktemp("release"), []
     model = timm.create_model("resnet50_isqrt", num_classes=3)
-    upstream = {
-        key.replace("global_pool.reduce.conv.", "layer_reduce.").replace("global_pool.reduce.norm.", "layer_reduce_bn."): v
-        for key, v in model.state_dict().items()
-    }
+    names = {"global_pool.reduce.conv": "layer_reduce", "global_pool.reduce.norm": "layer_reduce_bn"}
+    upstream = {}
+    for key, value in model.state_dict().items():
+        layer, _, kind = key.rpartition(".")
+        upstream[f"{names.get(layer, layer)}.{kind}"] = value
     torch.save(upstream, folder / "good.pth")
     torch.save({**upstream, "fc.bias": torch.full((3,), torch.nan)}, folder / "nan.pth")
 

@@ -38,7 +38,7 @@ class Upstream:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One row: weights of one registered name, under one tag.
+    """One row: weights of one registered name, under one tag. Without a place they wait to be published.
 
     Attributes:
         name: ``<backbone>_<method>.<tag>``.
@@ -107,7 +107,6 @@ class Checkpoint:
             "sha256": bool(self.package or self.hub) and not _SHA256.fullmatch(self.sha256 or ""),
             "label_names": self.label_names is not None and len(self.label_names) != self.num_classes,
             "package": self.package is not None and Path(self.package).name != self.package,
-            "source": not (self.package or self.hub or self.upstream),
         }
         wrong = [name for name, bad in problems.items() if bad]
         if wrong:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from ..errors import GCPError
 from .download import download, sha256_of
-from .manifest import Checkpoint
+from .manifest import Checkpoint, Upstream
 from .upstream import read_published
 
 __all__ = ["arguments_of", "cache_folder", "resolve"]
@@ -49,7 +49,9 @@ def resolve(row: Checkpoint) -> Path:
         return _in_package(row, row.package)
     if row.hub is not None:
         return _on_hub(row, row.hub)
-    return _from_upstream(row)
+    if row.upstream is not None:
+        return _from_upstream(row, row.upstream)
+    raise GCPError(f"{row.name} is not published yet; put its weights at TIMM_GCP_ZOO/{row.name}.safetensors.")
 
 
 def cache_folder() -> Path:
@@ -109,9 +111,8 @@ def _check(path: Path, row: Checkpoint, what: str) -> None:
         raise GCPError(f"The weights of {row.name} have another sha256 than the manifest says: {what}.")
 
 
-def _from_upstream(row: Checkpoint) -> Path:
-    assert row.upstream is not None
-    source = row.upstream.source
+def _from_upstream(row: Checkpoint, upstream: Upstream) -> Path:
+    source = upstream.source
     # The name tells the row apart from an earlier one with another file.
     target = cache_folder() / f"{row.name}-{hashlib.sha256(source.encode()).hexdigest()[:8]}.safetensors"
     with _one_process(target):
@@ -121,8 +122,8 @@ def _from_upstream(row: Checkpoint) -> Path:
             download(
                 source,
                 raw,
-                sha256=row.upstream.sha256,
-                size=row.upstream.size,
+                sha256=upstream.sha256,
+                size=upstream.size,
                 what=f"The checkpoint of {row.name}",
                 remedy=f"download it by hand from {place}, convert it with timm-gcp convert FILE --model "
                 f"{row.architecture} --out DIR, and load local-dir:DIR",
