@@ -399,3 +399,39 @@ def test_the_command_line():
     assert done.returncode == 2
     assert done.stderr.startswith("hub: error: The manifest has no row 'nothing.here'")
     assert "Traceback" not in done.stderr
+
+
+RESOLVE = """
+import dataclasses, os, sys
+from pathlib import Path
+from timm_gcp import GCPError
+from timm_gcp.weights.manifest import read_manifest
+from timm_gcp.weights.resolve import resolve
+row = read_manifest(sys.argv[1])[sys.argv[2]]
+cached = lambda: len([p for p in Path(os.environ["HF_HOME"]).rglob("model.safetensors")])
+try:
+    resolve(dataclasses.replace(row, sha256="0" * 64))
+except GCPError as error:
+    print(error, "cached:", cached())
+try:
+    print(resolve(row).name, "cached:", cached())
+except GCPError as error:
+    print(error)
+"""
+
+
+def test_a_pinned_row_resolves_to_its_checked_file(desk, published, tmp_path):
+    def run(**env):
+        argv = [sys.executable, "-c", RESOLVE, str(published[0]), NAME]
+        home = {"HF_HOME": str(tmp_path / "home")}
+        done = subprocess.run(argv, text=True, capture_output=True, env={**desk.env, **home, **env})
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    wrong, right = run(HF_TOKEN=TOKEN)
+    assert "another sha256" in wrong
+    assert wrong.endswith("cached: 0")
+    assert right == "model.safetensors cached: 1"
+    # The first call found the good file, refused it for the wrong hash, and took it out of the cache.
+    _, offline = run(HF_HUB_OFFLINE="1")
+    assert "HF_HUB_OFFLINE is set" in offline
