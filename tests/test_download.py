@@ -202,11 +202,15 @@ def test_a_file_that_changed_meanwhile_begins_again(server, target, how):
     assert target.read_bytes() == server.content
 
 
-def test_another_source_does_not_continue_the_part(server, target):
+def test_another_source_does_not_continue_the_part(server, target, monkeypatch):
     server.cuts = [100_000, 0]
     refused("broke off", f"{server.at}/one", target)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
+        refused("more than the disk has left", f"{server.at}/two", target)
+    server.cuts = [50_000]
     download(f"{server.at}/two", target)
-    assert "Range" not in server.requests[-1][1]
+    assert ["Range" in headers for _, headers in server.requests[-2:]] == [False, True]
     assert target.read_bytes() == CONTENT
 
 
