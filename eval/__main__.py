@@ -9,6 +9,7 @@ from timm_gcp import GCPError
 COMMANDS = {
     "conditioning": "κ, rank and eigenvalues under eps of training runs against the learning rate",
     "gradients": "what each method does to output and gradient as conditioning worsens",
+    "imagenet": "the published ImageNet checkpoints on your ImageNet, beside what their authors printed",
     "memory": "what a training step takes in memory, and what makes it smaller",
     "grocery": "pooling heads trained from scratch on the grocery photographs, three seeds each",
 }

@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 
 from timm_gcp import GCPError
+from timm_gcp.weights.manifest import Checkpoint
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from eval import grocery, memory  # noqa: E402
+from eval import grocery, imagenet, memory  # noqa: E402
 from eval.record import append_row, provenance, read_rows  # noqa: E402
 
 
@@ -151,3 +152,23 @@ def test_memory(tmp_path):
     assert "| average pooling | 50 | 1.00 |" in memory.table(rows)
     memory.draw(rows, tmp_path / "memory.png")
     assert Image.open(tmp_path / "memory.png").size[0] > 400
+
+
+def test_imagenet_compares_with_what_the_authors_printed():
+    row = Checkpoint(
+        name="test_resnet_polar.tiny",
+        description="A test.",
+        hub=f"nobody/nothing@{'0' * 40}",
+        sha256="0" * 64,
+        num_classes=2,
+        input_size=(3, 64, 64),
+        metrics=({"data": "photographs", "top1": 40.0, "by": "upstream"},),
+    )
+    line = {"top1": "50.0", "top5": "100.0", "count": "6", "weights": row.name}
+    assert "| test_resnet_polar.tiny | 50.00 | 100.00 | 40.00 | +10.00 | 6 |" in imagenet.comparison([(row, line)])
+    rows = {row.name: row}
+    assert imagenet.chosen(rows, [row.name]) == [row]
+    with pytest.raises(GCPError, match="by --models"):
+        imagenet.chosen(rows, [])
+    with pytest.raises(GCPError, match="has no 'resnet'"):
+        imagenet.chosen(rows, ["resnet"])

@@ -60,6 +60,11 @@ def small(name, **kwargs):
     return model, batch_of((side, side))
 
 
+def weightless(backbone):
+    """The meta device, but for what torch 2.6 cannot build there."""
+    return "cpu" if "regnet" in backbone else "meta"
+
+
 def layout_of(net):
     given = getattr(net, "output_fmt", "NCHW")
     return str(getattr(given, "value", given))
@@ -68,8 +73,8 @@ def layout_of(net):
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_default_cfg(backbone):
     """On the meta device: nothing is computed, so all methods and the true size cost little."""
-    with torch.device("meta"):
-        model = timm.create_model(f"{backbone}_svdpade").eval()
+    with torch.device(weightless(backbone)):
+        model = timm.create_model(f"{backbone}_polar").eval()
         plain = timm.create_model(backbone).eval()
         cfg = model.default_cfg
         features = model.forward_features(torch.zeros(2, *cfg["input_size"]))
@@ -134,7 +139,7 @@ def test_reset_classifier(backbone, method):
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_features(backbone):
     arguments = dict(img_size=64) if backbone in FIXED else {}
-    with torch.device("meta"):
+    with torch.device(weightless(backbone)):
         model = timm.create_model(f"{backbone}_isqrt", features_only=True, **arguments).eval()
         plain = timm.create_model(backbone, features_only=True, **arguments).eval()
         maps = model(torch.zeros(1, 3, 96, 96) if not arguments else torch.zeros(1, 3, 64, 64))
@@ -190,6 +195,10 @@ def test_fx(backbone):
     tracer = dict(
         leaf_modules=get_notrace_modules(), autowrap_functions=get_notrace_functions(), param_shapes_constant=True
     )
+    try:
+        get_graph_node_names(timm.create_model(backbone), tracer_kwargs=tracer)
+    except TypeError as error:
+        pytest.skip(f"timm's own {backbone} cannot be traced with this torch: {error}")
     _, nodes = get_graph_node_names(model, tracer_kwargs=tracer)
     assert "global_pool" in nodes
     extractor = create_feature_extractor(model, ["global_pool", nodes[-1]], tracer_kwargs=tracer).eval()

@@ -47,23 +47,29 @@ class GCPMixin(nn.Module):
         """
         head = self.gcp_head
         if head.norm is not None:
-            x = self.get_submodule(head.norm)(x)
-        pool = self.get_submodule("global_pool")
+            x = self._part(head.norm)(x)
+        pool = self._part("global_pool")
         if not isinstance(pool, GlobalCovariancePool):
             return x
         x = pool(x[:, head.prefix :] if head.prefix else x)
-        if family_of(self).hidden:
-            x = self.get_submodule("pre_logits")(x)
+        if head.hidden:
+            x = self._part("pre_logits")(x)
         if head.drop is not None:
-            x = self.get_submodule(head.drop)(x)
+            x = self._part(head.drop)(x)
         else:
             x = nn.functional.dropout(x, float(getattr(self, "drop_rate", 0.0)), self.training)
-        return x if pre_logits else self.get_submodule(head.classifier)(x)
+        return x if pre_logits else self._part(head.classifier)(x)
+
+    def _part(self, path: str) -> Any:
+        part: Any = self
+        for name in path.split("."):  # torch 2.6 does not compile get_submodule
+            part = getattr(part, name)
+        return part
 
     def get_classifier(self, name_only: bool = False) -> Any:
         """The classifier, or the path under which the backbone's own family keeps it."""
         name = self.gcp_head.classifier
-        return name if name_only else self.get_submodule(name)
+        return name if name_only else self._part(name)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replaces the classifier, in timm's manner.
@@ -76,7 +82,7 @@ class GCPMixin(nn.Module):
         Raises:
             GCPError: a pooling that is none of these; the plain backbone has the others.
         """
-        pool = self.get_submodule("global_pool")
+        pool = self._part("global_pool")
         width = self.num_features
         if global_pool == "":
             if num_classes:
@@ -87,7 +93,7 @@ class GCPMixin(nn.Module):
         else:
             if global_pool is not None and global_pool != pool.pool_type:
                 pool.method = global_pool
-            width = self.head_hidden_size if family_of(self).hidden else pool.out_features
+            width = self.head_hidden_size if self.gcp_head.hidden else pool.out_features
         self.head_hidden_size = width
         self.num_classes = num_classes
         like = next(self.parameters())
@@ -102,7 +108,7 @@ class GCPMixin(nn.Module):
             AssertionError: a family that does not support it, as timm has it.
         """
         super().set_grad_checkpointing(enable)  # type: ignore[misc]
-        pool = self.get_submodule("global_pool")
+        pool = self._part("global_pool")
         if isinstance(pool, GlobalCovariancePool):
             pool.set_grad_checkpointing(enable)
 
@@ -194,7 +200,7 @@ def graft(
     grafted.__class__ = _grafted_class(type(model))
     grafted.gcp_head = head
     _keep(model, head)
-    if family.hidden:
+    if head.hidden:
         hidden = hidden_layers(pool.out_features, grafted.head_hidden_size, grafted.drop_rate)
         grafted.pre_logits = hidden.to(device=like.device, dtype=like.dtype).train(model.training)
     grafted.global_pool = pool.to(device=like.device, dtype=like.dtype).train(model.training)

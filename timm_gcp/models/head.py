@@ -63,6 +63,7 @@ class Head:
         prefix: class and register tokens in front of the patch tokens; they are left out of the covariance.
         norm: path of a norm over the map's channels; it keeps its weights and comes before the pool.
         drop: path of the dropout module; None where the model drops by its ``drop_rate``.
+        hidden: the family's two hidden layers, ``pre_logits``, stay behind the pool.
         replaced: layers without place behind a covariance: pooling, and what is as wide as the pooled map.
     """
 
@@ -71,6 +72,7 @@ class Head:
     prefix: int
     norm: str | None
     drop: str | None
+    hidden: bool
     replaced: tuple[str, ...]
 
     @property
@@ -229,7 +231,8 @@ def _sort(model: nn.Module, classifier: str, input_fmt: str, calls: list[_Call])
     if drop is not None and drop.partition(".")[0] in replaced:
         drop = None
     prefix = int(getattr(model, "num_prefix_tokens", _UNCOUNTED_PREFIX.get(type(model).__name__, 0)))
-    return Head(classifier, input_fmt, prefix if input_fmt == "NLC" else 0, norm, drop, tuple(dict.fromkeys(replaced)))
+    prefix = prefix if input_fmt == "NLC" else 0
+    return Head(classifier, input_fmt, prefix, norm, drop, hidden, tuple(dict.fromkeys(replaced)))
 
 
 def _pooling_above(model: nn.Module, path: str) -> str | None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import GCPError
 from ..methods import METHODS, nearest
+from ..weights.manifest import Checkpoint, read_manifest
 from .features import features_of
 from .graft import DEFAULT_REDUCE, GCPMixin, graft
 from .head import family_of
@@ -57,6 +58,9 @@ BACKBONES = (
     "vit_small_patch16_224",
     "vit_base_patch16_224",
 )
+
+
+_ROWS = read_manifest()
 
 
 def register_backbone(name: str) -> list[str]:
@@ -108,13 +112,10 @@ def register_known() -> None:
 
 def _check(backbone: str) -> None:
     """Grafts the backbone on the meta device, where nothing is computed, and compares its map with what was read."""
-    with torch.device("meta"):
-        model: Any = timm.create_model(backbone).eval()
-        graft(model, "isqrt")
-        try:
-            features = model.forward_features(torch.zeros(2, *model.pretrained_cfg["input_size"]))
-        except Exception as error:  # families raise all kinds
-            raise GCPError(f"{backbone} cannot pool a covariance: its features do not run ({error}).") from error
+    try:
+        model, features = _map_of(backbone, "meta")
+    except NotImplementedError:  # an older torch has not every operation there
+        model, features = _map_of(backbone, "cpu")
     layout, channels = model.gcp_head.input_fmt, model.num_features
     if not isinstance(features, Tensor):
         raise GCPError(f"{backbone} cannot pool a covariance: its features are a {type(features).__name__}.")
@@ -126,13 +127,25 @@ def _check(backbone: str) -> None:
         )
 
 
+def _map_of(backbone: str, device: str) -> tuple[Any, Any]:
+    with torch.device(device), torch.no_grad():
+        model: Any = timm.create_model(backbone).eval()
+        graft(model, "isqrt")
+        try:
+            return model, model.forward_features(torch.zeros(2, *model.pretrained_cfg["input_size"]))
+        except NotImplementedError:
+            raise
+        except Exception as error:  # families raise all kinds
+            raise GCPError(f"{backbone} cannot pool a covariance: its features do not run ({error}).") from error
+
+
 def _register(backbone: str) -> list[str]:
     home = _home(backbone)
-    default_cfg = _default_cfg(backbone, home.__name__.rpartition(".")[2])
+    bare, init = _cfgs(backbone, home.__name__.rpartition(".")[2])
     names = []
     for method in METHODS:
         name = f"{backbone}_{method}"
-        home.default_cfgs[name] = default_cfg
+        home.default_cfgs[name] = _default_cfg(name, bare, init)
         entrypoint = _entrypoint(backbone, method)
         entrypoint.__name__ = entrypoint.__qualname__ = name
         entrypoint.__module__ = home.__name__
@@ -160,7 +173,8 @@ def _home(backbone: str) -> Any:
     return sys.modules[name]
 
 
-def _default_cfg(backbone: str, family: str) -> DefaultCfg:
+def _cfgs(backbone: str, family: str) -> tuple[PretrainedCfg, PretrainedCfg | None]:
+    """The cfg without weights, and that of the plain backbone's weights where timm has some."""
     cfg = get_pretrained_cfg(backbone) or PretrainedCfg()
     sixteenth = tuple(-(-side // 16) for side in cfg.input_size[1:])
     # A backbone's test-time settings and provenance belong to its weights; ours start without.
@@ -186,9 +200,35 @@ def _default_cfg(backbone: str, family: str) -> DefaultCfg:
         paper_name=None,
         paper_ids=None,
     )
-    if not cfg.has_weights:
-        return DefaultCfg(tags=deque([""]), cfgs={"": bare})
-    return DefaultCfg(tags=deque(["", "init"]), cfgs={"": bare, "init": _own_source(backbone, shape)})
+    return bare, _own_source(backbone, shape) if cfg.has_weights else None
+
+
+def _default_cfg(name: str, bare: PretrainedCfg, init: PretrainedCfg | None) -> DefaultCfg:
+    """The tags of a name: those of the manifest, or none, then ``init``."""
+    cfgs = {row.tag: _cfg_of(row, bare) for row in _ROWS.values() if row.architecture == name} or {"": bare}
+    if init is not None:
+        cfgs["init"] = init
+    return DefaultCfg(tags=deque(cfgs), cfgs=cfgs)
+
+
+def _cfg_of(row: Checkpoint, bare: PretrainedCfg) -> PretrainedCfg:
+    # timm lists what has a source; the file itself comes from ``weights.resolve``.
+    return replace(
+        bare,
+        file=row.package,
+        hf_hub_id=row.hub,
+        url=row.upstream and row.upstream.source,
+        num_classes=row.num_classes,
+        input_size=row.input_size,
+        interpolation=row.interpolation,
+        crop_pct=row.crop_pct,
+        mean=row.mean,
+        std=row.std,
+        label_names=row.label_names,
+        license=row.licence,
+        origin_url=row.origin_url,
+        description=row.description,
+    )
 
 
 def _own_source(backbone: str, cfg: PretrainedCfg) -> PretrainedCfg:
@@ -227,34 +267,57 @@ def create_gcp_model(
         GCPError: ``pretrained`` without weights to load, or arguments of the head that do not fit.
     """
     name = f"{backbone}_{method}"
-    cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
+    overlay = dict(pretrained_cfg_overlay or {})
+    cfg = resolve_pretrained_cfg(name, pretrained_cfg, overlay)
     if pretrained and not (cfg.has_weights or cfg.state_dict):
-        remedy = (
-            f"'{name}.init' starts from the plain backbone's weights under a fresh head, for fine-tuning"
-            if timm.models.is_model_pretrained(backbone)
-            else "create it without pretrained=True and train it"
-        )
-        raise GCPError(f"There are no pretrained weights for {name} yet; {remedy}.")
+        raise GCPError(f"There are no pretrained weights for {name} yet; {_remedy(backbone, name)}.")
     # A saved model keeps its cfg's tag, but its weights are its own.
+    listed = cfg.source is None and not any(overlay.get(key) for key in _SOURCES)
     plain = pretrained and cfg.tag == "init" and cfg.source is None
+    row = _ROWS.get(f"{name}.{cfg.tag}") if listed and (pretrained or pretrained_cfg) else None
+    if row is not None and pretrained:
+        from ..weights.resolve import arguments_of, resolve  # it reaches back to the models
+
+        file = resolve(row)
+        overlay.update({**dict.fromkeys(_SOURCES), "file": str(file)})
+        kwargs = {**row.model_args, **arguments_of(file), **kwargs}
+    elif row is not None:
+        kwargs = {**row.model_args, **kwargs}
 
     def build(**model_kwargs: Any) -> nn.Module:
         return _build(backbone, method, cfg if plain else None, **model_kwargs)
 
     def create(**more: Any) -> nn.Module:
-        return build_model_with_cfg(
+        model: Any = build_model_with_cfg(
             build,
             name,
             pretrained and not plain,
             pretrained_cfg=pretrained_cfg,
-            pretrained_cfg_overlay=pretrained_cfg_overlay,
+            pretrained_cfg_overlay=overlay,
             pretrained_filter_fn=_filter(backbone),
             **more,
         )
+        if family_of(model).stride_one:
+            cfg, reduction = model.pretrained_cfg, model.feature_info[-1]["reduction"]
+            cfg["pool_size"] = tuple(-(-side // reduction) for side in cfg["input_size"][1:])
+        return model
 
     if features_only:
         return features_of(backbone, cfg, plain, create if pretrained and not plain else None, **kwargs)
     return create(**kwargs)
+
+
+_SOURCES = ("file", "url", "hf_hub_id", "state_dict")
+
+
+def _remedy(backbone: str, name: str) -> str:
+    others = [row.name for row in _ROWS.values() if row.architecture.rpartition("_")[0] == backbone]
+    if others:
+        method = name.rpartition("_")[2]
+        return f"{others[0]} has some, a root has no parameters: create that, and set global_pool.method = '{method}'"
+    if timm.models.is_model_pretrained(backbone):
+        return f"'{name}.init' starts from the plain backbone's weights under a fresh head, for fine-tuning"
+    return "create it without pretrained=True and train it"
 
 
 def _build(
@@ -302,7 +365,7 @@ def fill_head(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
         raise TypeError(f"fill_head takes a grafted model, not a {type(model).__name__}.")
     head = model.gcp_head
     own = model.state_dict()
-    first = f"{'pre_logits.fc1' if family_of(model).hidden else head.classifier}.weight"
+    first = f"{'pre_logits.fc1' if head.hidden else head.classifier}.weight"
     if any(key.startswith("global_pool.") for key in state_dict) or (
         first in state_dict and first in own and state_dict[first].shape[1:] == own[first].shape[1:]
     ):

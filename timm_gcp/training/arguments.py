@@ -290,7 +290,8 @@ def convert_parser() -> Parser:
     parser = Parser(
         prog="timm-gcp convert",
         description="Write a checkpoint of fast-MPN-COV or DifferentiableSVD as a timm model folder. What its file "
-        "does not tell, a ResNet's last stride and the order of the triangle, is given, or found by --images.",
+        "does not tell, the stride of a ResNet's last stage and the order of the triangle, is given, or found by "
+        "--images.",
     )
     parser.add_argument("file", metavar="FILE", help="the checkpoint: a file, a URL, or drive:ID of Google Drive")
     parser.add_argument("--model", default="", metavar="NAME", help="such as resnet50_svdpade")

@@ -1,0 +1,58 @@
+"""Evaluates the manifest's ImageNet checkpoints on a user's ImageNet: the one command that verifies them.
+
+Each checkpoint is downloaded, converted and evaluated with its own preprocessing; the line it leaves in
+``results/imagenet.csv`` is in the format of ``timm-gcp validate``. Finished lines are not repeated.
+"""
+
+import argparse
+from pathlib import Path
+
+from timm_gcp import GCPError
+from timm_gcp.training.validate import main as validate
+from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
+
+from .record import read_rows
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m eval imagenet", description=__doc__.split("\n")[0])
+    parser.add_argument("--data-dir", required=True, help="ImageNet-1k, with a folder of classes under --split")
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--models", nargs="+", default=[], metavar="NAME", help="rows of the manifest (default: all)")
+    parser.add_argument("--manifest", type=Path, default=MANIFEST)
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    args, others = parser.parse_known_args(argv)
+    rows = chosen(read_manifest(args.manifest), args.models)
+    table = args.results / "imagenet.csv"
+    for row in rows:
+        if row.name not in {line["weights"] for line in read_rows(table)}:
+            given = ["--data-dir", args.data_dir, "--split", args.split, "--results-file", str(table), *others]
+            validate(["--model", row.name, *given])
+    found = {line["weights"]: line for line in read_rows(table)}
+    print(comparison([(row, found[row.name]) for row in rows]))
+
+
+def chosen(rows: dict[str, Checkpoint], names: list[str]) -> list[Checkpoint]:
+    """The rows to evaluate.
+
+    Raises:
+        GCPError: a name that is not in the manifest, or nothing to do.
+    """
+    unknown = [name for name in names if name not in rows]
+    if unknown:
+        raise GCPError(f"The manifest has no '{unknown[0]}'; it has {', '.join(rows)}.")
+    picked = [rows[name] for name in names] or [row for row in rows.values() if row.num_classes == 1000]
+    if not picked:
+        raise GCPError("The manifest has no checkpoint of 1000 classes; name some by --models.")
+    return picked
+
+
+def comparison(pairs: list[tuple[Checkpoint, dict[str, str]]]) -> str:
+    """Markdown: what was measured beside what the authors printed."""
+    lines = ["| checkpoint | top-1 | top-5 | authors' top-1 | difference | images |", "|---|---|---|---|---|---|"]
+    for row, line in pairs:
+        printed = next((float(m["top1"]) for m in row.metrics if m.get("by") == "upstream"), None)
+        top1 = float(line["top1"])
+        theirs = f"{printed:.2f} | {top1 - printed:+.2f}" if printed is not None else "– | –"
+        lines.append(f"| {row.name} | {top1:.2f} | {float(line['top5']):.2f} | {theirs} | {line['count']} |")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Publishing checkpoints on the Hugging Face Hub; see README.md beside this file."""

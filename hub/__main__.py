@@ -1,0 +1,33 @@
+"""``python -m hub COMMAND``: each command is a module of this folder with a ``main(argv)`` giving its exit status."""
+
+import argparse
+import importlib
+import sys
+
+from timm_gcp import GCPError
+
+COMMANDS = {
+    "publish": "put a checkpoint of the manifest on the Hub, check it there, and pin it in the manifest",
+    "verify": "check again all that the manifest lists on the Hub",
+    "cards": "write the model cards of all rows, and an index of them",
+}
+
+
+def main() -> int:
+    listing = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m hub", epilog=f"commands:\n{listing}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    args = parser.parse_args(sys.argv[1:2])
+    try:
+        return int(importlib.import_module(f"hub.{args.command}").main(sys.argv[2:]))
+    except GCPError as error:
+        print(f"hub: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""From a row of the manifest to a file on this machine, wherever it is to be had."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ..errors import GCPError
+from .download import download, sha256_of
+from .manifest import Checkpoint, Upstream
+from .upstream import read_published
+
+__all__ = ["arguments_of", "cache_folder", "resolve"]
+
+_FILE = "model.safetensors"
+_ARGUMENTS = "model_args"
+
+
+def resolve(row: Checkpoint) -> Path:
+    """The file with a checkpoint's weights in our layout, downloaded and converted if need be.
+
+    In this order: the folder that ``TIMM_GCP_ZOO`` names (``<name>/model.safetensors`` or ``<name>.safetensors``), the
+    package, the Hugging Face Hub at the row's revision, the authors' release. What is downloaded is checked against the
+    row's sha256, and kept in the cache of huggingface_hub, or, converted, in ``cache_folder``.
+
+    Args:
+        row: what is wanted.
+
+    Returns:
+        A safetensors file.
+
+    Raises:
+        GCPError: it cannot be had; the message says what was tried and what to do.
+    """
+    local = _in_zoo_folder(row)
+    if local is not None:
+        return local
+    if row.package is not None:
+        return _in_package(row, row.package)
+    if row.hub is not None:
+        return _on_hub(row, row.hub)
+    if row.upstream is not None:
+        return _from_upstream(row, row.upstream)
+    raise GCPError(f"{row.name} is not published yet; put its weights at TIMM_GCP_ZOO/{row.name}.safetensors.")
+
+
+def cache_folder() -> Path:
+    """Where converted checkpoints are kept: ``timm_gcp`` in huggingface_hub's home (``HF_HOME``)."""
+    return Path(constants.HF_HOME) / "timm_gcp"
+
+
+def arguments_of(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Arguments of ``timm.create_model`` that a converted checkpoint's own file told, which the row may not know."""
+    with safe_open(path, "pt") as file:
+        return json.loads((file.metadata() or {}).get(_ARGUMENTS, "{}"))
+
+
+def _in_zoo_folder(row: Checkpoint) -> Path | None:
+    folder = os.environ.get("TIMM_GCP_ZOO")
+    if not folder:
+        return None
+    if not Path(folder).is_dir():
+        raise GCPError(f"TIMM_GCP_ZOO names {folder}, which is no folder; correct it or unset it.")
+    for path in (Path(folder) / row.name / _FILE, Path(folder) / f"{row.name}.safetensors"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _in_package(row: Checkpoint, name: str) -> Path:
+    path = Path(str(resources.files(__package__) / "zoo" / name))
+    if not path.is_file():
+        raise GCPError(f"The package lacks its weights of {row.name}; install it again.")
+    _check(path, row, "the package's file; install the package again")
+    return path
+
+
+def _on_hub(row: Checkpoint, hub: str) -> Path:
+    repository, _, revision = hub.partition("@")
+    by_hand = f"download {_FILE} of {repository} by hand and put it at TIMM_GCP_ZOO/{row.name}.safetensors"
+    try:
+        path = Path(hf_hub_download(repository, _FILE, revision=revision, etag_timeout=8))
+    except LocalEntryNotFoundError as error:
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "there is no connection to the Hub"
+        raise GCPError(f"{row.name} is not in the cache and {why}; connect once, or {by_hand}.") from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise GCPError(f"The Hub did not give {row.name} ({reason}); try again, or {by_hand}.") from error
+    try:
+        _check(path, row, f"what the Hub gave for {hub}; try again")
+    except GCPError:
+        # The cache must not hold it: the next call would trust it.
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _check(path: Path, row: Checkpoint, what: str) -> None:
+    if row.sha256 is not None and sha256_of(path) != row.sha256:
+        raise GCPError(f"The weights of {row.name} have another sha256 than the manifest says: {what}.")
+
+
+def _from_upstream(row: Checkpoint, upstream: Upstream) -> Path:
+    source = upstream.source
+    # The name tells the row apart from an earlier one with another file.
+    target = cache_folder() / f"{row.name}-{hashlib.sha256(source.encode()).hexdigest()[:8]}.safetensors"
+    with _one_process(target):
+        if not target.is_file():
+            raw = target.with_suffix(".upstream")
+            place = source.replace("drive:", "https://drive.google.com/file/d/")
+            download(
+                source,
+                raw,
+                sha256=upstream.sha256,
+                size=upstream.size,
+                what=f"The checkpoint of {row.name}",
+                remedy=f"download it by hand from {place}, convert it with timm-gcp convert FILE --model "
+                f"{row.architecture} --out DIR, and load local-dir:DIR",
+            )
+            try:
+                _convert(raw, row, target)
+            finally:
+                raw.unlink(missing_ok=True)
+    return target
+
+
+def _convert(raw: Path, row: Checkpoint, target: Path) -> None:
+    published = read_published(raw)
+    backbone = row.architecture.rpartition("_")[0]
+    if (published.backbone, published.num_classes) != (backbone, row.num_classes):
+        raise GCPError(
+            f"What is published for {row.name} is a {published.backbone} of {published.num_classes} classes, so the "
+            f"manifest is wrong; convert it with timm-gcp convert FILE --model {published.backbone}_isqrt --out DIR."
+        )
+    weights = {key: value.contiguous() for key, value in published.state_dict().items()}
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        save_file(weights, aside, metadata={"format": "pt", _ARGUMENTS: json.dumps(dict(published.model_args))})
+        os.replace(aside, target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _one_process(target: Path) -> Iterator[None]:
+    """Lets one process at a time make a file; the others wait and find it."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            yield
+    except OSError as error:
+        why = error.strerror or error
+        raise GCPError(f"{target.parent} cannot be written ({why}); set HF_HOME to another folder.") from error
