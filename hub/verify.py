@@ -12,8 +12,8 @@ from rich.table import Table
 
 from timm_gcp import GCPError
 from timm_gcp.methods import nearest
-from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
 from timm_gcp.weights.download import sha256_of
+from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
 
 from .check import download, load, logits_of
 from .remote import read_state
