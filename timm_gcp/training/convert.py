@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import re
 import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,12 +91,11 @@ def _read(args: argparse.Namespace) -> Published:
         return published
     name = Path(urllib.parse.unquote(urllib.parse.urlsplit(args.file).path)).name or "checkpoint"
     by_hand = f" from https://drive.google.com/file/d/{name}" if args.file.startswith("drive:") else ""
-    in_name = re.search(r"-([0-9a-f]{8,64})\.", name)  # as torch.hub names its files
     place = Path(torch.hub.get_dir()) / "checkpoints"
     file = download(
         args.file,
         place / f"{hashlib.sha256(args.file.encode()).hexdigest()[:12]}-{name}",
-        sha256=args.sha256 or (in_name[1] if in_name else None),
+        sha256=args.sha256 or None,
         what=f"The checkpoint {args.file}",
         remedy=f"download it by hand{by_hand} and convert it with timm-gcp convert FILE --model NAME --out DIR",
     )

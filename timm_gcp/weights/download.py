@@ -209,7 +209,7 @@ class _Transfer:
         if not self.url.startswith(("http://", "https://")):
             raise _Failure(f"'{self.source}' is neither an http(s) address nor drive:ID")
         for _ in range(_ATTEMPTS):
-            before = self.arrived()
+            before = self.arrived() if self.known() else 0
             try:
                 self.fetch(what)
                 break
@@ -260,6 +260,7 @@ class _Transfer:
                     raise _Changed
             else:
                 offset = 0
+                self.discard()  # first, so that a part never lies beside the record of another file
                 record = _Record(self.source, _validator(response), total)
                 self.record.write_text(json.dumps(asdict(record)), encoding="utf-8")
             if self.size is not None and total not in (None, self.size):

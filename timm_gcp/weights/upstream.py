@@ -183,6 +183,10 @@ def read_published(path: str | os.PathLike[str]) -> Published:
         weights, ordered = weights_of(checkpoint, path), True
         found = checkpoint.get("arch")
         arch = found if isinstance(found, str) else ""
+        own = [value.untyped_storage() for value in weights.values() if value.is_cpu and value.layout == torch.strided]
+        # Older PyTorch takes a size from the file without comparing it with what is there.
+        if sum({part.data_ptr(): part.nbytes() for part in own}.values()) > file.stat().st_size:
+            raise GCPError(f"{path} is damaged: its tensors are larger than itself; download it again.")
     return convert(weights, arch, source=str(path), ordered=ordered, sha256=sha256_of(file))
 
 
