@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from timm_gcp.atomic import save_atomically
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
 
-from .aside import write_text
 from .card import by_whom, cell, percent, render_card
 from .parameters import count_parameters
 
@@ -21,10 +21,14 @@ def main(argv: list[str]) -> int:
 
     rows = read_manifest(args.manifest)
     parameters = {name: count_parameters(row) for name, row in rows.items()}
+    args.out.mkdir(parents=True, exist_ok=True)
+    pages = {INDEX: index(rows, parameters)}
     for name, row in rows.items():
         repo = row.hub.partition("@")[0] if row.hub else None
-        write_text(args.out / f"{name}.md", render_card(row, repo=repo, parameters=parameters[name]))
-    write_text(args.out / INDEX, index(rows, parameters))
+        pages[f"{name}.md"] = render_card(row, repo=repo, parameters=parameters[name])
+    for name, text in pages.items():
+        content = text.encode()
+        save_atomically(args.out / name, lambda file, content=content: file.write(content))
     print(f"{args.out} has {INDEX} and the cards of {', '.join(rows)}.")
     return 0
 

@@ -16,8 +16,9 @@ from ..methods import METHODS, get_method, nearest
 from ..models import ensure_registered
 from ..models.stride import set_last_stride
 from ..pooling import find_pools
+from ..weights.file import load_weights, read_weights, weights_of
 from ..weights.folder import built_for
-from .checkpoint import load_training_checkpoint, load_weights, read_weights, weights_of
+from .checkpoint import load_training_checkpoint
 from .inputs import given_image_size
 
 _SOURCES = ("local-dir:", "hf-hub:", "hf_hub:")

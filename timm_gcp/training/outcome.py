@@ -9,10 +9,12 @@ from typing import Any
 import timm
 import torch
 
+from ..atomic import save_atomically
 from ..pooling import find_pools
 from ..version import __version__
+from ..weights.file import load_weights, weights_of
 from ..weights.folder import save_folder
-from .checkpoint import load_training_checkpoint, load_weights, save_atomically, weights_of
+from .checkpoint import load_training_checkpoint
 from .curves import draw_curves
 from .engine import evaluate
 from .inputs import evaluation_loader

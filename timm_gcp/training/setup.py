@@ -26,7 +26,8 @@ from ..data import check_images, create_dataset
 from ..errors import GCPError
 from ..methods import get_method
 from ..pooling import find_pools
-from .checkpoint import load_training_checkpoint, load_weights, read_weights, weights_of
+from ..weights.file import load_weights, read_weights, weights_of
+from .checkpoint import load_training_checkpoint
 from .engine import Progress, Stepper
 from .hybrid import (
     AtEpoch,

@@ -20,10 +20,11 @@ from timm.utils import (
     random_seed,
 )
 
+from ..atomic import save_atomically
 from ..pooling import find_pools
 from ..weights.folder import model_arguments
 from .arguments import parse_train_args
-from .checkpoint import RunSaver, save_atomically
+from .checkpoint import RunSaver
 from .engine import evaluate, train_one_epoch
 from .hybrid import base_learning_rate
 from .outcome import finish

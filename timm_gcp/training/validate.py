@@ -12,11 +12,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ..atomic import save_atomically
 from ..data import check_images, create_dataset
 from ..errors import GCPError
 from ..pooling import find_pools
 from .arguments import parse_validate_args
-from .checkpoint import save_atomically
 from .engine import evaluate
 from .inputs import check_classes, evaluation_loader, make_autocast, preprocessing
 from .loading import load_model

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..atomic import save_atomically
 from ..errors import GCPError
 
 __all__ = ["MANIFEST", "Checkpoint", "Upstream", "read_manifest", "write_manifest"]
@@ -147,10 +148,7 @@ def write_manifest(rows: Mapping[str, Checkpoint], path: str | os.PathLike[str] 
     for row in rows.values():
         row.check()
     text = json.dumps([_plain(row) for row in rows.values()], indent=2, ensure_ascii=False) + "\n"
-    target = Path(path)
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, target)
+    save_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _row(given: Mapping[str, Any]) -> Checkpoint:

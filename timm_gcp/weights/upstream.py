@@ -14,8 +14,8 @@ from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from ..errors import GCPError
-from ..training.checkpoint import load_file, load_weights, read_weights, weights_of
 from .download import is_web_page, sha256_of
+from .file import load_file, load_weights, read_weights, weights_of
 
 __all__ = ["PREPROCESSING", "TRIU_ORDERS", "Choice", "Published", "choose_by_images", "convert", "read_published"]
 
