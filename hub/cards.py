@@ -2,7 +2,9 @@
 
 import argparse
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from timm_gcp.atomic import save_atomically
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
@@ -27,10 +29,13 @@ def main(argv: list[str]) -> int:
         repo = row.hub.partition("@")[0] if row.hub else None
         pages[f"{name}.md"] = render_card(row, repo=repo, parameters=parameters[name])
     for name, text in pages.items():
-        content = text.encode()
-        save_atomically(args.out / name, lambda file, content=content: file.write(content))
+        save_atomically(args.out / name, partial(_put, text))
     print(f"{args.out} has {INDEX} and the cards of {', '.join(rows)}.")
     return 0
+
+
+def _put(text: str, file: BinaryIO) -> None:
+    file.write(text.encode())
 
 
 def index(rows: Mapping[str, Checkpoint], parameters: Mapping[str, int | None]) -> str:

@@ -425,10 +425,11 @@ def test_a_vit_of_another_image_size_comes_back(tmp_path):
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
 def test_transformers_loads_a_folder(backbone, tmp_path):
-    transformers = pytest.importorskip("transformers", reason="transformers is an optional reader of our folders")
     model, x = small(f"{backbone}_polar", num_classes=3)
     folder = save_folder(model, tmp_path / "m", class_names=["ash", "birch", "cedar"])
-    wrapped = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
+    from transformers import AutoModelForImageClassification  # slow to import
+
+    wrapped = AutoModelForImageClassification.from_pretrained(folder).eval()
     assert torch.allclose(wrapped(x).logits, model(x), atol=1e-5)
     assert wrapped.config.id2label[1] == "birch"
 
