@@ -170,6 +170,8 @@ def test_pretrained_alone_never_gives_a_random_classifier():
     for name, remedy in (("resnet18_polar", r"resnet18_polar\.init"), ("resnet101_svdpade", r"resnet101_isqrt\.in1k")):
         with pytest.raises(GCPError, match=remedy):
             timm.create_model(name, pretrained=True)
+    with pytest.raises(GCPError, match=r"resnet50_bcnn\.init"):  # of another width
+        timm.create_model("resnet50_bcnn", pretrained=True)
     with pytest.raises(GCPError, match="train it"):
         timm.create_model("alexnet_polar", pretrained=True)
     assert "resnet50_isqrt.in1k" in timm.list_models("*_isqrt*", pretrained=True)
@@ -231,7 +233,8 @@ def test_an_upstream_release_is_downloaded_once_converted_and_kept(release, tmp_
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
     # create_model takes it from the cache, with the file's own arguments.
     monkeypatch.setitem(zoo._ROWS, row.name, row)
-    cfg = dataclasses.replace(timm.models.get_pretrained_cfg("resnet50_isqrt.in1k"), tag="three", num_classes=3)
+    known = timm.models.get_pretrained_cfg("resnet50_isqrt.in1k")
+    cfg = dataclasses.replace(known, tag="three", num_classes=3, url=row.upstream.source)
     again = timm.create_model("resnet50_isqrt", pretrained=True, pretrained_cfg=cfg)
     assert torch.equal(again.fc.weight, model.fc.weight)
     assert again.gcp_args["last_stride"] == 1

@@ -213,11 +213,12 @@ def _default_cfg(name: str, bare: PretrainedCfg, init: PretrainedCfg | None) -> 
 
 def _cfg_of(row: Checkpoint, bare: PretrainedCfg) -> PretrainedCfg:
     # timm lists what has a source; the file itself comes from ``weights.resolve``.
+    file, hub, url = _places(row)
     return replace(
         bare,
-        file=row.package,
-        hf_hub_id=row.hub,
-        url=row.upstream and row.upstream.source,
+        file=file,
+        hf_hub_id=hub,
+        url=url,
         num_classes=row.num_classes,
         input_size=row.input_size,
         interpolation=row.interpolation,
@@ -272,9 +273,8 @@ def create_gcp_model(
     if pretrained and not (cfg.has_weights or cfg.state_dict):
         raise GCPError(f"There are no pretrained weights for {name} yet; {_remedy(backbone, name)}.")
     # A saved model keeps its cfg's tag, but its weights are its own.
-    listed = cfg.source is None and not any(overlay.get(key) for key in _SOURCES)
     plain = pretrained and cfg.tag == "init" and cfg.source is None
-    row = _ROWS.get(f"{name}.{cfg.tag}") if listed and (pretrained or pretrained_cfg) else None
+    row = _row_behind(name, cfg) if pretrained or pretrained_cfg else None
     if row is not None and pretrained:
         from ..weights.resolve import arguments_of, resolve  # it reaches back to the models
 
@@ -310,10 +310,22 @@ def create_gcp_model(
 _SOURCES = ("file", "url", "hf_hub_id", "state_dict")
 
 
+def _row_behind(name: str, cfg: PretrainedCfg) -> Checkpoint | None:
+    """The row of the manifest that a cfg stands for; none if somebody has given it other weights."""
+    row = _ROWS.get(f"{name}.{cfg.tag}")
+    if row is None or cfg.source is not None or cfg.state_dict:
+        return None
+    return row if (cfg.file, cfg.hf_hub_id, cfg.url) == _places(row) else None
+
+
+def _places(row: Checkpoint) -> tuple[str | None, str | None, str | None]:
+    return row.package, row.hub, row.upstream.source if row.upstream else None
+
+
 def _remedy(backbone: str, name: str) -> str:
     others = [row.name for row in _ROWS.values() if row.architecture.rpartition("_")[0] == backbone]
-    if others:
-        method = name.rpartition("_")[2]
+    method = name.rpartition("_")[2]
+    if others and METHODS[method].of_sigma is not None:
         return f"{others[0]} has some, a root has no parameters: create that, and set global_pool.method = '{method}'"
     if timm.models.is_model_pretrained(backbone):
         return f"'{name}.init' starts from the plain backbone's weights under a fresh head, for fine-tuning"
