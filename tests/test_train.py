@@ -371,6 +371,10 @@ REFUSED = {
     "batch": (["-b", "100"], "smaller"),
     "odd mixup": (["--mixup", "1", "-b", "7"], "even --batch-size"),
     "image size": (["--img-size", "16"], "feature map of 1 position.*--img-size 32"),
+    "checkpointing": (
+        ["--model", "vgg11_svdpade", "--model-kwargs", "reduce=8", "--grad-checkpointing"],
+        "does not support --grad-checkpointing",
+    ),
     "no file": (["--resume", "nowhere.pth.tar"], "no checkpoint nowhere"),
     "argument": (["--bogus", "1"], "--bogus"),
     "value": (["--lr", "fast"], "fast"),

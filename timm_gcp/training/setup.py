@@ -57,7 +57,10 @@ def prepare(args: argparse.Namespace, device: torch.device) -> Run:
     model = model.to(device, memory_format=torch.channels_last if args.channels_last else torch.preserve_format)
     _check_image_size(model, data_config["input_size"], args.model, device)
     if args.grad_checkpointing:
-        model.set_grad_checkpointing(enable=True)
+        try:
+            model.set_grad_checkpointing(enable=True)
+        except (AssertionError, AttributeError) as error:
+            raise GCPError(f"{args.model} does not support --grad-checkpointing in timm; leave it out.") from error
     if args.distributed and args.sync_bn:
         if device.type == "cpu":
             raise GCPError("--sync-bn works on GPUs only; leave it out on the CPU.")
