@@ -7,6 +7,7 @@ import sys
 from timm_gcp import GCPError
 
 COMMANDS = {
+    "accuracy": "a list of models or folders on one data set, into one CSV",
     "conditioning": "κ, rank and eigenvalues under eps of training runs against the learning rate",
     "gradients": "what each method does to output and gradient as conditioning worsens",
     "imagenet": "the published ImageNet checkpoints on your ImageNet, beside what their authors printed",

@@ -1,16 +1,17 @@
 """Evaluates the manifest's ImageNet checkpoints on a user's ImageNet: the one command that verifies them.
 
-Each checkpoint is downloaded, converted and evaluated with its own preprocessing; the line it leaves in
-``results/imagenet.csv`` is in the format of ``timm-gcp validate``. Finished lines are not repeated.
+Each checkpoint is downloaded, converted and evaluated with its own preprocessing, as ``python -m eval accuracy`` does
+it, into ``results/imagenet.csv``.
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 from timm_gcp import GCPError
-from timm_gcp.training.validate import main as validate
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
 
+from .accuracy import evaluate
 from .record import read_rows
 
 
@@ -23,12 +24,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     args, others = parser.parse_known_args(argv)
     rows = chosen(read_manifest(args.manifest), args.models)
-    table = args.results / "imagenet.csv"
-    for row in rows:
-        if row.name not in {line["weights"] for line in read_rows(table)}:
-            given = ["--data-dir", args.data_dir, "--split", args.split, "--results-file", str(table), *others]
-            validate(["--model", row.name, *given])
-    found = {line["weights"]: line for line in read_rows(table)}
+    given = ["--data-dir", args.data_dir, "--split", args.split, *others]
+    results = args.results / "imagenet.csv"
+    evaluate([row.name for row in rows], given, results)
+    found = {line["weights"]: line for line in read_rows(results) if line["arguments"] == shlex.join(given)}
     print(comparison([(row, found[row.name]) for row in rows]))
 
 

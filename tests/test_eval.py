@@ -17,7 +17,7 @@ from timm_gcp.weights.manifest import Checkpoint
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from eval import grocery, imagenet, memory  # noqa: E402
+from eval import accuracy, grocery, imagenet, memory  # noqa: E402
 from eval.record import append_row, provenance, read_rows  # noqa: E402
 
 
@@ -172,3 +172,21 @@ def test_imagenet_compares_with_what_the_authors_printed():
         imagenet.chosen(rows, [])
     with pytest.raises(GCPError, match="has no 'resnet'"):
         imagenet.chosen(rows, ["resnet"])
+
+
+def test_accuracy(images, run, tmp_path):
+    """Two sources of one model; a line that is there is not made again; one that fails costs no other its line."""
+    results, folder = tmp_path / "accuracy.csv", str(run / "model")
+    given = ["--data-dir", str(images), "--device", "cpu", "-j", "0"]
+    with pytest.raises(GCPError, match=r"Not evaluated: nowhere \(Unknown model"):
+        accuracy.evaluate([folder, "nowhere"], given, results, jobs=2)
+    (line,) = read_rows(results)
+    assert (line["weights"], line["model"], float(line["top1"]) + float(line["top1_err"])) == (
+        folder,
+        "test_resnet_svdpade",
+        100,
+    )
+    before = results.read_text()
+    accuracy.evaluate([folder], given, results)
+    assert results.read_text() == before
+    assert f"| {folder} | svdpade |" in accuracy.table([line])
