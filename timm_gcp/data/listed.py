@@ -16,6 +16,9 @@ SPLIT_SYNONYMS = [
 ]
 """Names that mean the same split: training, validation, test."""
 
+Listing = tuple[list[tuple[str, int]], list[str] | None]
+"""``(path, label)`` of every image of a split, and the names of the classes by label (None: not known)."""
+
 
 def same_split(split: str) -> tuple[str, ...]:
     """The names under which a split may be found, its own first."""
