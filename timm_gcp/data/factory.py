@@ -10,7 +10,7 @@ import timm.data
 from timm.data.readers import get_img_extensions
 from timm.data.readers.class_map import load_class_map
 
-from ..errors import GCPError
+from ..errors import GCPError, one_line
 from .fine_grained import FINE_GRAINED, FineGrainedReader
 from .folders import check_folder, require_root
 from .image_list import ReaderImageList
@@ -160,9 +160,8 @@ def _through_timm(name: str, root: Any, split: str, arguments: dict[str, Any]) -
         package = error.name or str(error)
         raise GCPError(f"{where} needs a package that is not installed: pip install {package}.") from error
     except Exception as error:  # assertions, and whatever the package behind the name raises
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise GCPError(
-            f"{where}, split {split!r}, cannot be opened ({reason}): correct the name, the split or --data-dir."
+            f"{where}, split {split!r}, cannot be opened ({one_line(error)}): correct the name, the split or --data-dir."
         ) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torchvision.datasets.utils import check_integrity
 
-from ..errors import GCPError
+from ..errors import GCPError, one_line
 from ..weights.download import TIMEOUT, download
 
 
@@ -30,9 +30,8 @@ def fetch_with_torchvision(kind: Any, folder: Path, what: str, remedy: str) -> N
     try:
         kind(str(folder.parent), download=True)
     except Exception as error:  # of the network, of the archive, and torchvision's own
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise GCPError(
-            f"{what} cannot be downloaded ({reason}): remove what has arrived in {str(folder.parent)!r} and try again, "
+            f"{what} cannot be downloaded ({one_line(error)}): remove what has arrived in {str(folder.parent)!r} and try again, "
             f"or {remedy}."
         ) from error
     finally:
@@ -66,7 +65,7 @@ def fetch_archive(url: str, md5: str, folder: Path, what: str, remedy: str) -> N
         os.replace(part / folder.name, folder)
     except (OSError, tarfile.TarError) as error:
         raise GCPError(
-            f"{str(archive)!r} cannot be extracted ({error}): make room on the disk and try again, or {remedy}."
+            f"{str(archive)!r} cannot be extracted ({one_line(error)}): make room on the disk and try again, or {remedy}."
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

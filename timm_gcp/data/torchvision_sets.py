@@ -6,7 +6,7 @@ from typing import Any
 
 from torchvision import datasets
 
-from ..errors import GCPError
+from ..errors import GCPError, one_line
 from .listed import Listing
 
 # torchvision gives out images only; the attributes with their paths are the same from 0.21 to 0.29.
@@ -52,9 +52,8 @@ def _open(kind: Any, folder: Path, split: str) -> Any:
     try:
         return kind(str(folder.parent), split)
     except Exception as error:  # whatever torchvision raises at a damaged list
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise GCPError(
-            f"{str(folder)!r} cannot be read ({reason}): remove the folder and extract the archive again."
+            f"{str(folder)!r} cannot be read ({one_line(error)}): remove the folder and extract the archive again."
         ) from error
 
 
