@@ -389,7 +389,7 @@ def test_torchvision_downloads(miniature, server, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.FGVCAircraft, "_URL", "http://127.0.0.1:1/fgvc-aircraft-2013b.tar.gz")
     assert len(create_dataset("aircraft", tmp_path / "new", "val", download=True)) == 3  # it is there
     message = refused("FGVC-Aircraft cannot be downloaded", "aircraft", tmp_path / "other", "val", download=True)
-    assert "download fgvc-aircraft-2013b.tar.gz from its homepage" in message
+    assert "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/" in message
     assert socket.getdefaulttimeout() == timeout
 
 

@@ -161,7 +161,8 @@ def _through_timm(name: str, root: Any, split: str, arguments: dict[str, Any]) -
         raise GCPError(f"{where} needs a package that is not installed: pip install {package}.") from error
     except Exception as error:  # assertions, and whatever the package behind the name raises
         raise GCPError(
-            f"{where}, split {split!r}, cannot be opened ({one_line(error)}): correct the name, the split or --data-dir."
+            f"{where}, split {split!r}, cannot be opened ({one_line(error)}): correct the name, the split or "
+            "--data-dir."
         ) from error
 
 

@@ -81,7 +81,8 @@ FINE_GRAINED = {
         images={"train": 3334, "val": 3333, "trainval": 6667, "test": 3333},
         licence="non-commercial research",
         homepage="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
-        by_hand="download fgvc-aircraft-2013b.tar.gz from its homepage and extract it",
+        by_hand="download fgvc-aircraft-2013b.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/ and "
+        "extract it",
         fetch=partial(fetch_with_torchvision, datasets.FGVCAircraft),
     ),
     "cars": FineGrained(
@@ -98,7 +99,7 @@ FINE_GRAINED = {
         classes=196,
         images={"train": 8144, "test": 8041},
         licence="none stated; the photographs are from the web",
-        homepage="https://ai.stanford.edu/~jkrause/cars/car_dataset.html (gone)",
+        homepage="https://ai.stanford.edu/~jkrause/cars/car_dataset.html",  # gone since 2023
         by_hand="look for a copy with https://github.com/pytorch/vision/issues/7545 and extract cars_train.tgz, "
         "cars_test.tgz and car_devkit.tgz into a folder 'stanford_cars', with cars_test_annos_withlabels.mat beside "
         "them",
@@ -127,8 +128,8 @@ FINE_GRAINED = {
         images={"train": 1020, "val": 1020, "trainval": 2040, "test": 6149},
         licence="none stated; the photographs are from the web",
         homepage="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
-        by_hand="download 102flowers.tgz, imagelabels.mat and setid.mat from its homepage into a folder 'flowers-102' "
-        "and extract the first",
+        by_hand="download 102flowers.tgz, imagelabels.mat and setid.mat from "
+        "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/ into a folder 'flowers-102' and extract the first",
         fetch=partial(fetch_with_torchvision, datasets.Flowers102),
         matlab=True,
     ),
@@ -141,8 +142,8 @@ FINE_GRAINED = {
         images={"trainval": 3680, "test": 3669},
         licence="CC BY-SA 4.0",
         homepage="https://www.robots.ox.ac.uk/~vgg/data/pets/",
-        by_hand="download images.tar.gz and annotations.tar.gz from its homepage and extract both into a folder "
-        "'oxford-iiit-pet'",
+        by_hand="download images.tar.gz and annotations.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/pets/ and "
+        "extract both into a folder 'oxford-iiit-pet'",
         fetch=partial(fetch_with_torchvision, datasets.OxfordIIITPet),
     ),
     "food": FineGrained(
@@ -154,7 +155,8 @@ FINE_GRAINED = {
         images={"train": 75750, "test": 25250},
         licence="scientific fair use; the photographs belong to their authors",
         homepage="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
-        by_hand="download food-101.tar.gz from its homepage and extract it",
+        by_hand="download food-101.tar.gz from https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/ and "
+        "extract it",
         fetch=partial(fetch_with_torchvision, datasets.Food101),
     ),
 }

@@ -31,8 +31,8 @@ def fetch_with_torchvision(kind: Any, folder: Path, what: str, remedy: str) -> N
         kind(str(folder.parent), download=True)
     except Exception as error:  # of the network, of the archive, and torchvision's own
         raise GCPError(
-            f"{what} cannot be downloaded ({one_line(error)}): remove what has arrived in {str(folder.parent)!r} and try again, "
-            f"or {remedy}."
+            f"{what} cannot be downloaded ({one_line(error)}): remove what has arrived in {str(folder.parent)!r} and "
+            f"try again, or {remedy}."
         ) from error
     finally:
         socket.setdefaulttimeout(before)
@@ -65,7 +65,8 @@ def fetch_archive(url: str, md5: str, folder: Path, what: str, remedy: str) -> N
         os.replace(part / folder.name, folder)
     except (OSError, tarfile.TarError) as error:
         raise GCPError(
-            f"{str(archive)!r} cannot be extracted ({one_line(error)}): make room on the disk and try again, or {remedy}."
+            f"{str(archive)!r} cannot be extracted ({one_line(error)}): make room on the disk and try again, "
+            f"or {remedy}."
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
