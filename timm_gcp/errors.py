@@ -6,3 +6,8 @@ class GCPError(ValueError):
 
     The command line prints it without a traceback and exits with status 2 (``--debug`` shows the traceback).
     """
+
+
+def one_line(error: BaseException) -> str:
+    """What another package's error says, as a part of our sentence: on one line, without its full stop."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -10,7 +10,8 @@ import timm.data
 from timm.data.readers import get_img_extensions
 from timm.data.readers.class_map import load_class_map
 
-from ..errors import GCPError
+from ..errors import GCPError, one_line
+from .fine_grained import FINE_GRAINED, FineGrainedReader
 from .folders import check_folder, require_root
 from .image_list import ReaderImageList
 from .strict import StrictImageDataset
@@ -45,15 +46,16 @@ def create_dataset(
 
     Args:
         name: '' for image folders (``root/train/<class>/*.jpg``, also a .tar file), 'list' (or 'grocery', the same)
-            for list files (see ``ReaderImageList``), 'textures' for synthetic ones (see ``TextureDataset``), or a
-            name that timm knows ('torch/cifar10', 'hfds/...', 'tfds/...', 'wds/...').
+            for list files (see ``ReaderImageList``), 'textures' for synthetic ones (see ``TextureDataset``), 'cub',
+            'aircraft' or another of ``FINE_GRAINED`` for its official folder (see ``FineGrainedReader``), or a name
+            that timm knows ('torch/cifar10', 'hfds/...', 'tfds/...', 'wds/...').
         root: folder of the data set; None for 'textures'.
         split: 'train', 'validation' or 'test' and timm's synonyms, or the name of a folder or list. For image
             folders '' means ``root`` itself, which also serves an evaluation split if there are no split folders.
         class_map: image folders: path of a text file with a class a line, in the order of the labels, or a mapping
             from class to label; images of other classes are left out. '' numbers the class folders in timm's
             (natural) order, those of the training split wherever there is one, so that labels agree.
-        download: let timm fetch the data set, where it can.
+        download: fetch the data set if it is not there, where timm or its row in ``FINE_GRAINED`` can.
         input_img_mode: PIL mode of the images.
         skip_bad_images: go on without unreadable images (see ``StrictImageDataset`` and ``check_images``).
         is_training: the split is trained on: every class must have an image, and streamed data sets shuffle.
@@ -71,17 +73,23 @@ def create_dataset(
     if name == "textures":
         return TextureDataset(split, seed=seed, input_img_mode=input_img_mode, **_own(name, kwargs, _TEXTURES))
     prefix = name.partition("/")[0].lower()
-    if name and name not in _LISTS and ("/" not in name or prefix not in _PACKAGES):
-        known = ["textures", *_LISTS, *(f"{known}/..." for known in _PACKAGES)]
+    listed = name in _LISTS or name in FINE_GRAINED
+    if name and not listed and ("/" not in name or prefix not in _PACKAGES):
+        known = ["textures", *_LISTS, *FINE_GRAINED, *(f"{known}/..." for known in _PACKAGES)]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(known)}, or leave it out for image folders."
         raise GCPError(f"--dataset {name!r} is unknown: {hint}")
-    if name in _LISTS:
+    if listed:
         require_root(root)
         if class_map:
-            raise GCPError("--class-map is for image folders: lists take their names from classes.csv or classes.txt.")
+            source = "from classes.csv or classes.txt" if name in _LISTS else "with them"
+            raise GCPError(f"--class-map is for image folders: --dataset {name} brings its names {source}.")
         options = _own(name, kwargs, ("load_bytes", "transform", "target_transform"))
-        reader = ReaderImageList(str(root), split, is_training)
+        reader = (
+            ReaderImageList(str(root), split, is_training)
+            if name in _LISTS
+            else FineGrainedReader(name, str(root), split, is_training, download)
+        )
         dataset = StrictImageDataset(
             root, reader=reader, skip_bad_images=skip_bad_images, input_img_mode=input_img_mode, **options
         )
@@ -152,9 +160,9 @@ def _through_timm(name: str, root: Any, split: str, arguments: dict[str, Any]) -
         package = error.name or str(error)
         raise GCPError(f"{where} needs a package that is not installed: pip install {package}.") from error
     except Exception as error:  # assertions, and whatever the package behind the name raises
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise GCPError(
-            f"{where}, split {split!r}, cannot be opened ({reason}): correct the name, the split or --data-dir."
+            f"{where}, split {split!r}, cannot be opened ({one_line(error)}): correct the name, the split or "
+            "--data-dir."
         ) from error
 
 

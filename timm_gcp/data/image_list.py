@@ -4,21 +4,17 @@ import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import IO
-
-from timm.data.readers.reader import Reader
 
 from ..errors import GCPError
+from .listed import SPLIT_SYNONYMS, ListedReader, numbered_lines, same_split, split_remedy
 
-_SYNONYMS = [("train", "training"), ("val", "validation", "valid", "eval", "evaluation"), ("test", "testing")]
 _NAME_FILES = ("classes.csv", "classes.txt")
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 
-class ReaderImageList(Reader):
+class ReaderImageList(ListedReader):
     """Reads ``<split>.txt``, one image a line: ``path, label[, coarse label]``.
 
     The path is relative to the folder (one with a comma goes in double quotes), labels count from 0; the coarse label
@@ -44,15 +40,13 @@ class ReaderImageList(Reader):
     """
 
     def __init__(self, root: str | os.PathLike, split: str = "train", is_training: bool = False) -> None:
-        super().__init__()
-        self.root = str(root)
+        super().__init__(root)
         folder = Path(root)
         if not folder.is_dir():
             raise GCPError(f"--data-dir {str(root)!r} is not a folder: give the one that holds the lists.")
         self.list_file = _find_list(folder, split)
         self.class_names = _read_names(folder)
-        self.samples: list[tuple[str, int]] = []
-        for number, line in _lines(self.list_file):
+        for number, line in numbered_lines(self.list_file):
             where = f"{str(self.list_file)!r}, line {number}"
             path, label = _parse(line, where)
             if self.class_names is not None and label >= len(self.class_names):
@@ -68,7 +62,7 @@ class ReaderImageList(Reader):
         else:
             others = (_largest_label(file) for file in _list_files(folder))
             self.num_classes = 1 + max([label for _, label in self.samples] + [label for label in others if label])
-        if is_training or self.list_file.stem in _SYNONYMS[0]:
+        if is_training or self.list_file.stem in SPLIT_SYNONYMS[0]:
             self._check_every_class()
 
     def _check_every_class(self) -> None:
@@ -82,25 +76,11 @@ class ReaderImageList(Reader):
                 "take the class out (labels count from 0 without gaps)."
             )
 
-    def __getitem__(self, index: int) -> tuple[IO[bytes], int]:
-        path, label = self.samples[index]
-        return open(path, "rb"), label
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
-        path = self.samples[index][0]
-        if basename:
-            return os.path.basename(path)
-        return os.path.abspath(path) if absolute else os.path.relpath(path, self.root)
-
 
 def _find_list(folder: Path, split: str) -> Path:
     stem = split.removesuffix(".txt")
-    candidates = [stem, *next((group for group in _SYNONYMS if stem in group), ())]
     if stem and os.path.basename(stem) == stem:
-        for name in candidates:
+        for name in same_split(stem):
             if (file := folder / f"{name}.txt").is_file():
                 return file
     found = [file.stem for file in _list_files(folder)]
@@ -109,9 +89,7 @@ def _find_list(folder: Path, split: str) -> Path:
             f"{str(folder)!r} holds no list '{stem}.txt': write one, a line 'path, label' for each image, or leave "
             "--dataset out if the images lie in class folders."
         )
-    training = stem in _SYNONYMS[0]
-    remedy = "test" if "test" in found and not training else "NAME"
-    option = f"--train-split {remedy}" if training else f"--val-split {remedy} (validate: --split {remedy})"
+    option = split_remedy(found, training=stem in SPLIT_SYNONYMS[0])
     raise GCPError(
         f"{str(folder)!r} holds no list for split {split!r}, only {', '.join(f'{name}.txt' for name in found)}: choose "
         f"one with {option}."
@@ -123,7 +101,7 @@ def _list_files(folder: Path) -> list[Path]:
     found = []
     for file in sorted(folder.glob("*.txt")):
         if file.name not in _NAME_FILES and file.is_file():
-            first = next((line for _, line in _lines(file, strict=False)), "")
+            first = next((line for _, line in numbered_lines(file, strict=False)), "")
             if _label(first) is not None:
                 found.append(file)
     return found
@@ -131,18 +109,8 @@ def _list_files(folder: Path) -> list[Path]:
 
 def _largest_label(file: Path) -> int | None:
     """Of the lines that are well-formed: the others are an error only when this list is the one to read."""
-    labels = (_label(line) for _, line in _lines(file, strict=False))
+    labels = (_label(line) for _, line in numbered_lines(file, strict=False))
     return max((label for label in labels if label is not None), default=None)
-
-
-def _lines(file: Path, strict: bool = True) -> Iterator[tuple[int, str]]:
-    """Numbered lines that are not blank; the mark that Windows editors put first is taken off."""
-    try:
-        with open(file, encoding="utf-8-sig", errors="strict" if strict else "replace") as text:
-            yield from ((number, line.strip()) for number, line in enumerate(text, 1) if line.strip())
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise GCPError(f"{str(file)!r} cannot be read ({reason}): save it as a plain text file.") from error
 
 
 def _fields(line: str) -> list[str]:
@@ -188,7 +156,7 @@ def _read_names(folder: Path) -> list[str] | None:
     if name is None:
         return None
     file = folder / name
-    names = [line for _, line in _lines(file)] if name == "classes.txt" else _read_table(file)
+    names = [line for _, line in numbered_lines(file)] if name == "classes.txt" else _read_table(file)
     if not names:
         raise GCPError(f"{str(file)!r} names no class: name them or remove the file.")
     twice = [name for name, count in Counter(names).items() if count > 1]
@@ -199,7 +167,7 @@ def _read_names(folder: Path) -> list[str] | None:
 
 def _read_table(file: Path) -> list[str]:
     names: dict[int, str] = {}
-    table = csv.DictReader((line for _, line in _lines(file)), skipinitialspace=True)
+    table = csv.DictReader((line for _, line in numbered_lines(file)), skipinitialspace=True)
     columns = ("Class Name (str)", "Class ID (int)")
     if not set(columns) <= set(table.fieldnames or ()):
         raise GCPError(f"{str(file)!r} has no columns {columns[0]!r} and {columns[1]!r}: add them to its first line.")

@@ -10,6 +10,7 @@ import torch
 import yaml
 from timm.utils import ParseKwargs
 
+from ..data import FINE_GRAINED
 from ..errors import GCPError
 from ..methods import get_method, nearest
 from ..weights.upstream import TRIU_ORDERS
@@ -32,10 +33,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         metavar="NAME",
         default="",
-        help="data set type: '' image folders, 'grocery' or 'list' list files, 'textures' synthetic, "
+        help="data set type: '' image folders, 'grocery' or 'list' list files, 'textures' synthetic, the official "
+        f"folder of {', '.join(FINE_GRAINED)}, "
         "or any name that timm reads, such as torch/cifar10 (default: '')",
     )
-    group.add_argument("--dataset-download", action="store_true", help="let torch/ and tfds/ data sets download")
+    group.add_argument("--dataset-download", action="store_true", help="download the data set if it is not there")
     group.add_argument("--class-map", metavar="FILE", default="", help="file that maps class names to indices")
     group.add_argument("--skip-bad-images", action="store_true", help="leave unreadable images out and go on")
     group.add_argument("--no-check-images", action="store_true", help="don't open every image before the start")

@@ -1,0 +1,72 @@
+"""Downloads of data sets: torchvision's own, and an archive that is extracted whole or not at all."""
+
+import os
+import shutil
+import socket
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from torchvision.datasets.utils import check_integrity
+
+from ..errors import GCPError, one_line
+from ..weights.download import TIMEOUT, download
+
+
+def fetch_with_torchvision(kind: Any, folder: Path, what: str, remedy: str) -> None:
+    """Lets a data set of torchvision's download itself.
+
+    Args:
+        kind: its class.
+        folder: the folder that it makes, under the name that torchvision gives it.
+        what: what messages call the data set.
+        remedy: what to do if it cannot be had: the end of a sentence, without its full stop.
+
+    Raises:
+        GCPError: whatever prevents it.
+    """
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)  # torchvision sets none and would wait for ever
+    try:
+        kind(str(folder.parent), download=True)
+    except Exception as error:  # of the network, of the archive, and torchvision's own
+        raise GCPError(
+            f"{what} cannot be downloaded ({one_line(error)}): remove what has arrived in {str(folder.parent)!r} and "
+            f"try again, or {remedy}."
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def fetch_archive(url: str, md5: str, folder: Path, what: str, remedy: str) -> None:
+    """Downloads a .tgz file beside the folder that it holds, resumed where it was cut, and extracts it.
+
+    Args:
+        url: its address.
+        md5: its MD5 in hexadecimal.
+        folder: the folder to make, under the name that it has in the archive.
+        what: what messages call the data set.
+        remedy: what to do if it cannot be had: the end of a sentence, without its full stop.
+
+    Raises:
+        GCPError: the download fails (see ``weights.download``), the archive is another one, or it cannot be extracted.
+    """
+    archive = folder.parent / url.rpartition("/")[2]
+    if folder.exists():
+        raise GCPError(f"{str(folder)!r} is there but incomplete: remove the folder and try again.")
+    download(url, archive, what=what, remedy=remedy)
+    if not check_integrity(archive, md5):
+        archive.unlink()
+        raise GCPError(f"{what} arrived damaged (the MD5 of {archive.name} is not {md5}): try again, or {remedy}.")
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(part, filter="data")
+        os.replace(part / folder.name, folder)
+    except (OSError, tarfile.TarError) as error:
+        raise GCPError(
+            f"{str(archive)!r} cannot be extracted ({one_line(error)}): make room on the disk and try again, "
+            f"or {remedy}."
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
