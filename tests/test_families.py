@@ -14,9 +14,11 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from timm.data import resolve_model_data_config
 from timm.layers import get_channel_dim, get_spatial_dim
 from timm.models import FeatureInfo, get_notrace_functions, get_notrace_modules
 from timm.optim import create_optimizer_v2
+from timm.utils import ModelEmaV3
 from tools import COMMON, timm_gcp_command
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
@@ -80,6 +82,7 @@ def test_default_cfg(backbone):
         features = model.forward_features(torch.zeros(2, *cfg["input_size"]))
     assert not any(cfg.get(key) for key in ("url", "hf_hub_id", "file"))
     assert cfg["input_size"] == plain.default_cfg["input_size"]
+    assert resolve_model_data_config(model) == resolve_model_data_config(plain)
     assert model.num_features == plain.num_features
     assert model.num_classes == 1000
     layout = model.gcp_head.input_fmt
@@ -212,7 +215,7 @@ def test_fx(backbone):
 def test_copies_pickle_and_folder(backbone, tmp_path):
     model, x = small(f"{backbone}_polar")
     expected = model(x)
-    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), ModelEmaV3(model).module):
         assert torch.equal(other.eval()(x), expected)
         assert type(other) is type(model)
         assert isinstance(other, GCPMixin)
