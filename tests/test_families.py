@@ -177,6 +177,17 @@ def test_features_hold_the_models_own_weights(backbone, tmp_path):
     assert torch.allclose(last, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("backbone", ["vgg11_bn", "mobilenetv3_small_050", "test_convnext", "test_resnet"])
+def test_features_by_the_getter_leave_the_head_out(backbone, tmp_path):
+    model, x = small(f"{backbone}_polar")
+    torch.save(model.state_dict(), tmp_path / "ours.pth")
+    own = dict(pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path / "ours.pth"), num_classes=5))
+    net, _ = small(f"{backbone}_polar", features_only=True, feature_cls="getter", **own)
+    expected = model.forward_intermediates(x, intermediates_only=True)
+    for map_, k in zip(net.eval()(x), net.feature_info.out_indices, strict=True):
+        assert torch.allclose(map_, expected[k], atol=1e-5)
+
+
 @pytest.mark.parametrize("backbone", KINDS)
 def test_forward_intermediates(backbone):
     model, x = small(f"{backbone}_polar")

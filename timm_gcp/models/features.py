@@ -72,15 +72,15 @@ def _has(module: nn.Module, path: str) -> bool:
     return any(name == path for name, _ in module.named_modules())
 
 
-def _copy_weights(whole: nn.Module, net: nn.Module) -> None:
-    # Extractors join the first two names of a path by '_', or keep the model as their 'model'.
+def _copy_weights(whole: Any, net: nn.Module) -> None:
+    # Extractors join the first two names of a path by '_', or keep the model, with its own head, as their 'model'.
+    head = whole.gcp_head
+    without = tuple(f"model.{path.partition('.')[0]}." for path in (head.classifier, *head.replaced, "pre_logits"))
     given = {key.replace(".", "_"): value for key, value in whole.state_dict().items()}
-    wanted = {key: key.removeprefix("model.").replace(".", "_") for key in net.state_dict()}
-    missing = [key for key, name in wanted.items() if name not in given and not _of_head(key)]
+    wanted = {
+        key: key.removeprefix("model.").replace(".", "_") for key in net.state_dict() if not key.startswith(without)
+    }
+    missing = [key for key, name in wanted.items() if name not in given]
     if missing:
         raise GCPError(f"The feature extractor wants weights that the model does not have: {', '.join(missing[:3])}.")
-    net.load_state_dict({key: given[name] for key, name in wanted.items() if name in given}, strict=False)
-
-
-def _of_head(key: str) -> bool:
-    return key.startswith(("model.head", "model.fc", "model.classifier", "model.pre_logits", "model.conv_head"))
+    net.load_state_dict({key: given[name] for key, name in wanted.items()}, strict=False)
