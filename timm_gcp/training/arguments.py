@@ -14,6 +14,9 @@ from ..errors import GCPError
 from ..methods import get_method, nearest
 from ..weights.upstream import TRIU_ORDERS
 
+DEMONSTRATION = "test_resnet_svdpade.grocery"
+"""The model whose weights are in the package, so that ``predict`` works without a network."""
+
 SCHEDULERS = ("cosine", "tanh", "step", "multistep", "poly", "plateau", "constant", "wsd", "rsqrt", "none")
 
 
@@ -252,6 +255,30 @@ def validate_parser() -> Parser:
     return parser
 
 
+def predict_parser() -> Parser:
+    """The parser of ``timm-gcp predict``."""
+    parser = Parser(prog="timm-gcp predict", description="Print the most probable classes of images.")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="classes an image (default: 5)")
+    parser.add_argument(
+        "--csv", default="", metavar="FILE", help="write a CSV file, a line an image; '-' for standard output"
+    )
+    group = parser.add_argument_group("Model")
+    group.add_argument(
+        "-m",
+        "--model",
+        default="",
+        metavar="NAME",
+        help=f"registered name, model folder or hf-hub:ID (default: {DEMONSTRATION}, which is in the package)",
+    )
+    _add_weights(group)
+    _add_input(group)
+    group.add_argument("-b", "--batch-size", type=int, default=32, metavar="N", help="(default: 32)")
+    group.add_argument("--device", help="device (default: cuda where there is one, else cpu)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
 def export_parser() -> Parser:
     """The parser of ``timm-gcp export``."""
     parser = Parser(
@@ -459,6 +486,24 @@ def parse_validate_args(argv: Sequence[str] | None = None) -> argparse.Namespace
     return args
 
 
+def parse_predict_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses and checks the arguments of ``timm-gcp predict``.
+
+    Raises:
+        GCPError: as ``parse_train_args``.
+    """
+    args = predict_parser().parse_args(argv)
+    _at_least(args, "batch_size", 1)
+    _at_least(args, "top", 1)
+    _check_input(args)
+    _check_device(args)
+    if args.method:
+        get_method(args.method)
+    if not args.model and not args.checkpoint:
+        args.model = DEMONSTRATION
+    return args
+
+
 def parse_export_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses and checks the arguments of ``timm-gcp export``.
 
@@ -501,6 +546,10 @@ def _check_common(args: argparse.Namespace) -> None:
     _at_least(args, "batch_size", 1)
     _at_least(args, "workers", 0)
     _check_input(args)
+    _check_device(args)
+
+
+def _check_device(args: argparse.Namespace) -> None:
     if args.device is None:
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
