@@ -42,6 +42,7 @@ def finish(run: Run) -> None:
             device=run.device,
             autocast=run.autocast,
             channels_last=args.channels_last,
+            tta=args.tta,
             description="evaluating the best model",
         )
     result = {
@@ -52,6 +53,7 @@ def finish(run: Run) -> None:
         "switched_at": run.schedule.switched_at if run.schedule else None,
         "model": args.model,
         "split": args.val_split,
+        "tta": args.tta,
         "seed": args.seed,
         "parameters": sum(p.numel() for p in model.parameters()),
         "wall_seconds": round(run.seconds, 1),
