@@ -230,7 +230,7 @@ def test_learning_rate_falls_after_so_many_epochs(name):
 
 
 def test_grocery_recipe_in_a_process_of_its_own(tmp_path):
-    data = write_images(tmp_path / "data", per_class=24, splits=("train", "val"))
+    data = write_images(tmp_path / "data", per_class=90, splits=("train", "val"))  # the switch needs 8 updates
     for split in ("train", "val"):
         lines = [
             f"{path.relative_to(data)}, {label}"
@@ -244,7 +244,8 @@ def test_grocery_recipe_in_a_process_of_its_own(tmp_path):
         *("--output", tmp_path, "--experiment", "run"),
     )
     assert done.returncode == 0, done.stderr
-    assert len(rows_of(tmp_path / "run")) == 1
+    (row,) = rows_of(tmp_path / "run")
+    assert row["method"] == "svdpade"
     config = yaml.safe_load((tmp_path / "run" / "args.yaml").read_text())
     assert (config["lr"], config["epochs"], config["crop_pct"], config["dataset"]) == (0.2, 1, 0.95, "grocery")
     args, _ = parse_train_args(["--config", str(tmp_path / "run" / "args.yaml")])
