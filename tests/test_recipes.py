@@ -24,6 +24,7 @@ from timm_gcp.training.optimizer import classifiers, make_optimizer, make_schedu
 from timm_gcp.training.recipe import find_recipe, recipe_names
 from timm_gcp.training.setup import _hybrid_schedule, _loss, _train_loader
 from timm_gcp.weights.manifest import read_manifest
+from timm_gcp.weights.resolve import resolve
 
 NAMES = recipe_names()
 PUBLISHED = [name for name in NAMES if name.startswith(("fgvc-", "imagenet-"))]
@@ -253,15 +254,17 @@ def test_grocery_recipe_in_a_process_of_its_own(tmp_path):
 
 
 def test_a_published_recipe_trains_a_small_model(images, tmp_path, capsys):
-    """Crop of evaluation in training, steps, the classifier's rate, the mirror image: all of it in one short run."""
-    argv = ["train", str(images), "--recipe", "fgvc-seb-aircraft", "--model", "test_resnet_seb", "--no-pretrained"]
-    argv += ["--img-size", "64", "--epochs", "1", "-j", "0", "--device", "cpu", "--output", str(tmp_path)]
+    """Started from the weights of another root, as the recipe's comment says; the mirror image counts at the end."""
+    weights = resolve(read_manifest()["test_resnet_svdpade.grocery"])
+    argv = ["train", str(images), "--recipe", "fgvc-seb-aircraft", "--model", "test_resnet_seb"]
+    argv += ["--pretrained-path", str(weights), "--model-kwargs", "reduce=64", "--last-stride", "1", "--img-size", "64"]
+    argv += ["--epochs", "1", "-j", "0", "--device", "cpu", "--output", str(tmp_path)]
     assert main([*argv, "--experiment", "run"]) == 0
     result = yaml.safe_load((tmp_path / "run" / "result.json").read_text())
     assert (result["tta"], result["method"]) == ("mirror", "seb")
     config = timm.create_model(f"local-dir:{tmp_path / 'run' / 'model'}", pretrained=True).pretrained_cfg
     assert (config["crop_mode"], config["crop_pct"]) == ("squash", 0.875)
-    capsys.readouterr()
+    assert "with --tta mirror under seb" in capsys.readouterr().out
     validate = ["validate", str(images), "--model", str(tmp_path / "run" / "model"), "-j", "0", "--device", "cpu"]
     assert main([*validate, "--tta", "mirror", "--results-file", str(tmp_path / "row.json")]) == 0
     assert yaml.safe_load((tmp_path / "row.json").read_text())["loss"] == pytest.approx(result["loss"], abs=1e-5)
