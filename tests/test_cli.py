@@ -49,12 +49,12 @@ def test_debug_shows_the_traceback():
 def test_help_and_version(capsys):
     assert main(["--help"]) == 0
     usage = capsys.readouterr().out
-    assert all(command in usage for command in ("demo", "train", "validate", "export", "convert", "list"))
+    assert all(command in usage for command in ("demo", "train", "validate", "predict", "export", "convert", "list"))
     assert main([]) == 2
     capsys.readouterr()
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("timm-gcp ")
-    for command in ("train", "validate", "export", "convert", "list"):
+    for command in ("train", "validate", "predict", "export", "convert", "list"):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0

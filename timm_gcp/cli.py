@@ -8,6 +8,7 @@ COMMANDS = {
     "demo": "train, compare, save and load a tiny model on synthetic textures, in minutes",
     "train": "train a model on your images, with the hybrid protocol",
     "validate": "evaluate a model, a checkpoint, a model folder or a Hub model",
+    "predict": "print the most probable classes of images",
     "export": "write a model as an ONNX file, checked against the model",
     "convert": "write a published checkpoint as a timm model folder",
     "list": "list the registered models and the methods",

@@ -14,6 +14,10 @@ from ..data import FINE_GRAINED
 from ..errors import GCPError
 from ..methods import get_method, nearest
 from ..weights.upstream import TRIU_ORDERS
+from .recipe import find_recipe, recipe_names
+
+DEMONSTRATION = "test_resnet_svdpade.grocery"
+"""The model whose weights are in the package, so that ``predict`` works without a network."""
 
 SCHEDULERS = ("cosine", "tanh", "step", "multistep", "poly", "plateau", "constant", "wsd", "rsqrt", "none")
 
@@ -23,6 +27,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise GCPError(f"{message} (see {self.prog} --help)")
+
+
+class _Switch(argparse.BooleanOptionalAction):
+    """``--name``, off by default, with a ``--no-name`` for what a recipe or ``--config`` turns on."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, default=False, help=help)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +60,12 @@ def _add_input(group: Any) -> None:
     group.add_argument("--in-chans", type=int, metavar="N", help="image channels (default: 3)")
     group.add_argument("--input-size", nargs=3, type=int, metavar="N", help="channels, height and width")
     group.add_argument("--crop-pct", type=float, metavar="P", help="share of the resized image kept in evaluation")
+    group.add_argument(
+        "--crop-mode",
+        choices=("center", "squash", "border"),
+        help="evaluation's resize: of the shorter side, of both to a square, of the longer with a border "
+        "(default: the model's)",
+    )
     group.add_argument("--mean", type=float, nargs="+", help="mean of the pixels, 0 to 1")
     group.add_argument("--std", type=float, nargs="+", help="standard deviation of the pixels")
     group.add_argument("--interpolation", default="", metavar="NAME", help="resampling in evaluation")
@@ -72,7 +89,7 @@ def _add_weights(group: Any) -> None:
 def _add_device(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("Device")
     group.add_argument("--device", help="device (default: cuda where there is one, else cpu)")
-    group.add_argument("--channels-last", action="store_true", help="channels_last memory layout")
+    group.add_argument("--channels-last", action=_Switch, help="channels_last memory layout")
     group.add_argument("--amp", action="store_true", help="mixed precision; the spectral part stays in its own")
     group.add_argument("--amp-dtype", default="float16", choices=("float16", "bfloat16"))
     group.add_argument("-j", "--workers", type=int, default=4, metavar="N", help="loader processes (default: 4)")
@@ -87,7 +104,16 @@ def train_parser() -> Parser:
         prog="timm-gcp train",
         description="Train a timm model, with the hybrid protocol where it ends in covariance pooling.",
     )
-    parser.add_argument("-c", "--config", default="", metavar="FILE", help="YAML file of arguments")
+    parser.add_argument(
+        "-c", "--config", default="", metavar="FILE", help="YAML file of arguments; those of the command line win"
+    )
+    parser.add_argument(
+        "--recipe",
+        default="",
+        metavar="NAME",
+        help=f"published settings; those of the command line and of --config win ({', '.join(recipe_names())})",
+    )
+    parser.add_argument("--show-recipe", action="store_true", help="print the recipe with its source, and exit")
     _add_data(parser)
     data = parser.add_argument_group("Splits")
     data.add_argument("--train-split", default="train", metavar="NAME", help="(default: train)")
@@ -100,7 +126,7 @@ def train_parser() -> Parser:
         metavar="NAME",
         help="registered name, model folder (local-dir:PATH) or hf-hub:ID (default: resnet50_svdpade)",
     )
-    group.add_argument("--pretrained", action="store_true", help="start from pretrained weights (folders always do)")
+    group.add_argument("--pretrained", action=_Switch, help="start from pretrained weights (folders always do)")
     group.add_argument("--pretrained-path", metavar="FILE", help="a checkpoint used as the pretrained weights")
     group.add_argument("--initial-checkpoint", default="", metavar="FILE", help="load all weights of a checkpoint")
     group.add_argument("--resume", default="", metavar="FILE", help="continue a run from its checkpoint")
@@ -164,7 +190,7 @@ def train_parser() -> Parser:
 
     group = parser.add_argument_group("Learning rate")
     group.add_argument("--sched", default="cosine", metavar="NAME", help=f"{', '.join(SCHEDULERS)} (default: cosine)")
-    group.add_argument("--sched-on-updates", action="store_true", help="step every update, not every epoch")
+    group.add_argument("--sched-on-updates", action=_Switch, help="step every update, not every epoch")
     group.add_argument("--lr", type=float, metavar="LR", help="learning rate (default: from --lr-base)")
     group.add_argument("--lr-base", type=float, default=0.1, metavar="LR", help="lr = lr_base · batch / base size")
     group.add_argument("--lr-base-size", type=int, default=256, metavar="N", help="(default: 256)")
@@ -191,7 +217,7 @@ def train_parser() -> Parser:
 
     group = parser.add_argument_group("Augmentation and regularisation")
     group.add_argument("--no-aug", action="store_true", help="no training augmentation")
-    group.add_argument("--train-crop-mode", metavar="MODE", help="rrc, rkrc or rkrr")
+    group.add_argument("--train-crop-mode", metavar="MODE", help="rrc, rkrc, rkrr, or eval: as evaluation crops")
     group.add_argument("--scale", type=float, nargs="+", default=[0.08, 1.0], metavar="P", help="(default: 0.08 1)")
     group.add_argument("--ratio", type=float, nargs="+", default=[3 / 4, 4 / 3], metavar="R", help="(default: 3/4 4/3)")
     group.add_argument("--hflip", type=float, default=0.5, metavar="P")
@@ -233,6 +259,12 @@ def train_parser() -> Parser:
     group.add_argument("--checkpoint-hist", type=int, default=10, metavar="N", help="checkpoints kept (default: 10)")
     group.add_argument("--output", default="", metavar="DIR", help="folder of runs (default: output/train)")
     group.add_argument("--experiment", default="", metavar="NAME", help="sub-folder (default: date, model, size)")
+    group.add_argument(
+        "--tta",
+        default="",
+        choices=("", "mirror"),
+        help="mirror: the best model is evaluated with logits averaged over image and mirror image",
+    )
     group.add_argument("--eval-metric", default="top1", choices=("top1", "top5", "loss"), help="picks the best epoch")
     return parser
 
@@ -251,6 +283,30 @@ def validate_parser() -> Parser:
     group.add_argument("--tta", default="", choices=("", "mirror"), help="mirror: average logits with the mirror image")
     _add_device(parser)
     parser.add_argument("--results-file", default="", metavar="FILE", help="append to a .csv, or write a .json")
+    return parser
+
+
+def predict_parser() -> Parser:
+    """The parser of ``timm-gcp predict``."""
+    parser = Parser(prog="timm-gcp predict", description="Print the most probable classes of images.")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="classes an image (default: 5)")
+    parser.add_argument(
+        "--csv", default="", metavar="FILE", help="write a CSV file, a line an image; '-' for standard output"
+    )
+    group = parser.add_argument_group("Model")
+    group.add_argument(
+        "-m",
+        "--model",
+        default="",
+        metavar="NAME",
+        help=f"registered name, model folder or hf-hub:ID (default: {DEMONSTRATION}, which is in the package)",
+    )
+    _add_weights(group)
+    _add_input(group)
+    group.add_argument("-b", "--batch-size", type=int, default=32, metavar="N", help="(default: 32)")
+    group.add_argument("--device", help="device (default: cuda where there is one, else cpu)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
@@ -325,6 +381,9 @@ def convert_parser() -> Parser:
     return parser
 
 
+_COMMAND_LINE_ONLY = ("help", "config", "recipe", "show_recipe")
+
+
 def _read_config(path: str, parser: Parser) -> dict[str, Any]:
     """Arguments from a YAML file, checked against the parser as the command line would be."""
     try:
@@ -336,7 +395,7 @@ def _read_config(path: str, parser: Parser) -> dict[str, Any]:
         raise GCPError(f"--config {path} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(config, dict):
         raise GCPError(f"--config {path} holds no 'argument: value' lines.")
-    actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
+    actions = {action.dest: action for action in parser._actions if action.dest not in _COMMAND_LINE_ONLY}
     checked = {}
     for key, value in config.items():
         name = str(key).replace("-", "_")
@@ -373,6 +432,8 @@ def _checked(action: argparse.Action, value: Any, where: str) -> Any:
 def parse_train_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, str]:
     """Parses and checks the arguments of ``timm-gcp train``.
 
+    The command line wins over ``--config``, which wins over ``--recipe``, which wins over the defaults.
+
     Args:
         argv: arguments; None takes those of the process.
 
@@ -380,17 +441,34 @@ def parse_train_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namesp
         The arguments and, for the run folder, their YAML text, which ``--config`` reads again.
 
     Raises:
-        GCPError: an unknown argument, a value out of range, an unknown method, optimiser or scheduler.
+        GCPError: an unknown argument, a value out of range, an unknown recipe, method, optimiser or scheduler.
+        SystemExit: after ``--show-recipe``, as after ``--help``.
     """
     parser = train_parser()
     first = Parser(prog=parser.prog, add_help=False, allow_abbrev=False)
     first.add_argument("-c", "--config", default="")
-    config = first.parse_known_args(argv)[0].config
-    if config:
-        parser.set_defaults(**_read_config(config, parser))
+    first.add_argument("--recipe", default="")
+    first.add_argument("--show-recipe", action="store_true")
+    first.add_argument("--dataset")
+    given = first.parse_known_args(argv)[0]
+    config = _read_config(given.config, parser) if given.config else {}
+    if given.recipe:
+        dataset = config.get("dataset", "") if given.dataset is None else given.dataset
+        recipe = find_recipe(given.recipe, dataset)
+        if given.show_recipe:
+            print(recipe.read_text(encoding="utf-8"), end="")
+            parser.exit()
+        parser.set_defaults(**_read_config(str(recipe), parser))
+    parser.set_defaults(**config)
     args = parser.parse_args(argv)
+    for name in ("config", "recipe", "show_recipe"):
+        # argparse takes an option cut short, which the first look does not see.
+        if getattr(args, name) != getattr(given, name):
+            raise GCPError(f"Write --{name.replace('_', '-')} out in full.")
+    if args.show_recipe:
+        raise GCPError(f"--show-recipe needs --recipe NAME: {', '.join(recipe_names())}.")
     args.data_dir = args.data_dir or args.data
-    del args.data, args.config
+    del args.data, args.config, args.recipe, args.show_recipe
     text = yaml.safe_dump({k: v for k, v in vars(args).items() if k != "resume"}, sort_keys=True)
 
     _check_common(args)
@@ -461,6 +539,24 @@ def parse_validate_args(argv: Sequence[str] | None = None) -> argparse.Namespace
     return args
 
 
+def parse_predict_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses and checks the arguments of ``timm-gcp predict``.
+
+    Raises:
+        GCPError: as ``parse_train_args``.
+    """
+    args = predict_parser().parse_args(argv)
+    _at_least(args, "batch_size", 1)
+    _at_least(args, "top", 1)
+    _check_input(args)
+    _check_device(args)
+    if args.method:
+        get_method(args.method)
+    if not args.model and not args.checkpoint:
+        args.model = DEMONSTRATION
+    return args
+
+
 def parse_export_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses and checks the arguments of ``timm-gcp export``.
 
@@ -503,6 +599,10 @@ def _check_common(args: argparse.Namespace) -> None:
     _at_least(args, "batch_size", 1)
     _at_least(args, "workers", 0)
     _check_input(args)
+    _check_device(args)
+
+
+def _check_device(args: argparse.Namespace) -> None:
     if args.device is None:
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -8,15 +8,14 @@ from typing import Any
 import torch
 from PIL import Image
 from timm.data import create_transform
-from timm.data.readers.img_extensions import get_img_extensions
 
 from ..data import TextureDataset
-from ..errors import GCPError
 from ..onnx_export import check_ready, export_onnx
 from ..pooling import find_pools
 from .arguments import parse_export_args
 from .inputs import preprocessing
-from .loading import load_model, reason
+from .loading import load_model
+from .pictures import find_pictures, open_picture
 
 __all__ = ["main"]
 
@@ -81,25 +80,8 @@ def _pictures(paths: Sequence[str], input_size: Sequence[int]) -> tuple[list[Ima
     if not paths:
         textures = TextureDataset("validation", num_classes=_IMAGES, img_size=max(16, *input_size[1:]))
         return [textures.image(i).convert(mode) for i in range(_IMAGES)], f"{_IMAGES} synthetic textures"
-    files = [file for path in paths for file in _files(Path(path))]
+    files = [file for path in paths for file in find_pictures(Path(path))]
     count = min(_IMAGES, len(files))
     chosen = [files[i * len(files) // count] for i in range(count)]  # evenly, so from many classes
     what = f"{count} of {len(files)} images" if count < len(files) else f"{count} images"
-    return [_open(file, mode) for file in chosen], f"{what} of --images"
-
-
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in get_img_extensions())
-    if not found:
-        raise GCPError(f"--images {path} has no images in it; name another folder, or leave the option out.")
-    return found
-
-
-def _open(file: Path, mode: str) -> Image.Image:
-    try:
-        with Image.open(file) as image:
-            return image.convert(mode)
-    except Exception as error:  # decoders raise OSError, but also SyntaxError, ValueError, struct.error, ...
-        raise GCPError(f"--images {file} cannot be read ({reason(error)}); name others.") from error
+    return [open_picture(file, mode) for file in chosen], f"{what} of --images"

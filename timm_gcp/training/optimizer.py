@@ -55,6 +55,9 @@ def _groups(args: argparse.Namespace, model: nn.Module) -> list[dict[str, Any]]:
             no_opt_scale=args.layer_decay_no_opt_scale,
             **options,
         )
+    elif not (args.opt_kwargs or {}).get("filter_bias_and_bn", True):
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        groups = [{"params": parameters, "weight_decay": args.weight_decay}]
     else:
         groups = param_groups_weight_decay(model, weight_decay=args.weight_decay, **options)
     classifier = {id(p) for module in classifiers(model) for p in module.parameters()}

@@ -42,6 +42,7 @@ def finish(run: Run) -> None:
             device=run.device,
             autocast=run.autocast,
             channels_last=args.channels_last,
+            tta=args.tta,
             description="evaluating the best model",
         )
     result = {
@@ -52,6 +53,7 @@ def finish(run: Run) -> None:
         "switched_at": run.schedule.switched_at if run.schedule else None,
         "model": args.model,
         "split": args.val_split,
+        "tta": args.tta,
         "seed": args.seed,
         "parameters": sum(p.numel() for p in model.parameters()),
         "wall_seconds": round(run.seconds, 1),
@@ -74,12 +76,16 @@ def _outcome(run: Run, result: Mapping[str, Any]) -> str:
     text = f"Best epoch {result['epoch']}"
     if result["top1"] is not None:
         text += f": top-1 {result['top1']:.2f}, top-5 {result['top5']:.2f}, loss {result['loss']:.4f}"
+    if result["tta"] and result["top1"] is not None:
+        text += f" with --tta {result['tta']}"
     if result["method"]:
         text += f" under {result['method']}"
     if args.last_stride == 1 and not find_pools(model):
         # timm itself cannot build this network: a folder would load as another one.
         return f"{text}. No model folder: timm has no undilated stride 1 for {args.model}; use the checkpoint."
-    shown = {key: result[key] for key in ("top1", "top5", "loss", "method", "epoch") if result[key] is not None}
+    shown = {
+        key: result[key] for key in ("top1", "top5", "loss", "tta", "method", "epoch") if result[key] not in (None, "")
+    }
     folder = save_folder(
         model,
         run.folder / "model",

@@ -41,6 +41,7 @@ from .loading import create_model, reason
 from .monitor import ConditioningMonitor
 from .optimizer import classifiers, make_optimizer, make_scheduler, set_learning_rate
 from .run import Run
+from .transforms import CROP_AS_IN_EVALUATION, crop_as_in_evaluation
 
 
 def prepare(args: argparse.Namespace, device: torch.device) -> Run:
@@ -291,6 +292,7 @@ def _train_loader(
     interpolation = args.train_interpolation
     if args.no_aug or not interpolation:
         interpolation = data_config["interpolation"]
+    as_evaluation = args.train_crop_mode == CROP_AS_IN_EVALUATION
     try:
         loader = create_loader(
             dataset,
@@ -302,7 +304,7 @@ def _train_loader(
             re_prob=args.reprob,
             re_mode=args.remode,
             re_count=args.recount,
-            train_crop_mode=args.train_crop_mode,
+            train_crop_mode=None if as_evaluation else args.train_crop_mode,
             scale=args.scale,
             ratio=args.ratio,
             hflip=args.hflip,
@@ -326,6 +328,8 @@ def _train_loader(
         )
     except (AssertionError, ValueError, KeyError, TypeError, IndexError) as error:
         raise GCPError(f"The augmentation arguments cannot be used: {reason(error)}.") from error
+    if as_evaluation:
+        loader.dataset.transform = crop_as_in_evaluation(loader.dataset.transform, data_config)
     if hasattr(loader.dataset, "__len__") and not len(loader):
         raise GCPError(
             f"--batch-size {args.batch_size} is more than the {len(dataset)} training images"
