@@ -109,3 +109,11 @@ def test_refused(pictures, tmp_path, capsys):
     assert "required: IMAGE" in error_of()
     assert "did you mean resnet50_svdpade" in error_of(pictures, "--model", "resnet5_svdpade")
     assert "Unknown device" in error_of(pictures, "--device", "abacus")
+
+
+def test_a_model_of_one_channel_at_another_size(pictures, tmp_path, capsys):
+    model = timm.create_model("test_resnet_polar", num_classes=2, reduce=8, in_chans=1)
+    folder = save_folder(model, tmp_path / "m", class_names=["ash", "birch"])
+    assert main(["predict", str(pictures / "a.jpg"), "--model", str(folder), "--img-size", "64", "--csv", "-"]) == 0
+    (row,) = rows_of_text(capsys.readouterr().out)
+    assert row["class_1"] in ("ash", "birch")

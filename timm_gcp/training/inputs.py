@@ -11,6 +11,7 @@ from timm.data import create_loader, resolve_data_config
 from torch import nn
 
 from ..errors import GCPError
+from ..weights.folder import model_arguments
 
 
 def make_autocast(device: torch.device, amp: bool, dtype: str) -> Callable[[], Any]:
@@ -35,7 +36,9 @@ def preprocessing(args: argparse.Namespace, model: nn.Module, use_test_size: boo
         model: its ``pretrained_cfg`` counts.
         use_test_size: size and crop that the model's authors recommend for evaluation.
     """
-    config = resolve_data_config(vars(args), model=model, use_test_size=use_test_size)
+    # With a size alone, timm would take three channels.
+    given = {**vars(args), "in_chans": args.in_chans or model_arguments(model).get("in_chans")}
+    config = resolve_data_config(given, model=model, use_test_size=use_test_size)
     channels = config["input_size"][0]
     for key in ("mean", "std"):
         if len(config[key]) != channels:
