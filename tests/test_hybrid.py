@@ -548,6 +548,7 @@ def _process(rank: int, folder: str) -> None:
         seen.append(summary["kappa"])
     with open(f"{folder}/{rank}.json", "w") as file:
         json.dump({"kappa": seen, "switched_at": hybrid.switched_at, "methods": sorted(methods(model))}, file)
+    dist.barrier()  # as training does: a process that leaves early takes the other's connection with it
     dist.destroy_process_group()
 
 
