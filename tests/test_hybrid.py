@@ -550,6 +550,7 @@ def _process(rank: int, folder: str) -> None:
         json.dump({"kappa": seen, "switched_at": hybrid.switched_at, "methods": sorted(methods(model))}, file)
     dist.barrier()  # as training does: a process that leaves early takes the other's connection with it
     dist.destroy_process_group()
+    os._exit(0)  # gloo's threads now and then abort an interpreter that takes itself apart; all is written by now
 
 
 def test_two_processes_switch_together_when_the_conditioning_settles(tmp_path, monkeypatch):
