@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import GCPError
+from .errors import GCPError, reason
 from .product_pooling import with_product_pools
 
 __all__ = ["check_ready", "export_onnx"]
@@ -123,7 +123,7 @@ def _converted(model: nn.Module, sample: Tensor, opset: int) -> Any:
     except Exception as error:  # the exporter and the checker raise all kinds
         cause = error.__cause__ or error
         raise GCPError(
-            f"This {type(model).__name__} cannot be exported at opset {opset} ({_first_line(cause)}); try another "
+            f"This {type(model).__name__} cannot be exported at opset {opset} ({reason(cause)}); try another "
             "--opset, or another version of torch."
         ) from error
     return proto
@@ -140,7 +140,7 @@ def _logits(path: Path, batches: Iterable[Tensor]) -> Tensor:
         return torch.cat([torch.from_numpy(output) for output in outputs])
     except Exception as error:  # onnxruntime has an exception class for every status
         raise GCPError(
-            f"onnxruntime cannot run the exported file ({_first_line(error)}), so it was not kept; try another --opset."
+            f"onnxruntime cannot run the exported file ({reason(error)}), so it was not kept; try another --opset."
         ) from error
 
 
@@ -169,8 +169,3 @@ def _checked(logits: Tensor, expected: Tensor, tolerance: float) -> float:
             "not kept; give --images that the model can tell apart."
         )
     return difference
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")

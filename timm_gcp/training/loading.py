@@ -11,7 +11,7 @@ from torch import nn
 
 import timm_gcp  # noqa: F401  registers the models
 
-from ..errors import GCPError
+from ..errors import GCPError, reason
 from ..methods import METHODS, get_method, nearest
 from ..models import ensure_registered
 from ..models.stride import set_last_stride
@@ -103,12 +103,6 @@ def create_model(
     except Exception as error:  # timm, torch and the Hub's client raise all kinds
         raise GCPError(f"{name} cannot be built: {reason(error)}.") from error
     return model
-
-
-def reason(error: BaseException) -> str:
-    """An error's first line, without its full stop."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
 
 
 def set_method(model: nn.Module, method: str) -> None:

@@ -11,12 +11,11 @@ from timm.optim import create_optimizer_v2, optimizer_kwargs, param_groups_layer
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from torch import nn
 
-from ..errors import GCPError
+from ..errors import GCPError, reason
 from .hybrid import (
     HybridSchedule,
     preview_learning_rates,
 )
-from .loading import reason
 
 
 def set_learning_rate(args: argparse.Namespace) -> None:

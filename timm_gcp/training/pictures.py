@@ -6,8 +6,7 @@ from PIL import Image
 from timm.data.readers.img_extensions import get_img_extensions
 
 from ..data import UnreadableImageError
-from ..errors import GCPError
-from .loading import reason
+from ..errors import GCPError, reason
 
 __all__ = ["find_pictures", "open_picture"]
 

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import check_images, create_dataset
-from ..errors import GCPError
+from ..errors import GCPError, reason
 from ..methods import get_method
 from ..pooling import find_pools
 from ..weights.file import load_weights, read_weights, weights_of
@@ -37,7 +37,7 @@ from .hybrid import (
     SwitchRule,
 )
 from .inputs import evaluation_loader, given_image_size, make_autocast, preprocessing
-from .loading import create_model, reason
+from .loading import create_model
 from .monitor import ConditioningMonitor
 from .optimizer import classifiers, make_optimizer, make_scheduler, set_learning_rate
 from .run import Run
