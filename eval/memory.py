@@ -61,7 +61,6 @@ def main(argv: list[str]) -> None:
         given = {key: getattr(args, key) for key in ("backbone", "method", "img_size", "batch_size", "device")}
         rows.append({"setting": setting, **json.loads(done.stdout.splitlines()[-1]), **given, **provenance()})
         write_rows(args.results / "memory.csv", rows)
-    (args.results / "memory_table.md").write_text(table(rows))
     draw(rows, args.results / "memory.png")
     print(table(rows))
 

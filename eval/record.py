@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,6 +36,20 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def read_values(path: Path) -> list[dict[str, Any]]:
+    """The rows of a CSV file with every number as a number."""
+    return [{name: _number(text) for name, text in row.items()} for row in read_rows(path)]
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def append_row(path: Path, row: Mapping[str, object]) -> None:

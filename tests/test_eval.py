@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,76 +16,8 @@ from timm_gcp.weights.manifest import Checkpoint
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from eval import accuracy, grocery, imagenet, memory  # noqa: E402
-from eval.record import append_row, provenance, read_rows  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("grocery")
-    rng = np.random.default_rng(0)
-    for split, number in (("train", 10), ("val", 2), ("test", 3)):
-        lines = []
-        for label, name in enumerate(("Apple", "Milk")):
-            for i in range(number):
-                path = folder / split / name / f"{name}_{i}.jpg"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(rng.integers(0, 256, (40, 30 + 10 * label, 3), dtype=np.uint8)).save(path)
-                lines.append(f"{path.relative_to(folder)}, {label}, 0")
-        (folder / f"{split}.txt").write_text("\n".join(lines) + "\n")
-    names = "Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int)\n"
-    (folder / "classes.csv").write_text(names + "Apple,0,Food,0\nMilk,1,Food,0\n")
-    return folder
-
-
-def test_folds_part_the_training_split_by_class(photographs, tmp_path):
-    data = grocery.prepare(photographs, tmp_path / "data")
-    train, fold, held = (
-        (data / f"{name}.txt").read_text().splitlines() for name in ("train", "fold-train", "fold-val")
-    )
-    assert sorted(fold + held) == sorted(train)
-    assert [line.split(",")[1].strip() for line in held] == ["0", "0", "1", "1"]
-    with Image.open(data / train[0].split(",")[0]) as image:
-        assert min(image.size) == grocery.SHORTER_SIDE
-    assert grocery.prepare(photographs, data) == data  # a second time does nothing
-
-
-def test_a_run_becomes_a_line(photographs, tmp_path):
-    data = grocery.prepare(photographs, tmp_path / "data")
-    run = grocery.Run("final", "svdpade-hybrid", 0.05, 1, 6)
-    # Batches of 32 need as many images.
-    (data / "train.txt").write_text(2 * (data / "train.txt").read_text())
-    row = grocery.train(run, data, tmp_path)
-    assert (row["method"], row["lr"], row["seed"]) == ("svdpade", "0.05", "1")
-    assert 0 <= float(row["test_top1"]) <= 100
-    assert "--experiment final-svdpade-hybrid-lr0.05-seed1" in row["command"]
-    assert str(tmp_path) not in row["command"]
-    append_row(tmp_path / "table.csv", row)
-    assert read_rows(tmp_path / "table.csv")[0]["test_top1"] == str(row["test_top1"])
-    # What is finished is not trained again.
-    before = (tmp_path / run.name / "result.json").stat().st_mtime_ns
-    assert grocery.train(run, data, tmp_path) == row
-    assert (tmp_path / run.name / "result.json").stat().st_mtime_ns == before
-
-
-def test_the_rate_is_the_best_on_the_fold(tmp_path):
-    table = tmp_path / "table.csv"
-    with pytest.raises(GCPError, match="--stage search"):
-        grocery.chosen_rate(table, "isqrt", 10)
-    for rate, top1 in zip(grocery.RATES, (60, 75, 70, 71), strict=True):
-        append_row(table, dict(stage="search", head="isqrt", lr=f"{rate:g}", epochs=10, val_top1=top1))
-    assert grocery.chosen_rate(table, "isqrt", 10) == grocery.RATES[1]
-
-
-def test_table(tmp_path):
-    rows = [
-        dict(head=head, lr="0.1", seed=str(seed), test_top1=str(top1))
-        for head, values in (("average", (60, 62, 64)), ("isqrt", (65, 66, 70)))
-        for seed, top1 in enumerate(values)
-    ]
-    lines = grocery.lines_of(rows, ["average", "isqrt"], "average")
-    assert lines[2] == "| average | 0.1 | 60.0, 62.0, 64.0 | 62.0 ± 2.0 |  |"
-    assert lines[3] == "| isqrt | 0.1 | 65.0, 66.0, 70.0 | 67.0 ± 2.6 | 5.0 ± 1.0 |"
+from eval import accuracy, imagenet, memory  # noqa: E402
+from eval.record import append_row, provenance, read_rows, read_values  # noqa: E402
 
 
 def test_rows_survive_and_columns_stay(tmp_path):
@@ -94,6 +25,7 @@ def test_rows_survive_and_columns_stay(tmp_path):
     append_row(tmp_path / "t.csv", {"a": 2, "b": ""})
     with (tmp_path / "t.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == [{"a": "1", "b": "x, y"}, {"a": "2", "b": ""}]
+    assert read_values(tmp_path / "t.csv") == [{"a": 1, "b": "x, y"}, {"a": 2, "b": ""}]
     assert set(provenance()) == {"date", "machine", "versions"}
 
 
@@ -133,8 +65,8 @@ def test_the_command_line():
     def run(*argv):
         return subprocess.run([sys.executable, "-m", "eval", *argv], cwd=ROOT, capture_output=True, text=True)
 
-    assert "grocery" in run("--help").stdout
-    missing = run("grocery", "--data-dir", "nowhere")
+    assert "experiment" in run("--help").stdout
+    missing = run("experiment", "--data-dir", "nowhere")
     assert missing.returncode == 2
     assert missing.stderr.strip() == (
         "eval: error: No train.txt in nowhere; --data-dir takes the folder of the grocery data set."

@@ -14,6 +14,7 @@ from ..data import FINE_GRAINED
 from ..errors import GCPError
 from ..methods import get_method, nearest
 from ..weights.upstream import TRIU_ORDERS
+from .freezing import PARTS
 from .recipe import find_recipe, recipe_names
 
 DEMONSTRATION = "test_resnet_svdpade.grocery"
@@ -129,6 +130,11 @@ def train_parser() -> Parser:
     group.add_argument("--pretrained", action=_Switch, help="start from pretrained weights (folders always do)")
     group.add_argument("--pretrained-path", metavar="FILE", help="a checkpoint used as the pretrained weights")
     group.add_argument("--initial-checkpoint", default="", metavar="FILE", help="load all weights of a checkpoint")
+    group.add_argument(
+        "--train-only",
+        choices=PARTS,
+        help="freeze the rest: the first of two stages of fine-tuning (head: covariance pool and classifier)",
+    )
     group.add_argument("--resume", default="", metavar="FILE", help="continue a run from its checkpoint")
     group.add_argument("--no-resume-opt", action="store_true", help="resume without the optimiser's state")
     _add_input(group)

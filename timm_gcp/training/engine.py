@@ -4,7 +4,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -101,6 +101,7 @@ class Stepper:
         clip_grad: norm, value or factor, or None.
         clip_mode: 'norm', 'value' or 'agc'.
         accumulate: batches an update.
+        frozen: parts of the model that are not trained; they stay in evaluation mode.
     """
 
     model: nn.Module
@@ -109,6 +110,13 @@ class Stepper:
     clip_grad: float | None = None
     clip_mode: str = "norm"
     accumulate: int = 1
+    frozen: Sequence[nn.Module] = ()
+
+    def train_mode(self) -> None:
+        """Puts the model into training mode, but for what is frozen."""
+        self.model.train()
+        for module in self.frozen:
+            module.eval()
 
     def updates(self, batches: int) -> int:
         """Optimiser updates that so many batches make."""
@@ -178,7 +186,7 @@ def train_one_epoch(
         GCPError: the loss is not finite, or a label lies outside the model's classes.
     """
     model: Any = stepper.model
-    model.train()
+    stepper.train_mode()
     batches = len(loader)
     updates = stepper.updates(batches)
     remainder = batches % stepper.accumulate

@@ -29,6 +29,7 @@ from ..pooling import find_pools
 from ..weights.file import load_weights, read_weights, weights_of
 from .checkpoint import load_training_checkpoint
 from .engine import Progress, Stepper
+from .freezing import freeze_all_but
 from .hybrid import (
     AtEpoch,
     ConditioningSettles,
@@ -67,6 +68,7 @@ def prepare(args: argparse.Namespace, device: torch.device) -> Run:
             raise GCPError("--sync-bn works on GPUs only; leave it out on the CPU.")
         model = convert_sync_batchnorm(model)
 
+    frozen = freeze_all_but(model, args.train_only) if args.train_only else []
     schedule = _hybrid_schedule(args, model)
     loader, mixup = _train_loader(args, train_data, data_config, num_classes, device)
     batch = args.validation_batch_size or args.batch_size
@@ -90,7 +92,8 @@ def prepare(args: argparse.Namespace, device: torch.device) -> Run:
     if args.monitor_every and find_pools(model):
         monitor = ConditioningMonitor(model, every=args.monitor_every).attach()
 
-    stepper = Stepper(model, optimizer, scaler, args.clip_grad, args.clip_mode, args.grad_accum_steps)
+    clipping = args.clip_grad, args.clip_mode
+    stepper = Stepper(model, optimizer, scaler, *clipping, args.grad_accum_steps, frozen)
     updates = stepper.updates(len(loader))
     start = resumed["epoch"] + 1 if resumed else 0
     scheduler, epochs = make_scheduler(args, optimizer, updates, schedule, start, resumed)
@@ -201,6 +204,11 @@ def build_model(args: argparse.Namespace, num_classes: int, channels: int) -> nn
     }
     folder = args.model.startswith(("local-dir:", "hf-hub:", "hf_hub:")) or Path(args.model).is_dir()
     pretrained = bool((args.pretrained or folder or args.pretrained_path) and not args.resume)
+    if args.train_only and not (pretrained or args.resume or args.initial_checkpoint):
+        raise GCPError(
+            f"--train-only {args.train_only} would freeze random weights; add --pretrained, or start from a model "
+            "folder or a checkpoint."
+        )
     if args.pretrained_path and not args.resume:
         if folder:
             raise GCPError("--pretrained-path goes with a registered --model; a model folder brings its own weights.")

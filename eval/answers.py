@@ -1,0 +1,212 @@
+"""The paper's questions, answered from the experiment's lines: a verdict in numbers and a picture each.
+
+A difference is called so only if its 95 % interval leaves zero out; everything else is *level*.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from . import answer_pictures as pictures
+from .experiment import HEADS, SEARCHED, TRUNK, fold_scores
+from .intervals import Interval, paired, spread, unpaired
+from .record import read_rows
+
+# One function up to rounding in float64 (see the section on gradients).
+EXACT = ("polar", "svd", "svdpade")
+ROOTS = ("svd", "svdtrunc", "svdtaylor", "svdpade", "polar")
+SHOWN = ("average", "isqrt", "rsqrt", "polar", TRUNK)
+"""Heads whose curves are drawn."""
+
+
+class Experiment:
+    """The final runs of ``experiment.csv`` and their curves.
+
+    Attributes:
+        scores: head → seed → test top-1, heads in the order of the experiment.
+        rows: the final runs.
+        curves: every epoch of them.
+    """
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        every = read_rows(results / "experiment.csv")
+        self.searched = [row for row in every if row["fold"]]
+        self.rows = [row for row in every if not row["fold"]]
+        self.curves = read_rows(results / "experiment_curves.csv")
+        self.scores: dict[str, dict[str, float]] = {}
+        for head in HEADS:
+            if own := {row["seed"]: float(row["test_top1"]) for row in self.rows if row["head"] == head}:
+                self.scores[head] = dict(sorted(own.items()))
+
+    def gap(self, head: str, base: str) -> Interval | None:
+        """Test top-1 of one head minus another's, seed by seed."""
+        return paired(self.scores.get(head, {}), self.scores.get(base, {}))
+
+    def course(self, head: str, column: str) -> np.ndarray:
+        """A column over the epochs, ``[seeds, epochs]``, nan where it is empty."""
+        seeds = sorted({row["seed"] for row in self.curves if row["head"] == head})
+        lines = [[row for row in self.curves if row["head"] == head and row["seed"] == seed] for seed in seeds]
+        return np.array([[float(row[column] or "nan") for row in line] for line in lines])
+
+    def courses(self, heads: Iterable[str], column: str) -> dict[str, np.ndarray]:
+        """The heads of these that have runs, and their course."""
+        return {head: self.course(head, column) for head in heads if head in self.scores}
+
+    def named(self) -> str:
+        """The covariance head with the best mean on the folds: the one to hold against average pooling."""
+        epochs = int(self.searched[0]["epochs"])
+        best = {h: max(map(fmean, fold_scores(self.results, h, epochs).values())) for h in SEARCHED if h != "average"}
+        return max(best, key=lambda head: best[head])
+
+
+def section(results: Path) -> str:
+    """Markdown of every question that the runs at hand can answer; draws the pictures beside it."""
+    experiment = Experiment(results)
+    parts = [search_table(experiment), table(experiment)]
+    parts += [text for question in QUESTIONS if (text := question(experiment))]
+    return "\n\n".join(parts)
+
+
+def search_table(experiment: Experiment) -> str:
+    """Mean top-1 on the folds, by head and rate."""
+    epochs = int(experiment.searched[0]["epochs"])
+    scores = {head: fold_scores(experiment.results, head, epochs) for head in SEARCHED}
+    rates = sorted({rate for own in scores.values() for rate in own})
+    lines = [
+        "| top-1 on the folds | " + " | ".join(f"{rate:g}" for rate in rates) + " |",
+        "|---" * (1 + len(rates)) + "|",
+    ]
+    for head, own in scores.items():
+        means = {rate: fmean(values) for rate, values in own.items()}
+        best = max(means.values())
+        cells = [("**{:.1f}**" if means[r] == best else "{:.1f}").format(means[r]) if r in means else "" for r in rates]
+        lines.append(f"| {head} | {' | '.join(cells)} |")
+    named = f"Named for the comparison with average pooling before the test part was read: `{experiment.named()}`."
+    return "\n".join([*lines, "", named])
+
+
+def table(experiment: Experiment) -> str:
+    """Test top-1 of every head: seeds, mean, deviation, paired differences."""
+    lines = [
+        "| head | lr | test top-1 by seed | mean ± sd | train | minus average | minus isqrt |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for head, own in experiment.scores.items():
+        rows = [row for row in experiment.rows if row["head"] == head]
+        train = fmean(float(row["train_top1"]) for row in rows)
+        gaps = [str(experiment.gap(head, base) or "") if head != base else "" for base in ("average", "isqrt")]
+        listed = ", ".join(f"{value:.1f}" for value in own.values())
+        lines.append(
+            f"| {head} | {rows[0]['lr']} | {listed} | {spread(list(own.values()))} | {train:.1f} | {' | '.join(gaps)} |"
+        )
+    pictures.heads(experiment.scores, experiment.results / "experiment_heads.png")
+    return "\n".join([*lines, "", "![test top-1 of every head](experiment_heads.png)"])
+
+
+def _question(title: str, *lines: str, picture: str = "") -> str:
+    body = "\n".join(f"- {line}" for line in lines)
+    return f"### {title}\n\n{body}" + (f"\n\n![{title}]({picture})" if picture else "")
+
+
+def _says(experiment: Experiment, head: str, base: str) -> str | None:
+    gap = experiment.gap(head, base)
+    return None if gap is None else f"`{head}` against `{base}`: {gap.verdict()}, {gap} ({gap.number} seeds, paired)."
+
+
+def _all(experiment: Experiment, pairs: Iterable[tuple[str, str]]) -> list[str]:
+    return [text for head, base in pairs if (text := _says(experiment, head, base))]
+
+
+def against_average(experiment: Experiment) -> str:
+    lines = _all(experiment, [(experiment.named(), "average"), ("isqrt", "average"), (TRUNK, "average")])
+    picture = "experiment_curves.png"
+    pictures.curves(experiment.courses(SHOWN, "eval_top1"), experiment.results / picture)
+    return _question("Does covariance pooling beat average pooling?", *dict.fromkeys(lines), picture=picture)
+
+
+def approximate_against_exact(experiment: Experiment) -> str:
+    lines = _all(experiment, [("isqrt", head) for head in ROOTS])
+    pool = [value for head in EXACT for value in experiment.scores.get(head, {}).values()]
+    newton = list(experiment.scores.get("isqrt", {}).values())
+    if len(pool) > len(newton) > 1:
+        gap = unpaired(newton, pool)
+        named = ", ".join(f"`{head}`" for head in EXACT if head in experiment.scores)
+        lines.append(f"Against {named} together, one function to rounding ({len(pool)} runs): {gap.verdict()}, {gap}.")
+    exact = [head for head in EXACT if head in experiment.scores]
+    picture = ""
+    if exact and newton:
+        lr = experiment.course("isqrt", "lr")[0]
+        gap = experiment.course("isqrt", "eval_top1").mean(0) - np.concatenate(
+            [experiment.course(head, "eval_top1") for head in exact]
+        ).mean(0)
+        after = np.arange(len(lr)) >= lr.argmax()
+        share = lr / lr.max()
+        for text, band in (
+            ("above half of its peak", after & (share > 0.5)),
+            ("between a tenth and half", after & (share > 0.1) & (share <= 0.5)),
+            ("a tenth or less", after & (share <= 0.1)),
+        ):
+            lines.append(
+                f"Validation top-1 while the rate is {text}: isqrt − exact {gap[band].mean():+.1f} on average."
+            )
+        picture = "experiment_gap.png"
+        pictures.gap(lr, gap, experiment.results / picture)
+    title = "Does the approximate root beat the exact one, each by itself? Does the gap close as the rate falls?"
+    return _question(title, *lines, picture=picture)
+
+
+def conditioning(experiment: Experiment) -> str:
+    lines = []
+    for head in ("isqrt", "polar", TRUNK):
+        if head in experiment.scores:
+            kappa, lr = experiment.course(head, "kappa"), experiment.course(head, "lr")[0]
+            high, low = kappa[:, lr > lr.max() / 2], kappa[:, lr < lr.max() / 10]
+            under = np.nanmax(experiment.course(head, "under_eps"))
+            lines.append(
+                f"`{head}`: median κ {np.nanmedian(high):.1e} while the rate is above half its peak, "
+                f"{np.nanmedian(low):.1e} once it is under a tenth; at most {under:.1%} of the eigenvalues under eps."
+            )
+    picture = "experiment_conditioning.png"
+    lr, kappa = (experiment.courses(SHOWN[1:], column) for column in ("lr", "kappa"))
+    pictures.conditioning(lr, kappa, experiment.results / picture)
+    return _question("Does the conditioning improve as the rate falls?", *lines, picture=picture)
+
+
+def hybrid(experiment: Experiment) -> str:
+    hybrids = [head for head in experiment.scores if head.endswith("-hybrid")]
+    pairs = [(head, base) for head in hybrids for base in (head.removesuffix("-hybrid"), "isqrt")]
+    picture = "experiment_hybrid.png"
+    alone = {head: experiment.scores.get(head.removesuffix("-hybrid"), {}) for head in hybrids}
+    pictures.pairs({head: (alone[head], experiment.scores[head]) for head in hybrids}, experiment.results / picture)
+    return _question("Does the hybrid protocol close the gap?", *_all(experiment, pairs), picture=picture)
+
+
+def pade(experiment: Experiment) -> str:
+    others = [head for head in ROOTS if head != "svdpade"]
+    pairs = [("svdpade", head) for head in others] + [(TRUNK, f"{head}-hybrid") for head in others]
+    return _question("Is SVD-Padé the best of the SVD family?", *_all(experiment, pairs))
+
+
+def precision_and_smoothness(experiment: Experiment) -> str:
+    pairs = [
+        ("svdpade", "svdpade-float32"),
+        ("isqrt-float64", "isqrt"),
+        ("svdnewton", "svdpade"),
+        ("rsqrt", "polar"),
+        ("isqrt", "svdnewton"),
+    ]
+    lines = _all(experiment, pairs)
+    return _question("What do precision and smoothness each contribute?", *lines) if lines else ""
+
+
+QUESTIONS: tuple[Callable[[Experiment], str], ...] = (
+    against_average,
+    approximate_against_exact,
+    conditioning,
+    hybrid,
+    pade,
+    precision_and_smoothness,
+)

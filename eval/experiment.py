@@ -1,0 +1,292 @@
+"""Every pooling head on the grocery photographs, from scratch, in stages: the runs behind the answers in the report.
+
+One small backbone (timm's ``test_resnet``), the same stride, data order, augmentation, schedule and budget for every
+head. Learning rates are chosen on folds of the training part (`eval.folds`), and so is the method that is to be
+compared with average pooling; the final runs train on the whole training part for a fixed number of epochs, and the
+test part is read once a run, with the weights of the last epoch.
+
+Every run is a ``timm-gcp train`` of its own, and a line of CSV when it is done: started again, this command goes on
+where it stopped. All hybrid runs of a seed are one up to the switch, to the last digit (an epoch's random numbers
+depend on the seed and the epoch alone): that part is trained once, and the others go on from its checkpoint.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from threading import Lock
+
+from tqdm import tqdm
+
+from timm_gcp import GCPError
+
+from .folds import write_folds
+from .record import append_row, provenance, read_rows
+
+BACKBONE = "test_resnet"
+
+
+def _standalone(method: str, *more: str) -> list[str]:
+    return ["--model", f"{BACKBONE}_{method}", "--no-hybrid", *more]
+
+
+def _hybrid(method: str, *more: str) -> list[str]:
+    return ["--model", f"{BACKBONE}_{method}", "--hybrid", *more]
+
+
+_FLOAT32 = ("--model-kwargs", "spectral_dtype=float32")
+HEADS = {
+    "average": ["--model", BACKBONE],
+    "isqrt": _standalone("isqrt"),
+    "rsqrt": _standalone("rsqrt", "--method-args", "share=0.1"),
+    "polar": _standalone("polar"),
+    "svd": _standalone("svd"),
+    "svdtrunc": _standalone("svdtrunc"),
+    "svdtaylor": _standalone("svdtaylor"),
+    "svdpade": _standalone("svdpade"),
+    "svdnewton": _standalone("svdnewton"),
+    "svdpade-float32": _standalone("svdpade", *_FLOAT32),
+    "isqrt-float64": _standalone("isqrt", "--model-kwargs", "spectral_dtype=float64"),
+    "svd-hybrid": _hybrid("svd"),
+    "svdtrunc-hybrid": _hybrid("svdtrunc"),
+    "svdtaylor-hybrid": _hybrid("svdtaylor"),
+    "svdpade-hybrid": _hybrid("svdpade"),
+    "polar-hybrid": _hybrid("polar"),
+}
+"""Arguments of ``timm-gcp train`` that make a head."""
+
+TRUNK = "svdpade-hybrid"
+"""The hybrid that is trained from the first epoch; the others branch off before its switch."""
+
+SEARCHED = ("average", "isqrt", "polar", "rsqrt")
+"""Heads whose learning rate is searched for."""
+
+RATE_OF = {
+    **{head: "polar" for head in HEADS if head.startswith("svd")},
+    **{head: "isqrt" for head in HEADS if head.endswith("-hybrid") or head.startswith("isqrt")},
+    **{head: head for head in SEARCHED},
+}
+"""The searched head whose rate a head takes: standalone roots that of the exact root, hybrids that of their trunk."""
+
+STAGES = {
+    2: ("average", "isqrt", "rsqrt", "polar", "svdpade-hybrid"),
+    3: ("svdtaylor-hybrid", "svdtrunc-hybrid", "svd-hybrid", "polar-hybrid"),
+    4: ("svdpade", "svdtaylor", "svdtrunc", "svd"),
+    5: ("svdpade-float32", "svdnewton", "isqrt-float64"),
+}
+"""Heads of the final runs by stage, the cheap and the telling first. Stage 1 is the search."""
+
+RATES = (0.1, 0.2)
+LIMITS = (0.0125, 1.6)
+SEARCH_FOLDS = (0, 4)
+SEARCH_EPOCHS = 12
+EPOCHS = 24
+SEEDS = (0, 1, 2)
+RECIPE = shlex.split(
+    "--dataset grocery --last-stride 1 --img-size 112 --crop-pct 0.95 -b 32 -vb 128 --opt sgd --momentum 0.9 "
+    "--weight-decay 1e-4 --clip-grad 5 --sched cosine --sched-on-updates --warmup-lr 1e-3 --min-lr 1e-5 "
+    "--scale 0.35 1.0 --color-jitter 0.2 --smoothing 0.1 --device cpu --channels-last -j 0 --no-prefetcher "
+    "--no-check-images"
+)
+ONE_THREAD = {
+    **dict(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1"),
+    # glibc would give the memory of every large activation back and fault it in again: a fifth of the time.
+    **dict(MALLOC_MMAP_THRESHOLD_=str(2**33), MALLOC_TRIM_THRESHOLD_=str(2**33), MALLOC_TOP_PAD_=str(2**28)),
+}
+"""Environment of a run; nothing in it changes a result."""
+CURVES = ("epoch", "lr", "method", "train_top1", "eval_top1", "kappa", "rank", "under_eps")
+"""Columns of a run's summary that are kept for the report."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run; `fold` is None for a final run, on the whole training part."""
+
+    head: str
+    rate: float
+    seed: int
+    epochs: int
+    fold: int | None = None
+
+    @property
+    def name(self) -> str:
+        where = "final" if self.fold is None else f"fold{self.fold}"
+        return f"{where}-{self.head}-lr{self.rate:g}-seed{self.seed}"
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        fold = "" if self.fold is None else str(self.fold)
+        return (self.head, f"{self.rate:g}", str(self.seed), str(self.epochs), fold)
+
+    def command(self, data: Path, output: Path) -> list[str]:
+        """The arguments of ``timm-gcp`` that train it."""
+        train, val = ("train", "val") if self.fold is None else (f"fold{self.fold}-train", f"fold{self.fold}-val")
+        return [
+            *("train", "--data-dir", str(data), "--train-split", train, "--val-split", val),
+            *(*HEADS[self.head], *RECIPE, "--lr", f"{self.rate:g}", "--epochs", str(self.epochs)),
+            *("--warmup-epochs", str(self.epochs // 4), "--seed", str(self.seed)),
+            *("--checkpoint-hist", str(self.epochs if self.head == TRUNK else 1)),
+            *("--output", str(output), "--experiment", self.name),
+        ]
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m eval experiment", description=__doc__.split("\n")[0])
+    parser.add_argument("--data-dir", type=Path, required=True, help="the grocery data set (folder with train.txt)")
+    parser.add_argument("--work", type=Path, default=Path("runs/experiment"), help="folder for the runs (%(default)s)")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of a final run (%(default)s)")
+    parser.add_argument("--search-epochs", type=int, default=SEARCH_EPOCHS, help="of a run on a fold (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side, one thread each")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of the final runs (%(default)s)")
+    parser.add_argument("--heads", nargs="+", choices=HEADS, metavar="HEAD", help="only these heads of the stage")
+    parser.add_argument("--stage", type=int, choices=(1, *STAGES), help="only this stage (default: all in turn)")
+    args = parser.parse_args(argv)
+    if not (args.data_dir / "train.txt").is_file():
+        raise GCPError(f"No train.txt in {args.data_dir}; --data-dir takes the folder of the grocery data set.")
+    for stage in [args.stage] if args.stage else (1, *STAGES):
+        if stage == 1:
+            search(args)
+            continue
+        heads = [head for head in STAGES[stage] if head in (args.heads or STAGES[stage])]
+        rates = {head: chosen_rate(args.results, RATE_OF[head], args.search_epochs) for head in heads}
+        for seed in args.seeds:
+            runs = [Run(head, rates[head], seed, args.epochs) for head in heads]
+            train_all(runs, args)
+
+
+def search(args: argparse.Namespace) -> None:
+    """Tries rates on the folds, next to the best one too, until the best of every head has neighbours on both sides."""
+    rates = {head: set(RATES) for head in SEARCHED}
+    while True:
+        train_all(
+            [
+                Run(head, rate, 0, args.search_epochs, fold)
+                for head in SEARCHED
+                for rate in sorted(rates[head])
+                for fold in SEARCH_FOLDS
+            ],
+            args,
+        )
+        best = {head: chosen_rate(args.results, head, args.search_epochs) for head in SEARCHED}
+        grown = {head: with_neighbours(rates[head], best[head]) for head in SEARCHED}
+        if grown == rates:
+            return
+        rates = grown
+
+
+def with_neighbours(rates: set[float], best: float) -> set[float]:
+    """The rates, and half or twice the best one if that is the smallest or largest of them."""
+    grown = set(rates)
+    if best == min(rates):
+        grown.add(max(best / 2, LIMITS[0]))
+    if best == max(rates):
+        grown.add(min(best * 2, LIMITS[1]))
+    return grown
+
+
+def fold_scores(results: Path, head: str, epochs: int) -> dict[float, list[float]]:
+    """Rate → top-1 on the folds, of the last epoch."""
+    scores: dict[float, list[float]] = {}
+    for row in read_rows(results / "experiment.csv"):
+        if row["head"] == head and row["fold"] and row["epochs"] == str(epochs):
+            scores.setdefault(float(row["lr"]), []).append(float(row["eval_top1"]))
+    return scores
+
+
+def chosen_rate(results: Path, head: str, epochs: int) -> float:
+    """The rate with the best mean accuracy on the folds."""
+    scores = fold_scores(results, head, epochs)
+    if not scores:
+        raise GCPError(f"The rate of '{head}' is not chosen yet; run --stage 1 first.")
+    return max(scores, key=lambda rate: fmean(scores[rate]))
+
+
+def train_all(runs: Iterable[Run], args: argparse.Namespace) -> None:
+    """Trains the runs that have no line in the table yet, several side by side."""
+    table = args.results / "experiment.csv"
+    args.results.mkdir(parents=True, exist_ok=True)
+    columns = ("head", "lr", "seed", "epochs", "fold")
+    finished = {tuple(row[name] for name in columns) for row in read_rows(table)}
+    todo = [run for run in runs if run.key not in finished]
+    lock = Lock()
+    with tqdm(total=len(todo), desc="runs", disable=not todo) as bar, ThreadPoolExecutor(args.jobs) as pool:
+
+        def work(run: Run) -> None:
+            row, curves = train(run, args.data_dir, args.work)
+            with lock:
+                for line in curves:
+                    append_row(args.results / "experiment_curves.csv", line)
+                append_row(table, row)
+                bar.update()
+                tqdm.write(f"{run.name}: evaluation {row['eval_top1']} test {row['test_top1']}")
+
+        for _ in pool.map(work, todo):
+            pass
+
+
+def train(run: Run, source: Path, work: Path) -> tuple[dict[str, object], list[dict[str, object]]]:
+    """One ``timm-gcp train``, resumed where a part of it is done; then, for a final run, one look at the test part.
+
+    Returns:
+        The run's line in the table, and its epochs for the curves (none for a run on a fold).
+    """
+    data = source if run.fold is None else write_folds(source, work / "folds")
+    folder, log = work / run.name, work / f"{run.name}.log"
+    command = run.command(data, work)
+    if not (folder / "result.json").exists():
+        last = folder / "last.pth.tar"
+        start = last if last.exists() else _trunk(run, work)
+        _run([*command, *(["--resume", str(start)] if start else [])], log)
+    result = json.loads((folder / "result.json").read_text())
+    epochs = read_rows(folder / "summary.csv")
+    test: dict[str, object] = {}
+    if run.fold is None:
+        out = folder / "test.json"
+        evaluate = ["validate", "--checkpoint", str(folder / "last.pth.tar"), "--dataset", "grocery"]
+        evaluate += ["--data-dir", str(data), "--split", "test", "-b", "128", "-j", "0", "--device", "cpu"]
+        if not out.exists():
+            _run([*evaluate, "--results-file", str(out)], log)
+        test = json.loads(out.read_text())
+        test = test[0] if isinstance(test, list) else test
+    head, rate, seed, length, fold = run.key
+    row: dict[str, object] = {
+        **dict(head=head, lr=rate, seed=seed, epochs=length, fold=fold),
+        "train_top1": round(float(epochs[-1]["train_top1"]), 2),
+        "eval_top1": round(float(epochs[-1]["eval_top1"]), 2),
+        "test_top1": round(float(str(test["top1"])), 2) if test else "",
+        "test_top5": round(float(str(test["top5"])), 2) if test else "",
+        "test_loss": round(float(str(test["loss"])), 4) if test else "",
+        "parameters": result["parameters"],
+        "seconds": round(sum(float(epoch["seconds"]) for epoch in epochs)),
+        **provenance(),
+        "command": "timm-gcp " + shlex.join(command).replace(str(data), "DATA").replace(str(work), "RUNS"),
+    }
+    curves = [{"head": head, "seed": seed, **{name: e[name] for name in CURVES}} for e in epochs] if test else []
+    return row, curves
+
+
+def _trunk(run: Run, work: Path) -> Path | None:
+    """For a hybrid, the trunk's checkpoint before the epoch in which the method switches, once the trunk is trained."""
+    folder = work / Run(TRUNK, run.rate, run.seed, run.epochs).name
+    result = folder / "result.json"
+    if not run.head.endswith("-hybrid") or not result.exists():
+        return None
+    switch = json.loads(result.read_text())["switched_at"]["epoch"]
+    return folder / f"checkpoint-{switch - 1}.pth.tar"
+
+
+def _run(arguments: list[str], log: Path) -> None:
+    env = {**os.environ, **ONE_THREAD}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        code = subprocess.call([sys.executable, "-m", "timm_gcp.cli", *arguments], stdout=file, stderr=file, env=env)
+    if code:
+        raise GCPError(f"A run ended with status {code}; its output is in {log}. Started again, this command goes on.")

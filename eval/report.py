@@ -1,0 +1,115 @@
+"""One page of everything that was measured: tables, pictures and verdicts from the CSV files of ``eval/results/``.
+
+Tables and verdicts are computed from the files; what a person has to say of them stands in ``notes/NAME.md`` and is put
+under the section. The page is the same, byte for byte, wherever it is made from the same files.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from timm_gcp import GCPError
+from timm_gcp.atomic import save_atomically
+
+from . import answers, gradients, memory
+from .record import read_rows, read_values
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page.
+
+    Attributes:
+        name: of the CSV file it needs (and of its note); one without a file is its note alone.
+        title: its heading.
+        command: what measured it.
+        body: Markdown from the results folder; draws its pictures there.
+    """
+
+    name: str
+    title: str
+    command: str
+    body: Callable[[Path], str] | None = None
+
+    @property
+    def source(self) -> str:
+        """The file without which there is nothing to say."""
+        return f"{self.name}.csv" if self.body is not None else f"notes/{self.name}.md"
+
+    def text(self, results: Path) -> str:
+        parts = [f"## {self.title}", f"```bash\n{self.command}\n```"]
+        if self.body is not None:
+            parts += [
+                f"{provenance(results / self.source)} All lines: [{self.source}]({self.source}).",
+                self.body(results),
+            ]
+        note = results / "notes" / f"{self.name}.md"
+        if note.exists():
+            parts.append(note.read_text(encoding="utf-8").strip())
+        return "\n\n".join(parts)
+
+
+def provenance(path: Path) -> str:
+    """When and where the lines of a file were measured, as a sentence."""
+    rows = read_rows(path)
+    dates, machines, versions = (sorted({row[key] for row in rows}) for key in ("date", "machine", "versions"))
+    days = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    return f"{days}; {'; '.join(machines)}; {'; '.join(versions)}."
+
+
+def _gradients(results: Path) -> str:
+    gradients.draw(read_values(results / "gradients.csv"), results / "gradients.png")
+    return "![errors and smoothness against conditioning](gradients.png)"
+
+
+def _memory(results: Path) -> str:
+    rows = read_values(results / "memory.csv")
+    memory.draw(rows, results / "memory.png")
+    return f"{memory.table(rows)}\n![MiB that a training step adds to the model](memory.png)"
+
+
+SECTIONS = (
+    Section(
+        "experiment",
+        "Pooling heads on the grocery photographs",
+        "python -m eval experiment --data-dir GROCERY          # stages 1 to 5; resumable",
+        answers.section,
+    ),
+    Section("gradients", "What each method does to the gradient", "python -m eval gradients", _gradients),
+    Section("memory", "Memory of a training step", "python -m eval memory", _memory),
+    Section(
+        "families",
+        "Other families on the grocery photographs",
+        "timm-gcp train --dataset grocery --data-dir GROCERY --val-split val --model MODEL --img-size 128 -b 32 \\\n"
+        "    --opt adamw --weight-decay 0.05 --lr 1e-3 --epochs 8 --warmup-epochs 1 --device cpu -j 1",
+    ),
+)
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m eval report", description=__doc__.split("\n")[0])
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    args = parser.parse_args(argv)
+    out = args.results / "README.md"
+    content = page(args.results)
+    save_atomically(out, lambda file: file.write(content.encode()))
+    print(out)
+
+
+def page(results: Path) -> str:
+    """The whole page; a section whose file is missing is left out.
+
+    Raises:
+        GCPError: the folder has no results at all.
+    """
+    there = [section for section in SECTIONS if (results / section.source).exists()]
+    if not there:
+        raise GCPError(f"{results} holds no results: measure something first (python -m eval --help).")
+    head = (
+        "# What was measured\n\n"
+        "Made by `python -m eval report` from the CSV files of this folder. Every number came from the command beside "
+        "it; date, machine and versions stand in each line. *Level* means that the 95 % interval of a difference "
+        "(Student's, over seeds) holds zero."
+    )
+    return "\n\n".join([head, *(section.text(results) for section in there)]) + "\n"
