@@ -11,6 +11,7 @@ COMMANDS = {
     "conditioning": "κ, rank and eigenvalues under eps of training runs against the learning rate",
     "gradients": "what each method does to output and gradient as conditioning worsens",
     "imagenet": "the published ImageNet checkpoints on your ImageNet, beside what their authors printed",
+    "speed": "time and memory of every method beside floors and the published layers",
     "report": "one page of tables, pictures and verdicts from all results",
     "memory": "what a training step takes in memory, and what makes it smaller",
     "experiment": "every pooling head trained from scratch on the grocery photographs, in stages",

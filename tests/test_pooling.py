@@ -241,7 +241,7 @@ def test_checkpoints_keep_the_input_only(method, chunk_size):
     everything = kept_bytes(pool, x)
     pool.set_grad_checkpointing()
     assert kept_bytes(pool, x) == x.untyped_storage().nbytes()
-    assert everything >= 2.5 * x.untyped_storage().nbytes()
+    assert everything >= 1.4 * x.untyped_storage().nbytes()
     pool.set_grad_checkpointing(False)
     assert kept_bytes(pool, x) == everything
 

@@ -17,7 +17,8 @@ from timm_gcp.spectral.factor import factor
 from timm_gcp.spectral.function import Elementwise, of_features
 from timm_gcp.spectral.loewner import exact, exact_power, k_pade, k_svd, k_taylor, k_trunc, through_eigenvectors
 from timm_gcp.spectral.matrix_pade import pade_root
-from timm_gcp.spectral.newton_schulz import newton_schulz
+from timm_gcp.spectral.newton_schulz import newton_schulz, newton_schulz_by_products
+from timm_gcp.spectral.newton_schulz_eigen import divided_differences, newton_schulz_eigen, scalars
 
 # The exact root with the exact gradient, as each row computes it.
 SVD_FAMILY = ["svd", "svdpade", "svdlyap", "polar"]
@@ -294,6 +295,67 @@ def test_newton_schulz_of_zero_is_zero_with_zero_gradient():
     assert (sigma.grad == 0).all()
     with pytest.raises(ValueError, match="at least one iteration"):
         newton_schulz(sigma, 0)
+
+
+@pytest.mark.parametrize("route", [newton_schulz_by_products, newton_schulz_eigen])
+@pytest.mark.parametrize("shape", [(9, 5), (5, 9), (6, 6), (12, 2), (3, 1)])
+@pytest.mark.parametrize("iterations", [1, 2, 5, 10])
+def test_newton_schulz_by_every_route(route, shape, iterations):
+    """On the smaller side, by products or on the eigenvalues: the iteration on Σ itself, and its gradient."""
+    # After ten steps z rises to 58 at zero, and by −58³/3 a unit of λ: of float32 little is left, by any route.
+    bounds = {torch.float64: 1e-12, torch.float32: 5e-6} if iterations < 10 else {torch.float64: 1e-9}
+    for dtype, bound in bounds.items():
+        c, m = shape
+        x = centre(torch.logspace(0, -2, c, dtype=dtype)[:, None] * torch.randn(3, c, m, dtype=dtype))
+        g = torch.randn(3, c, c, dtype=dtype)
+        found = []
+        for compute in (lambda x: newton_schulz(x @ x.mT, iterations), lambda x: route(x, iterations)):
+            x = x.detach().requires_grad_()
+            y = compute(x)
+            found.append((y.detach(), *torch.autograd.grad(y, x, g)))
+        for ours, direct in zip(*found, strict=True):
+            assert relative(ours, direct) <= bound
+
+
+@pytest.mark.parametrize("route", [newton_schulz_by_products, newton_schulz_eigen])
+@pytest.mark.parametrize("shape", [(9, 5), (5, 9)])
+def test_newton_schulz_of_features_at_zero(route, shape):
+    x = torch.zeros(2, *shape, dtype=torch.float64)
+    x[1] = torch.randn(shape)
+    x.requires_grad_()
+    y = route(x, 5)
+    y.sum().backward()
+    assert (y[0] == 0).all()
+    assert (x.grad[0] == 0).all()
+    assert torch.isfinite(x.grad).all()
+    assert (x.grad[1] != 0).any()
+
+
+def test_divided_differences_of_the_iteration():
+    a = torch.tensor([0.0, 1e-12, 0.3, 0.3, 0.9, 1.0], dtype=torch.float64, requires_grad=True)
+    z, pairs = divided_differences(a.detach(), 5)
+    assert torch.allclose(z, scalars(a.detach(), 5), rtol=1e-14)
+    gap = a.detach()[:, None] - a.detach()[None, :]
+    apart = gap.abs() > 0.05
+    assert torch.allclose(pairs[apart], ((z[:, None] - z[None, :]) / gap)[apart], rtol=1e-12)
+    derivative = torch.autograd.grad(scalars(a, 5).sum(), a)[0]
+    assert torch.allclose(pairs.diagonal(), derivative, rtol=1e-12)
+    assert torch.allclose(pairs, pairs.mT, rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["polar", "svdpade", "rsqrt", "seb"])
+@pytest.mark.parametrize("shape", [(12, 5), (5, 12)])
+def test_products_in_float32_cost_their_rounding(method, shape):
+    """float32 features: eigenvalues in float64, products in float32; at any conditioning as good as float32 can say."""
+    c, m = shape
+    for smallest in (1e-1, 1e-4, 1e-6):
+        x = with_singular_values(c, m, torch.logspace(0, math.log10(smallest), min(c, m - 1), dtype=torch.float64))
+        x = x.float().double()
+        g = torch.randn(c, c, dtype=torch.float64).float().double()
+        exactly, single = backward(x, g, method), backward(x.float(), g.float(), method)
+        assert relative(single[0].double(), exactly[0]) < 1e-6
+        # The bound of the root's derivative: an error of the products is one of the gradient, of the size of G.
+        assert (single[1].double() - exactly[1]).norm() < 1e-5 * g.norm()
 
 
 # Each method's own

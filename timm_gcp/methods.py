@@ -21,7 +21,7 @@ from .spectral.bilinear import bilinear, compact_bilinear
 from .spectral.covariance import binary_scale, centre, rescale, triangle
 from .spectral.function import EXACT_ROOT, Elementwise, SpectralFunction, of_features, of_sigma
 from .spectral.matrix_pade import Approximant, matrix_root, pade_root, taylor_root
-from .spectral.newton_schulz import newton_schulz
+from .spectral.newton_schulz import newton_schulz, newton_schulz_of_features
 from .spectral.scalar import balanced_root, regularised_log, regularised_root
 
 __all__ = ["METHODS", "Method", "covariance_sqrt", "get_method", "matrix_sqrt", "pool_features"]
@@ -44,11 +44,14 @@ class Method:
         degree: scaling the features by c scales the output by c^degree; a function of the arguments. A method that
             takes an argument ``unit`` has to know the scale: its features have been divided by it.
         width: channels and arguments → length of the output vector.
-        by_products: centred features in float64, by what they have been divided (``unit``) and the
-            method's arguments → the value of ``of_features`` by matrix products alone; it raises GCPError for
-            arguments without such a form. None where ``of_features`` is made of products already.
+        by_products: centred features, by what they have been divided (``unit``) and the method's arguments → the
+            value of ``of_features`` by matrix products alone; it raises GCPError for arguments without such a form.
+            None where ``of_features`` is made of products already.
+        products_dtype: the precision of ``by_products``; what stands in for an eigensolver needs float64.
         defaults: the method's arguments with the papers' values.
         takes_unit: whether the method has to know by what its features have been divided.
+        takes_products: whether ``of_features`` takes the precision of its matrix products (``products``), beside
+            that of its eigenvalues.
     """
 
     name: str
@@ -61,16 +64,19 @@ class Method:
     degree: Callable[..., float] = lambda **_: 1.0
     width: Callable[..., int] = lambda channels, **_: channels * (channels + 1) // 2
     by_products: Callable[..., Tensor] | None = None
+    products_dtype: torch.dtype = torch.float64
 
     defaults: Mapping[str, Any] = field(init=False)
     takes_unit: bool = field(init=False)
+    takes_products: bool = field(init=False)
 
     def __post_init__(self) -> None:
         # Once, at import: a compiled forward cannot look at signatures.
         parameters = list(inspect.signature(self.of_features).parameters.values())[1:]
-        defaults = {p.name: p.default for p in parameters if p.name != "unit"}
+        defaults = {p.name: p.default for p in parameters if p.name not in ("unit", "products")}
         object.__setattr__(self, "defaults", defaults)
-        object.__setattr__(self, "takes_unit", any(p.name == "unit" for p in parameters))
+        for name in ("unit", "products"):
+            object.__setattr__(self, f"takes_{name}", any(p.name == name for p in parameters))
 
     def check_args(self, method_args: Mapping[str, Any]) -> None:
         """Refuses an argument that the method does not take, or a value outside its range.
@@ -123,8 +129,8 @@ def _spectral(
 ) -> Method:
     """A row of the SVD family: float64, and a spectral function made from the method's arguments."""
 
-    def features(x: Tensor, **args: Any) -> Tensor:
-        return of_features(x, function(**args))[0]
+    def features(x: Tensor, products: torch.dtype | None = None, **args: Any) -> Tensor:
+        return of_features(x, function(**args), products)[0]
 
     def sigma(s: Tensor, **args: Any) -> Tensor:
         return of_sigma(s, function(**args))[0]
@@ -132,7 +138,8 @@ def _spectral(
     # What the row takes is what its function takes.
     own = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(function).parameters.values()]
     first = inspect.Parameter("x", inspect.Parameter.POSITIONAL_ONLY)
-    features.__signature__ = inspect.Signature([first, *own])  # type: ignore[attr-defined]
+    precision = inspect.Parameter("products", inspect.Parameter.KEYWORD_ONLY)
+    features.__signature__ = inspect.Signature([first, precision, *own])  # type: ignore[attr-defined]
     return Method(name, forward, backward, reference, torch.float64, features, sigma, degree, by_products=by_products)
 
 
@@ -181,8 +188,10 @@ _ROWS = (
         "its adjoint, by hand",
         "Li, Xie, Wang, Gao: iSQRT-COV, CVPR 2018",
         torch.float32,
-        lambda x, iterations=5: newton_schulz(x @ x.mT, iterations),
+        newton_schulz_of_features,
         lambda s, iterations=5: newton_schulz(s, iterations),
+        by_products=lambda x, iterations=5, **_: newton_schulz(x @ x.mT, iterations),
+        products_dtype=torch.float32,
     ),
     _spectral(
         "svd",
@@ -227,7 +236,7 @@ _ROWS = (
         "Song, Sebe, Wang: DifferentiableSVD",
         torch.float64,
         lambda x, iterations=10: _newton_backward(
-            of_features(x.detach(), EXACT_ROOT)[0], newton_schulz(x @ x.mT, iterations)
+            of_features(x.detach(), EXACT_ROOT)[0], newton_schulz_of_features(x, iterations)
         ),
         lambda s, iterations=10: _newton_backward(of_sigma(s.detach(), EXACT_ROOT)[0], newton_schulz(s, iterations)),
         by_products=_root_by_products,
@@ -339,7 +348,7 @@ def _scaled(
     """
     dtype = dtype or row.dtype
     with torch.autocast(given.device.type, enabled=False):
-        work = given.to(torch.promote_types(given.dtype, dtype))
+        work = given.to(torch.promote_types(given.dtype, torch.float32))
         unit = binary_scale(work)
         if power == 2:
             unit = torch.exp2(torch.floor(torch.log2(unit) / 2))  # an even power of two, to stay exact
@@ -347,6 +356,8 @@ def _scaled(
         scaled = rescale(work, unit**-power, torch.ones_like(unit)).to(dtype)
         if row.takes_unit:
             args = {**args, "unit": unit.to(torch.promote_types(unit.dtype, torch.float64))}
+        if row.takes_products and power == 1:
+            args = {**args, "products": work.dtype}
         out = compute(scaled, **args).to(work.dtype)
         forward, back = unit**degree, unit ** (degree - power)
         if out.dim() < work.dim():
@@ -381,11 +392,12 @@ def pool_features(
         GCPError: an unknown method or argument, or features without positions or channels.
     """
     row = get_method(method)
-    if row.of_sigma is not None:
-        return triangle(covariance_sqrt(x, method, dtype=dtype, **method_args))
     row.check_args(method_args)
     _checked(x, "pool_features")
-    return _scaled(row, row.of_features, x, dtype, 1, method_args)
+    compute = (
+        row.of_features if row.of_sigma is None else lambda x, **args: triangle(row.of_features(centre(x), **args))
+    )
+    return _scaled(row, compute, x, dtype, 1, method_args)
 
 
 def covariance_sqrt(

@@ -36,13 +36,15 @@ def pool_by_products(
     """
     row = get_method(method)
     row.check_args(method_args)
-    work = x.to(torch.float64 if row.by_products else torch.promote_types(x.dtype, dtype or row.dtype))
+    stands_in = row.by_products is not None and row.products_dtype == torch.float64
+    work = x.to(torch.float64 if stands_in else torch.promote_types(x.dtype, dtype or row.dtype))
     unit = binary_scale(work)
     scaled = work / unit
     if row.of_sigma is not None:
         scaled = centre(scaled)
     if row.by_products:
-        out = row.by_products(scaled, unit=unit, **method_args)
+        out = row.by_products(scaled if stands_in else scaled.to(dtype or row.dtype), unit=unit, **method_args)
+        out = out.to(work.dtype)
     else:
         out = row.of_features(scaled.to(dtype or row.dtype), **method_args).to(work.dtype)
     if row.of_sigma is not None:

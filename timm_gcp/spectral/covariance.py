@@ -21,11 +21,24 @@ def centre(x: Tensor) -> Tensor:
     Returns:
         X̄, of the shape and dtype of ``x``.
     """
-    mean = x.mean(-1, keepdim=True)
-    centred = x - mean
-    value = centred.detach()
-    flat = value.abs().amax(-1, keepdim=True) <= _FLAT_ULPS * torch.finfo(x.dtype).eps * mean.detach().abs()
-    return (centred - torch.where(flat, value, 0)) / torch.sym_sqrt(x.shape[-1])  # math's would fix an exported M
+    return _Centre.apply(x)
+
+
+class _Centre(torch.autograd.Function):
+    """By hand, to hold one copy of the features in place of four."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        mean = x.mean(-1, keepdim=True)
+        centred = x - mean
+        largest = torch.linalg.vector_norm(centred, torch.inf, dim=-1, keepdim=True)
+        flat = largest <= _FLAT_ULPS * torch.finfo(x.dtype).eps * mean.abs()
+        # math's square root would fix an exported M
+        return centred.masked_fill_(flat, 0).div_(torch.sym_sqrt(x.shape[-1]))
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        return (grad - grad.mean(-1, keepdim=True)) / torch.sym_sqrt(grad.shape[-1])
 
 
 def covariance(x: Tensor) -> Tensor:
@@ -121,4 +134,4 @@ def symmetric(a: Tensor) -> Tensor:
     For the gradient of a function of a symmetric matrix this is the gradient with respect to that matrix: what the
     triangle's gradient holds in one half is spread over both.
     """
-    return (a + a.mT) / 2
+    return (a + a.mT).div_(2)

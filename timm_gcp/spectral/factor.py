@@ -55,7 +55,7 @@ def factor(x: Tensor) -> Factor:
     eigenvalues, near = eigh(gram)
     mask = kept(eigenvalues, max(c, m)) | torch.isnan(eigenvalues)
     s = torch.where(mask, eigenvalues, 0).sqrt()
-    near = near * mask.unsqueeze(-2)
+    near = near.mul_(mask.unsqueeze(-2))
     inverse = torch.where(mask, s, 1).reciprocal().unsqueeze(-2)
-    far = ((x @ near) if m < c else (x.mT @ near)) * inverse
+    far = ((x @ near) if m < c else (x.mT @ near)).mul_(inverse)
     return Factor(far, s, near) if m < c else Factor(near, s, far)

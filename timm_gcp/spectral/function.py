@@ -50,23 +50,26 @@ EXACT_ROOT = Elementwise(torch.sqrt, exact)
 
 class _OfFeatures(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, function: SpectralFunction) -> tuple[Tensor, Tensor]:
+    def forward(ctx, x: Tensor, function: SpectralFunction, products: torch.dtype) -> tuple[Tensor, Tensor]:
         u, s, w = factor(x)
+        eigenvalues = s.square()
+        u, w = u.to(products), w.to(products)
         ctx.save_for_backward(u, s, w)
         ctx.function = function
-        eigenvalues = s.square()
-        return (u * function.value(eigenvalues).unsqueeze(-2)) @ u.mT, eigenvalues
+        return (u * function.value(eigenvalues).to(products).unsqueeze(-2)) @ u.mT, eigenvalues
 
     @staticmethod
     @differentiable_once
     def backward(ctx, grad: Tensor, grad_eigenvalues: Tensor):  # type: ignore[override]
         u, s, w = ctx.saved_tensors
-        pairs, null = ctx.function.loewner(s.square())
-        gu = symmetric(grad) @ u
+        pairs, null = ctx.function.loewner(s.square().to(u.dtype))
+        gu = (grad + grad.mT) @ u  # twice the symmetric part: the 2 of ∂L/∂X̄
         # F against the null space is D_j = s_j F(λ_j, 0). Cut columns of u, w are zero: their entries do not matter.
-        d = (s * null).unsqueeze(-2)
-        inner = (u.mT @ gu) * (pairs * s.unsqueeze(-2) - d) + torch.diag_embed(grad_eigenvalues * s)
-        return 2 * (u @ inner + gu * d) @ w.mT, None
+        near = s.to(u.dtype).unsqueeze(-2)
+        d = near * null.unsqueeze(-2)
+        inner = (u.mT @ gu).mul_(pairs * near - d)
+        inner.diagonal(dim1=-2, dim2=-1).add_((2 * grad_eigenvalues * s).to(u.dtype))
+        return ((u @ inner).add_(gu.mul_(d)) @ w.mT).to(s.dtype), None, None
 
 
 class _OfSigma(torch.autograd.Function):
@@ -88,7 +91,7 @@ class _OfSigma(torch.autograd.Function):
         return v @ inner @ v.mT, None
 
 
-def of_features(x: Tensor, function: SpectralFunction) -> tuple[Tensor, Tensor]:
+def of_features(x: Tensor, function: SpectralFunction, products: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
     """f(X̄X̄ᵀ), differentiated from the features.
 
     With the thin singular value decomposition X̄ = U S Wᵀ and f(0) = 0,
@@ -101,13 +104,16 @@ def of_features(x: Tensor, function: SpectralFunction) -> tuple[Tensor, Tensor]:
     Args:
         x: centred features ``[..., C, M]``, float32 or float64.
         function: f and its Loewner matrix.
+        products: precision of the output and of the backward's products; None takes that of ``x``. Eigenvalues are
+            never made from it, and all factors of a product are at most one (U, W, F S, D for the root), so float32
+            costs an error of its rounding, whatever the conditioning.
 
     Returns:
-        f(Σ), ``[..., C, C]``, symmetric, and the eigenvalues ``[..., min(C, M)]``, ascending, zero where cut; a scalar
-        of Σ that enters a method is made of them. Both are differentiable once; a second derivative raises
-        ``RuntimeError``.
+        f(Σ), ``[..., C, C]``, symmetric, in the dtype of the products, and the eigenvalues ``[..., min(C, M)]`` in
+        that of ``x``, ascending, zero where cut; a scalar of Σ that enters a method is made of them. Both are
+        differentiable once; a second derivative raises ``RuntimeError``.
     """
-    return _OfFeatures.apply(x, function)
+    return _OfFeatures.apply(x, function, products or x.dtype)
 
 
 def of_sigma(sigma: Tensor, function: SpectralFunction) -> tuple[Tensor, Tensor]:

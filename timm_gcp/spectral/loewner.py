@@ -40,7 +40,7 @@ def exact_power(alpha: float) -> Rule:
 
 def _exact_power(alpha: float, a: Tensor, b: Tensor) -> Tensor:
     larger, rest = _larger_and_rest(a, b)
-    ratio = torch.where(rest == 0, alpha, _one_minus_power(a, b, alpha) / torch.where(rest == 0, 1, rest))
+    ratio = torch.where(rest == 0, alpha, _one_minus_power(a, b, larger, rest, alpha) / torch.where(rest == 0, 1, rest))
     return torch.where(larger == 0, 0, torch.where(larger == 0, 1, larger) ** (alpha - 1) * ratio)
 
 
@@ -80,8 +80,8 @@ def k_taylor(degree: int = 100) -> Rule:
 
 def _k_taylor(degree: int, a: Tensor, b: Tensor) -> Tensor:
     larger, rest = _larger_and_rest(a, b)
-    series = _one_minus_power(a, b, degree + 1) / torch.where(rest == 0, 1, rest)
-    return torch.where(rest == 0, 0, torch.sign(a - b) * series / torch.where(larger == 0, 1, larger))
+    series = _one_minus_power(a, b, larger, rest, degree + 1).div_(torch.where(rest == 0, 1, rest))
+    return series.div_(torch.where(larger == 0, 1, larger)).mul_(torch.sign(a - b)).masked_fill_(rest == 0, 0)
 
 
 def k_pade(a: Tensor, b: Tensor) -> Tensor:
@@ -113,7 +113,8 @@ def through_eigenvectors(k: Rule, power: Rule = exact) -> Rule:
 
 def _through_eigenvectors(k: Rule, power: Rule, a: Tensor, b: Tensor) -> Tensor:
     gap = a - b
-    return power(a, b) * torch.where(gap == 0, 1, gap * k(a, b))
+    share = k(a, b).mul_(gap).masked_fill_(gap == 0, 1)
+    return share.mul_(power(a, b))
 
 
 @dataclass(frozen=True)
@@ -149,14 +150,17 @@ class LargestRoots:
 def _larger_and_rest(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """The larger of a pair, and 1 − x for the ratio x of the smaller to it; zero for a pair of zeros."""
     larger = torch.maximum(a, b)
-    return larger, (a - b).abs() / torch.where(larger == 0, 1, larger)
+    return larger, (a - b).abs_().div_(torch.where(larger == 0, 1, larger))
 
 
-def _one_minus_power(a: Tensor, b: Tensor, power: float) -> Tensor:
-    """1 − x^power for the ratio x of the smaller of a pair to the larger, without cancellation at either end."""
-    larger, rest = _larger_and_rest(a, b)
-    x = torch.minimum(a, b) / torch.where(larger == 0, 1, larger)
-    return -torch.expm1(power * torch.where(x < 0.5, x.log(), torch.log1p(-rest)))
+def _one_minus_power(a: Tensor, b: Tensor, larger: Tensor, rest: Tensor, power: float) -> Tensor:
+    """1 − x^power for the ratio x = 1 − rest of a pair, the smaller to the larger, without cancellation at either end.
+
+    A fresh tensor.
+    """
+    x = torch.minimum(a, b).div_(torch.where(larger == 0, 1, larger))
+    logarithm = torch.where(x < 0.5, x.log(), torch.log1p(-rest))
+    return logarithm.mul_(power).expm1_().neg_()
 
 
 def _reciprocal(gap: Tensor) -> Tensor:

@@ -1,38 +1,85 @@
 """The coupled Newton–Schulz iteration for the matrix square root (iSQRT-COV, CVPR 2018), with its adjoint by hand."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .covariance import symmetric
+from .newton_schulz_eigen import newton_schulz_eigen, trace_of
 from .once import differentiable_once
 
 
 class _NewtonSchulz(torch.autograd.Function):
+    """Y_N of A."""
+
     @staticmethod
     def forward(ctx, a: Tensor, iterations: int) -> Tensor:
-        y, z = a, None  # Z₀ = I is never multiplied out
-        steps = []
-        for k in range(iterations):
-            t = _step(y if z is None else z @ y)
-            steps += [y, t] if z is None else [y, t, z]
-            last = k == iterations - 1
-            y, z = y @ t, (None if last else t if z is None else t @ z)
+        y, t, _, steps = _iterate(a, iterations)
         ctx.save_for_backward(*steps)
-        return y
+        return y @ t
 
     @staticmethod
     @differentiable_once
     def backward(ctx, grad: Tensor):  # type: ignore[override]
-        saved = ctx.saved_tensors
-        dy, dz = symmetric(grad), None
-        # All iterates are polynomials of A, so symmetric: no transposes on Y, Z, T.
-        for k in range(len(saved) // 3, 0, -1):
-            y, t, z = saved[3 * k - 1 : 3 * k + 2]
-            dt = y @ dy if dz is None else y @ dy + dz @ z
-            dy, dz = dy @ t - z @ dt / 2, (0 if dz is None else t @ dz) - dt @ y / 2
-        y, t = saved[:2]
-        dt = y @ dy if dz is None else y @ dy + dz
-        return symmetric(dy @ t - dt / 2), None
+        return _adjoint(ctx.saved_tensors, symmetric(grad), None), None
+
+
+class _OfSmallSide(torch.autograd.Function):
+    """√tr Y_N of A = X̄X̄ᵀ/tr, M < C: it is X̄ Z_N X̄ᵀ/√tr with the Z_N of X̄ᵀX̄/tr, so the iteration runs on M×M."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, iterations: int) -> Tensor:
+        gram = x.mT @ x
+        trace = trace_of(gram)
+        _, t, z, steps = _iterate(gram.div_(trace), iterations)
+        z = t if z is None else t @ z
+        ctx.save_for_backward(x, trace, z, *steps)
+        return (x @ z / trace.sqrt()) @ x.mT
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        x, trace, z, *steps = ctx.saved_tensors
+        gx = symmetric(grad) @ x / trace.sqrt()
+        direct = gx @ z
+        inner = _adjoint(steps, None, x.mT @ gx)
+        through_trace = (direct * x).sum((-2, -1), keepdim=True) / 2
+        through_trace = through_trace + (inner * steps[0]).sum((-2, -1), keepdim=True)
+        return 2 * (direct + (x @ inner - through_trace * x) / trace), None
+
+
+def _iterate(a: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor | None, list[Tensor]]:
+    """Y, T and Z of the last step (Y_N = YT, Z_N = TZ), and those of every step for `_adjoint`."""
+    y: Tensor = a
+    z: Tensor | None = None  # Z₀ = I is never multiplied out
+    t = _step(y)
+    steps = [y, t]
+    for _ in range(iterations - 1):
+        y, z = y @ t, t if z is None else t @ z
+        t = _step(z @ y)
+        steps += [y, t, z]
+    return y, t, z, steps
+
+
+def _adjoint(steps: Sequence[Tensor], dy: Tensor | None, dz: Tensor | None) -> Tensor:
+    """The gradient with respect to A, from that of Y_N or of Z_N (the other is None).
+
+    All iterates are polynomials of A, so symmetric: no transposes on Y, Z, T.
+    """
+    for k in range(len(steps) // 3, 0, -1):
+        y, t, z = steps[3 * k - 1 : 3 * k + 2]
+        dt = _sum(None if dy is None else y @ dy, None if dz is None else dz @ z)
+        dy = _sum(None if dy is None else dy @ t, z @ dt / -2)
+        dz = _sum(None if dz is None else t @ dz, dt @ y / -2)
+    y, t = steps[:2]
+    dt = _sum(None if dy is None else y @ dy, dz)
+    return symmetric(_sum(None if dy is None else dy @ t, dt / -2))
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor:
+    assert a is not None or b is not None
+    return b if a is None else a if b is None else a + b  # type: ignore[return-value]
 
 
 def _step(zy: Tensor) -> Tensor:
@@ -64,3 +111,35 @@ def newton_schulz(sigma: Tensor, iterations: int = 5) -> Tensor:
     empty = trace <= 0
     trace = trace.masked_fill(empty, 1)
     return trace.sqrt() * _NewtonSchulz.apply((sigma / trace).masked_fill(empty, 0), iterations)
+
+
+def newton_schulz_of_features(x: Tensor, iterations: int = 5) -> Tensor:
+    """``newton_schulz(X̄X̄ᵀ)`` on the smaller side of the features, by what is faster on their device.
+
+    On a CPU that is an eigendecomposition (`newton_schulz_eigen`); elsewhere, where those are slow, matrix products.
+
+    Args:
+        x: centred features ``[..., C, M]``, float32 or float64.
+        iterations: N ≥ 1.
+
+    Returns:
+        ``[..., C, C]``; the same to rounding by either way. Differentiable once.
+    """
+    if x.device.type == "cpu":
+        return newton_schulz_eigen(x, iterations)
+    return newton_schulz_by_products(x, iterations)
+
+
+def newton_schulz_by_products(x: Tensor, iterations: int = 5) -> Tensor:
+    """``newton_schulz(X̄X̄ᵀ)`` by matrix products on the smaller side.
+
+    Args:
+        x: centred features ``[..., C, M]``.
+        iterations: N ≥ 1.
+
+    Returns:
+        ``[..., C, C]``, differentiable once.
+    """
+    if x.shape[-1] < x.shape[-2]:
+        return _OfSmallSide.apply(x, iterations)
+    return newton_schulz(x @ x.mT, iterations)

@@ -28,9 +28,10 @@ def _trace_of_sigma(sigma: Tensor) -> Tensor:
     return sigma.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
 
 
-def _root_of_features(x: Tensor, share: float = 0.1) -> Tensor:
+def _root_of_features(x: Tensor, share: float = 0.1, *, products: torch.dtype | None = None) -> Tensor:
     delta = _floor(_trace_of_features(x), x.shape[-2], share)[0].sqrt()
-    return delta * of_features(x / delta, _SHIFTED_ROOT)[0]
+    root = of_features(x / delta, _SHIFTED_ROOT, products)[0]
+    return delta.to(root.dtype) * root
 
 
 def _root_of_sigma(sigma: Tensor, share: float = 0.1) -> Tensor:
@@ -51,9 +52,9 @@ def _with_floor(log: Tensor, delta: Tensor, empty: Tensor, unit: Tensor) -> Tens
     return log + level * torch.eye(log.shape[-1], dtype=log.dtype, device=log.device)
 
 
-def _log_of_features(x: Tensor, share: float = 1e-3, *, unit: Tensor) -> Tensor:
+def _log_of_features(x: Tensor, share: float = 1e-3, *, unit: Tensor, products: torch.dtype | None = None) -> Tensor:
     delta, empty = _floor(_trace_of_features(x), x.shape[-2], share)
-    return _with_floor(of_features(x / delta.sqrt(), _SHIFTED_LOG)[0], delta, empty, unit)
+    return _with_floor(of_features(x / delta.sqrt(), _SHIFTED_LOG, products)[0], delta, empty, unit)
 
 
 def _log_of_sigma(sigma: Tensor, share: float = 1e-3, *, unit: Tensor) -> Tensor:
@@ -75,9 +76,9 @@ def _balance(eigenvalues: Tensor, unit: Tensor) -> Tensor:
     return 1 + torch.where(total > 0, total, 1).sqrt() * (total > 0)
 
 
-def _balanced_of_features(x: Tensor, *, unit: Tensor) -> Tensor:
-    root, eigenvalues = of_features(x, EXACT_ROOT)
-    return _balance(eigenvalues, unit) * root
+def _balanced_of_features(x: Tensor, *, unit: Tensor, products: torch.dtype | None = None) -> Tensor:
+    root, eigenvalues = of_features(x, EXACT_ROOT, products)
+    return _balance(eigenvalues, unit).to(root.dtype) * root
 
 
 def _balanced_of_sigma(sigma: Tensor, *, unit: Tensor) -> Tensor:

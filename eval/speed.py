@@ -1,0 +1,292 @@
+"""How long each method takes, forward and backward, and how much memory, beside floors measured in the same run.
+
+Floors: one batched eigendecomposition of the smaller side of the features (float64, as the SVD family does it); the
+matrix products that no method can do without (Gram matrix, output, gradient of the features; float32); a copy of the
+features and the output there and back. Everything is timed in turn, round after round, so that a busy machine slows
+all alike; the numbers are medians, the ratios are what counts.
+
+``--upstream DIR`` times the published layers beside ours, from the user's checkouts. ``--step`` times whole training
+steps of a backbone against average pooling with the same stride.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import accumulate, product
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from tqdm import tqdm
+
+from timm_gcp import METHODS, pool_features
+from timm_gcp.models.stride import set_last_stride
+from timm_gcp.training.curves import save_figure
+
+from .record import provenance, write_rows
+from .upstream_layers import LAYERS, load
+
+Layer = Callable[[Tensor], Tensor]
+
+TARGETS = {
+    ("svdpade", "SVD_Pade"): {14: 4.0, 7: 20.0},
+    ("isqrt", "MPNCOV"): {14: 3.0, 7: 12.0},
+    ("polar", "SVD_Pade"): {14: 6.0, 7: 30.0},
+}
+"""Ours, published → side of the map → how many times faster ours is meant to be (2 threads, batch 16, 256 channels)."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m eval speed", description=__doc__.split("\n")[0])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="METHOD", default=tuple(METHODS))
+    parser.add_argument("--batch", type=int, nargs="+", default=[16])
+    parser.add_argument("--channels", type=int, nargs="+", default=[256])
+    parser.add_argument("--maps", type=int, nargs="+", default=[7, 14], help="side of the feature map (%(default)s)")
+    parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=["float32"], help="of the features")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--upstream", type=Path, metavar="DIR", help="folder with checkouts of the two repositories")
+    parser.add_argument("--step", metavar="BACKBONE", help="time training steps of this backbone instead")
+    parser.add_argument("--img-size", type=int, default=224, help="of a training step (%(default)s)")
+    parser.add_argument("--amp", action="store_true", help="training steps under bfloat16 autocast")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    args.results.mkdir(parents=True, exist_ok=True)
+    if args.step:
+        rows = steps(args)
+        write_rows(args.results / "step.csv", rows)
+        print(step_table(rows))
+        return
+    rows = []
+    for batch, channels, side, dtype in product(args.batch, args.channels, args.maps, args.dtype):
+        rows += layers(args, batch, channels, side, dtype)
+        write_rows(args.results / "speed.csv", rows)
+    draw(rows, args.results / "speed.png")
+    print(table(rows))
+
+
+def layers(args: argparse.Namespace, batch: int, channels: int, side: int, dtype: str) -> list[dict[str, Any]]:
+    """Times every layer on one shape; a line each."""
+    # ReLU of correlated channels, as a reduction gives them: full rank of what the map allows, unequal eigenvalues.
+    mixing = torch.randn(channels, channels) * torch.logspace(0, -2, channels)
+    x = (mixing @ torch.randn(batch, channels, side * side)).relu().unflatten(-1, (side, side))
+    x = x.to(args.device, DTYPES[dtype])
+    chosen: dict[str, tuple[str, Layer]] = {}
+    for name, run in floors(channels, side).items():
+        chosen[name] = ("floor", run)
+    for method in args.methods:
+        chosen[method] = ("ours", partial(_ours, method=method))
+    if args.upstream:
+        chosen |= {layer.name: ("published", run) for layer, run in load(args.upstream, args.device, channels)}
+    times = measure({name: run for name, (_, run) in chosen.items()}, x, args.repeats, f"{channels}×{side}×{side}")
+    floor = {name: sum(times[name]) for name, (kind, _) in chosen.items() if kind == "floor"}
+    shape = dict(batch=batch, channels=channels, map=side, dtype=dtype, device=args.device, threads=args.threads)
+    rows = []
+    for name, (kind, run) in chosen.items():
+        forward, backward = times[name]
+        rows.append(
+            {
+                **dict(kind=kind, layer=name, **shape),
+                **dict(forward_ms=f"{forward:.4f}", backward_ms=f"{backward:.4f}", ms=f"{forward + backward:.4f}"),
+                **{f"times_{one}": f"{(forward + backward) / value:.2f}" for one, value in floor.items()},
+                "extra_mib": f"{extra_memory(run, x) / 2**20:.4f}",
+                **provenance(),
+            }
+        )
+    return rows
+
+
+def _ours(x: Tensor, method: str) -> Tensor:
+    return pool_features(x.flatten(2), method)
+
+
+def floors(channels: int, side: int) -> dict[str, Layer]:
+    """What is timed for comparison; each takes the map, and its backward is part of it."""
+
+    def eigh(x: Tensor) -> Tensor:
+        f = x.detach().flatten(2).double()
+        return torch.linalg.eigh(f.mT @ f if side * side < channels else f @ f.mT)[0].sum()
+
+    def products(x: Tensor) -> Tensor:
+        f = x.detach().flatten(2)
+        small = f.mT @ f if side * side < channels else f @ f.mT
+        g = f @ f.mT
+        return (g @ f).sum() + small.sum()
+
+    def copy(x: Tensor) -> Tensor:
+        f = x.detach()
+        out = f.new_empty(f.shape[0], channels * (channels + 1) // 2)
+        return f.clone().flatten()[0] + f.clone().flatten()[0] + out.clone().flatten()[0] * 0
+
+    return {"eigh": eigh, "products": products, "copy": copy}
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def measure(chosen: dict[str, Layer], x: Tensor, repeats: int, title: str) -> dict[str, tuple[float, float]]:
+    """Medians of forward and backward, in milliseconds; layers in turn, after a round that is not counted."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in chosen}
+    device = x.device.type
+    for number in tqdm(range(repeats + 1), desc=title):
+        for name, run in chosen.items():
+            given = x.clone().requires_grad_()
+            _wait(device)
+            start = time.perf_counter()
+            out = run(given)
+            _wait(device)
+            middle = time.perf_counter()
+            if out.requires_grad:
+                out.backward(torch.ones_like(out))
+                _wait(device)
+            if number:
+                times[name].append((1e3 * (middle - start), 1e3 * (time.perf_counter() - middle)))
+    return {
+        name: (statistics.median(f), statistics.median(b))
+        for name, own in times.items()
+        for f, b in [zip(*own, strict=True)]
+    }
+
+
+def extra_memory(run: Layer, x: Tensor) -> int:
+    """Bytes that forward and backward hold at most on top of the input: every allocation counted, on the CPU too."""
+    given = x.clone().requires_grad_()
+
+    def once() -> None:
+        out = run(given)
+        if out.requires_grad:
+            out.backward(torch.ones_like(out))
+
+    if x.device.type != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        once()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        once()
+    events = recorded.profiler.kineto_results.events()  # type: ignore[union-attr]
+    sizes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]
+    return max(accumulate(size for _, size in sorted(sizes, key=lambda pair: pair[0])), default=0)
+
+
+def steps(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Times training steps of a backbone: average pooling first, then each method."""
+    images = torch.randn(args.batch[0], 3, args.img_size, args.img_size, device=args.device)
+    labels = torch.randint(1000, (args.batch[0],), device=args.device)
+    rows = []
+    for method in ("", *args.methods):
+        model: Any = timm.create_model(f"{args.step}_{method}" if method else args.step, num_classes=1000)
+        if not method:
+            set_last_stride(model, 1)
+        model = model.to(args.device, memory_format=torch.channels_last).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+        seconds = [
+            _step(model, optimizer, images.contiguous(memory_format=torch.channels_last), labels, args.amp)
+            for _ in tqdm(range(args.repeats + 2), desc=method or "average")
+        ][2:]
+        ms = 1e3 * statistics.median(seconds)
+        given = dict(backbone=args.step, batch=args.batch[0], img_size=args.img_size, amp=args.amp, device=args.device)
+        rows.append({"head": method or "average", "ms": f"{ms:.1f}", **given, "threads": args.threads, **provenance()})
+    return rows
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, amp: bool) -> float:
+    device = images.device.type
+    _wait(device)
+    start = time.perf_counter()
+    with torch.autocast(device, torch.bfloat16, enabled=amp):
+        loss = nn.functional.cross_entropy(model(images), labels)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def step_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: milliseconds of a step, and their ratio to average pooling's."""
+    first = float(rows[0]["ms"])
+    lines = [f"| {row['head']} | {row['ms']} | {float(row['ms']) / first:.2f} |" for row in rows]
+    return "\n".join(["| head | ms a step | times average pooling |", "|---|---|---|", *lines])
+
+
+SHAPE = ("batch", "channels", "map", "dtype", "device", "threads")
+COLUMNS = ("forward_ms", "backward_ms", "ms", "times_eigh", "times_products", "extra_mib")
+
+
+def by_shape(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """The lines of each shape."""
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[key] for key in SHAPE), []).append(row)
+    return found
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: a table a shape; where the published layers were timed, how many times faster ours are."""
+    parts = []
+    for (batch, channels, side, dtype, device, threads), own in by_shape(rows).items():
+        lines = [
+            f"Batch {batch}, {channels} channels, {side}×{side} maps, {dtype}, {device}, {threads} threads:",
+            "",
+            "| layer | forward ms | backward ms | both | times eigh | times products | extra MiB |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in own:
+            name = f"{row['layer']} ({row['kind']})" if row["kind"] != "ours" else f"`{row['layer']}`"
+            lines.append(f"| {name} | {' | '.join(f'{float(row[column]):.2f}' for column in COLUMNS)} |")
+        parts.append("\n".join(lines))
+        if against := comparison(own, int(side)):
+            parts.append("\n".join(["| | faster | aim | memory, of the published |", "|---|---|---|---|", *against]))
+    return "\n\n".join(parts)
+
+
+def comparison(rows: Sequence[dict[str, Any]], side: int) -> list[str]:
+    """A line for each of our methods whose published layer was timed in the same run."""
+    by_name = {row["layer"]: row for row in rows}
+    lines = []
+    for layer in LAYERS:
+        for ours in layer.ours:
+            if layer.name in by_name and ours in by_name:
+                theirs, mine = by_name[layer.name], by_name[ours]
+                faster = float(theirs["ms"]) / float(mine["ms"])
+                memory = float(mine["extra_mib"]) / float(theirs["extra_mib"])
+                aim = TARGETS.get((ours, layer.name), {}).get(side)
+                aimed = f"{aim:g}×" if aim else ""
+                lines.append(f"| `{ours}` against {layer.name} | {faster:.1f}× | {aimed} | {memory:.2f} |")
+    return lines
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Forward and backward of every layer, a panel a shape."""
+    shapes = by_shape(rows)
+    count = max(map(len, shapes.values()))
+    figure = Figure(figsize=(6.4 * len(shapes), 0.9 + 0.27 * count), layout="constrained")
+    panels = figure.subplots(1, len(shapes), squeeze=False)[0]
+    colours = {"ours": "C0", "published": "C1", "floor": "0.5"}
+    for axes, ((batch, channels, side, dtype, *_), own) in zip(panels, shapes.items(), strict=True):
+        own = sorted(own, key=lambda row: -float(row["ms"]))
+        names = [row["layer"] for row in own]
+        bars = axes.barh(names, [float(row["ms"]) for row in own], color=[colours[row["kind"]] for row in own])
+        axes.bar_label(bars, [f"{float(row['ms']):.3g}" for row in own], padding=3, fontsize=8)
+        axes.set_xscale("log")
+        axes.margins(x=0.15)
+        axes.set_xlabel("ms, forward and backward")
+        axes.set_title(f"batch {batch}, {channels} channels, {side}×{side} map, {dtype}", fontsize=9)
+    handles = [Patch(color=colour, label=kind) for kind, colour in colours.items()]
+    panels[0].legend(handles=handles, loc="lower right", fontsize=8)
+    save_figure(figure, path, dpi=110)

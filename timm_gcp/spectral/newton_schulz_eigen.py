@@ -1,0 +1,134 @@
+"""The Newton–Schulz root on the eigenvalues of the smaller side: the same polynomial, without C×C products.
+
+All iterates are polynomials of A = Σ/tr Σ: Z_N = z(A) and Y_N = A z(A), with the scalar recurrence
+
+    t = (3 − λ z²)/2,   z ← z t,   z₀ = 1.
+
+With X̄ᵀX̄/tr Σ = V Λ Vᵀ (M < C) the result is (tr Σ)^(−½) (X̄V) z(Λ) (X̄V)ᵀ, and for the gradient the divided differences
+z[a, b] = (z(a) − z(b))/(a − b) follow a recurrence of their own, without a difference of eigenvalues:
+
+    t[a, b] = −(z(a)² + b (z(a) + z(b)) z[a, b])/2,   z[a, b] ← z[a, b] t(a) + z(b) t[a, b].
+
+z is smooth at zero, so nothing is divided by an eigenvalue, nothing has to be cut, and float32 is enough.
+"""
+
+import torch
+from torch import Tensor
+
+from .covariance import symmetric
+from .eigh import eigh
+from .once import differentiable_once
+
+
+def scalars(eigenvalues: Tensor, iterations: int) -> Tensor:
+    """z(λ) after so many steps.
+
+    Args:
+        eigenvalues: of A, ``[..., n]``, between 0 and 1.
+        iterations: N.
+
+    Returns:
+        ``[..., n]``.
+    """
+    z = torch.ones_like(eigenvalues)
+    for _ in range(iterations):
+        z = z * (3 - eigenvalues * z.square()) / 2
+    return z
+
+
+def divided_differences(eigenvalues: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """z(λ) and z[a, b] at every pair.
+
+    Args:
+        eigenvalues: of A, ``[..., n]``.
+        iterations: N.
+
+    Returns:
+        ``[..., n]`` and ``[..., n, n]``.
+    """
+    z = torch.ones_like(eigenvalues)
+    pairs = eigenvalues.new_zeros(*eigenvalues.shape, eigenvalues.shape[-1])
+    one = torch.ones_like(eigenvalues)
+    for _ in range(iterations):
+        y = eigenvalues * z
+        t = (3 - y * z) / 2
+        # z[a, b] ← z[a, b] (t(a) + t(b) − 3/2 − z(a) y(b)/2) − z(a)² z(b)/2, both factors of low rank.
+        factor = torch.stack((t, one, -z / 2), -1) @ torch.stack((one, t - 1.5, y), -2)
+        pairs.mul_(factor).sub_((z.square() / 2).unsqueeze(-1) * z.unsqueeze(-2))
+        z = z * t
+    return z, pairs
+
+
+class _OfSmallSide(torch.autograd.Function):
+    """M < C: the eigenvectors of X̄ᵀX̄."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, iterations: int) -> Tensor:
+        gram = x.mT @ x
+        trace = trace_of(gram)
+        eigenvalues, v = eigh(gram.div_(trace))
+        xv = x @ v
+        ctx.save_for_backward(xv, v, eigenvalues, trace)
+        ctx.iterations = iterations
+        return (xv * (scalars(eigenvalues, iterations).unsqueeze(-2) / trace.sqrt())) @ xv.mT
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        xv, v, eigenvalues, trace = ctx.saved_tensors
+        z, pairs = divided_differences(eigenvalues, ctx.iterations)
+        gx = (grad + grad.mT) @ xv  # twice the symmetric part: the 2 of ∂L/∂X̄
+        inner = (xv.mT @ gx).div_(trace.sqrt())
+        diagonal = inner.diagonal(dim1=-2, dim2=-1)
+        through_trace = -(diagonal * (z / 2 + pairs.diagonal(dim1=-2, dim2=-1) * eigenvalues)).sum(-1, keepdim=True)
+        inner = inner.mul_(pairs)
+        inner.diagonal(dim1=-2, dim2=-1).add_(through_trace)
+        inner = inner.div_(trace)
+        gx = gx.mul_(z.unsqueeze(-2) / trace.sqrt()).add_(xv @ inner)
+        return gx @ v.mT, None
+
+
+class _OfSigma(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, sigma: Tensor, iterations: int) -> Tensor:
+        trace = trace_of(sigma)
+        eigenvalues, v = eigh(sigma / trace)
+        ctx.save_for_backward(v, eigenvalues, trace)
+        ctx.iterations = iterations
+        return (v * (eigenvalues * scalars(eigenvalues, iterations)).unsqueeze(-2) * trace.sqrt()) @ v.mT
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        v, eigenvalues, trace = ctx.saved_tensors
+        z, pairs = divided_differences(eigenvalues, ctx.iterations)
+        pairs = pairs.mul_(eigenvalues.unsqueeze(-2)).add_(z.unsqueeze(-1))  # (λ z)[a, b]
+        inner = v.mT @ symmetric(grad) @ v
+        diagonal = inner.diagonal(dim1=-2, dim2=-1)
+        own = z / 2 - pairs.diagonal(dim1=-2, dim2=-1)
+        through_trace = (diagonal * own * eigenvalues).sum(-1, keepdim=True)
+        inner = inner.mul_(pairs)
+        inner.diagonal(dim1=-2, dim2=-1).add_(through_trace)
+        inner = inner.div_(trace.sqrt())
+        return v @ inner @ v.mT, None
+
+
+def trace_of(a: Tensor) -> Tensor:
+    """The trace of matrices ``[..., n, n]`` as ``[..., 1, 1]``; one for a zero matrix."""
+    trace = a.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    return trace.masked_fill(trace <= 0, 1)
+
+
+def newton_schulz_eigen(x: Tensor, iterations: int) -> Tensor:
+    """``newton_schulz(X̄X̄ᵀ)`` by an eigendecomposition of the smaller side.
+
+    Args:
+        x: centred features ``[..., C, M]``, float32 or float64.
+        iterations: N ≥ 1.
+
+    Returns:
+        ``[..., C, C]``, differentiable once.
+    """
+    if x.shape[-1] < x.shape[-2]:
+        return _OfSmallSide.apply(x, iterations)
+    return _OfSigma.apply(x @ x.mT, iterations)
