@@ -10,7 +10,7 @@ from statistics import fmean
 import numpy as np
 
 from . import answer_pictures as pictures
-from .experiment import HEADS, SEARCHED, TRUNK, fold_scores
+from .experiment import CANDIDATES, HEADS, SEARCHED, TRUNK, fold_scores, rate_of
 from .intervals import Interval, paired, spread, unpaired
 from .record import read_rows
 
@@ -58,7 +58,8 @@ class Experiment:
     def named(self) -> str:
         """The covariance head with the best mean on the folds: the one to hold against average pooling."""
         epochs = int(self.searched[0]["epochs"])
-        best = {h: max(map(fmean, fold_scores(self.results, h, epochs).values())) for h in SEARCHED if h != "average"}
+        rate = rate_of(self.results, "isqrt", epochs)
+        best = {head: fmean(fold_scores(self.results, head, epochs).get(rate, [0])) for head in CANDIDATES}
         return max(best, key=lambda head: best[head])
 
 
@@ -73,7 +74,8 @@ def section(results: Path) -> str:
 def search_table(experiment: Experiment) -> str:
     """Mean top-1 on the folds, by head and rate."""
     epochs = int(experiment.searched[0]["epochs"])
-    scores = {head: fold_scores(experiment.results, head, epochs) for head in SEARCHED}
+    heads = dict.fromkeys((*SEARCHED, *CANDIDATES))
+    scores = {head: own for head in heads if (own := fold_scores(experiment.results, head, epochs))}
     rates = sorted({rate for own in scores.values() for rate in own})
     lines = [
         "| top-1 on the folds | " + " | ".join(f"{rate:g}" for rate in rates) + " |",

@@ -1,9 +1,9 @@
 """Every pooling head on the grocery photographs, from scratch, in stages: the runs behind the answers in the report.
 
 One small backbone (timm's ``test_resnet``), the same stride, data order, augmentation, schedule and budget for every
-head. Learning rates are chosen on folds of the training part (`eval.folds`), and so is the method that is to be
-compared with average pooling; the final runs train on the whole training part for a fixed number of epochs, and the
-test part is read once a run, with the weights of the last epoch.
+head. The learning rates of average pooling and of the covariance heads are chosen on folds of the training part
+(`eval.folds`), and so is the method that is to be compared with average pooling; the final runs train on the whole
+training part for a fixed number of epochs, and the test part is read once a run, with the weights of the last epoch.
 
 Every run is a ``timm-gcp train`` of its own, and a line of CSV when it is done: started again, this command goes on
 where it stopped. All hybrid runs of a seed are one up to the switch, to the last digit (an epoch's random numbers
@@ -65,29 +65,25 @@ HEADS = {
 TRUNK = "svdpade-hybrid"
 """The hybrid that is trained from the first epoch; the others branch off before its switch."""
 
-SEARCHED = ("average", "isqrt", "polar", "rsqrt")
+SEARCHED = ("average", "isqrt")
 """Heads whose learning rate is searched for."""
 
-RATE_OF = {
-    **{head: "polar" for head in HEADS if head.startswith("svd")},
-    **{head: "isqrt" for head in HEADS if head.endswith("-hybrid") or head.startswith("isqrt")},
-    **{head: head for head in SEARCHED},
-}
-"""The searched head whose rate a head takes: standalone roots that of the exact root, hybrids that of their trunk."""
+CANDIDATES = ("isqrt", "rsqrt", "polar")
+"""Heads that run on the folds at the rate found; the best of them is held against average pooling."""
 
 STAGES = {
     2: ("average", "isqrt", "rsqrt", "polar", "svdpade-hybrid"),
     3: ("svdtaylor-hybrid", "svdtrunc-hybrid", "svd-hybrid", "polar-hybrid"),
-    4: ("svdpade", "svdtaylor", "svdtrunc", "svd"),
-    5: ("svdpade-float32", "svdnewton", "isqrt-float64"),
+    4: ("svdpade", "svdtaylor", "svdtrunc"),
+    5: ("svdpade-float32", "svdnewton"),
+    6: ("svd", "isqrt-float64"),
 }
 """Heads of the final runs by stage, the cheap and the telling first. Stage 1 is the search."""
 
 RATES = (0.1, 0.2)
 LIMITS = (0.0125, 1.6)
 SEARCH_FOLDS = (0, 4)
-SEARCH_EPOCHS = 12
-EPOCHS = 24
+EPOCHS = 30
 SEEDS = (0, 1, 2)
 RECIPE = shlex.split(
     "--dataset grocery --last-stride 1 --img-size 112 --crop-pct 0.95 -b 32 -vb 128 --opt sgd --momentum 0.9 "
@@ -142,8 +138,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--data-dir", type=Path, required=True, help="the grocery data set (folder with train.txt)")
     parser.add_argument("--work", type=Path, default=Path("runs/experiment"), help="folder for the runs (%(default)s)")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of a final run (%(default)s)")
-    parser.add_argument("--search-epochs", type=int, default=SEARCH_EPOCHS, help="of a run on a fold (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of a run (%(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side, one thread each")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of the final runs (%(default)s)")
     parser.add_argument("--heads", nargs="+", choices=HEADS, metavar="HEAD", help="only these heads of the stage")
@@ -156,30 +151,30 @@ def main(argv: list[str]) -> None:
             search(args)
             continue
         heads = [head for head in STAGES[stage] if head in (args.heads or STAGES[stage])]
-        rates = {head: chosen_rate(args.results, RATE_OF[head], args.search_epochs) for head in heads}
+        rates = {head: rate_of(args.results, head, args.epochs) for head in heads}
         for seed in args.seeds:
             runs = [Run(head, rates[head], seed, args.epochs) for head in heads]
             train_all(runs, args)
 
 
 def search(args: argparse.Namespace) -> None:
-    """Tries rates on the folds, next to the best one too, until the best of every head has neighbours on both sides."""
+    """Tries rates on the folds, next to the best one too, until the best has neighbours on both sides; then names.
+
+    The folds are as long as the final runs: fewer epochs would favour larger rates.
+    """
     rates = {head: set(RATES) for head in SEARCHED}
     while True:
-        train_all(
-            [
-                Run(head, rate, 0, args.search_epochs, fold)
-                for head in SEARCHED
-                for rate in sorted(rates[head])
-                for fold in SEARCH_FOLDS
-            ],
-            args,
-        )
-        best = {head: chosen_rate(args.results, head, args.search_epochs) for head in SEARCHED}
+        train_all(_on_folds(args, ((head, rate) for head in SEARCHED for rate in sorted(rates[head]))), args)
+        best = {head: rate_of(args.results, head, args.epochs) for head in SEARCHED}
         grown = {head: with_neighbours(rates[head], best[head]) for head in SEARCHED}
         if grown == rates:
-            return
+            break
         rates = grown
+    train_all(_on_folds(args, ((head, best["isqrt"]) for head in CANDIDATES)), args)
+
+
+def _on_folds(args: argparse.Namespace, settings: Iterable[tuple[str, float]]) -> list[Run]:
+    return [Run(head, rate, 0, args.epochs, fold) for head, rate in settings for fold in SEARCH_FOLDS]
 
 
 def with_neighbours(rates: set[float], best: float) -> set[float]:
@@ -201,11 +196,15 @@ def fold_scores(results: Path, head: str, epochs: int) -> dict[float, list[float
     return scores
 
 
-def chosen_rate(results: Path, head: str, epochs: int) -> float:
-    """The rate with the best mean accuracy on the folds."""
-    scores = fold_scores(results, head, epochs)
+def rate_of(results: Path, head: str, epochs: int) -> float:
+    """The rate of a head: the best mean on the folds of average pooling, or of Newton–Schulz for all covariance heads.
+
+    With one rate for all of them a difference between two is one of the methods.
+    """
+    searched = head if head == "average" else "isqrt"
+    scores = fold_scores(results, searched, epochs)
     if not scores:
-        raise GCPError(f"The rate of '{head}' is not chosen yet; run --stage 1 first.")
+        raise GCPError(f"The rate of '{searched}' is not chosen yet; run --stage 1 first.")
     return max(scores, key=lambda rate: fmean(scores[rate]))
 
 

@@ -9,6 +9,7 @@ from timm_gcp import GCPError
 COMMANDS = {
     "publish": "put a checkpoint of the manifest on the Hub, check it there, and pin it in the manifest",
     "verify": "check again all that the manifest lists on the Hub",
+    "package": "put a small trained model into the package, with its measured accuracy",
     "cards": "write the model cards of all rows, and an index of them",
 }
 

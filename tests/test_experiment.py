@@ -88,11 +88,14 @@ def test_the_search_widens_until_the_best_has_neighbours(tmp_path):
     assert experiment.with_neighbours({0.1, 0.2, 0.4}, 0.2) == {0.1, 0.2, 0.4}
     assert experiment.with_neighbours({0.8, 1.6}, 1.6) == {0.8, 1.6}
     with pytest.raises(GCPError, match="--stage 1"):
-        experiment.chosen_rate(tmp_path, "isqrt", 12)
+        experiment.rate_of(tmp_path, "isqrt", 12)
     for rate, fold, top1 in ((0.1, 0, 60), (0.1, 4, 70), (0.2, 0, 66), (0.2, 4, 65)):
         line = dict(head="isqrt", lr=f"{rate:g}", seed=0, epochs=12, fold=fold, eval_top1=top1)
         append_row(tmp_path / "experiment.csv", line)
-    assert experiment.chosen_rate(tmp_path, "isqrt", 12) == 0.2
+    # Every covariance head takes the rate of Newton–Schulz.
+    assert experiment.rate_of(tmp_path, "isqrt", 12) == experiment.rate_of(tmp_path, "svd-hybrid", 12) == 0.2
+    with pytest.raises(GCPError, match="'average' is not chosen yet"):
+        experiment.rate_of(tmp_path, "average", 12)
 
 
 def test_the_command_trains_what_is_missing(photographs, tmp_path, monkeypatch):
@@ -106,10 +109,11 @@ def test_the_command_trains_what_is_missing(photographs, tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "train", train)
     given = ["--data-dir", str(photographs), "--results", str(tmp_path), "--jobs", "1"]
     experiment.main([*given, "--stage", "1"])
-    # 0.1, 0.2, then 0.05; four heads, two folds.
-    assert len(trained) == 4 * 3 * 2
+    # 0.1, 0.2, then 0.05 for two heads on two folds; then the two other candidates at the rate found.
+    assert len(trained) == 2 * 3 * 2 + 2 * 2
+    assert trained[12:] == [f"fold{fold}-{head}-lr0.1-seed0" for head in ("rsqrt", "polar") for fold in (0, 4)]
     experiment.main([*given, "--stage", "2", "--seeds", "0", "1"])
-    assert trained[24:29] == [f"final-{head}-lr0.1-seed0" for head in experiment.STAGES[2]]
+    assert trained[16:21] == [f"final-{head}-lr0.1-seed0" for head in experiment.STAGES[2]]
     number = len(trained)
     experiment.main([*given, "--stage", "2", "--seeds", "0", "1"])
     assert len(trained) == number
@@ -139,11 +143,11 @@ def results(tmp_path_factory):
     level = {"average": 60, "isqrt": 65, "polar": 62, "svdpade": 62.2, "svdpade-hybrid": 65.1, "rsqrt": 64}
     common = dict(provenance(), date="2026-01-01", epochs="24")
     rows, curves = [], []
-    for head in experiment.SEARCHED:
+    for head in ("average", *experiment.CANDIDATES):
         for rate in (0.1, 0.2):
             for fold in experiment.SEARCH_FOLDS:
                 top1 = level[head] - 10 * abs(rate - 0.1) + fold
-                run = {"head": head, "lr": rate, "seed": 0, **common, "epochs": "12", "fold": fold}
+                run = {"head": head, "lr": rate, "seed": 0, **common, "fold": fold}
                 rows.append({**run, "train_top1": 95, "eval_top1": top1, "test_top1": ""})
     for head, top1 in level.items():
         for seed in (0, 1):

@@ -1,0 +1,123 @@
+"""``python -m hub package``: puts a small trained model into the package, with its accuracy, labels and recipe.
+
+The folder is evaluated first; weights and row are written only then. Weights in the package work offline, so they are
+small: four MB at most.
+"""
+
+import argparse
+import datetime
+import hashlib
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from timm_gcp import GCPError
+from timm_gcp.atomic import save_atomically
+from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest, write_manifest
+
+from .recipe import read_recipe
+
+LIMIT = 4 * 2**20
+"""Bytes of one packaged file."""
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m hub package", description=__doc__.split("\n")[0])
+    parser.add_argument("name", help="of the row: <registered model>.<tag>")
+    parser.add_argument("folder", type=Path, help="model folder of a run of timm-gcp train")
+    parser.add_argument("--description", required=True, help="a sentence for people")
+    parser.add_argument("--licence", default="Apache-2.0", help="SPDX identifier (%(default)s)")
+    parser.add_argument("--origin-url", help="where a person can read about the data")
+    parser.add_argument("--data", required=True, help="what it is evaluated on, in words")
+    parser.add_argument("--where", required=True, help="the machine, in words")
+    parser.add_argument("--evaluate", required=True, metavar="ARGS", help="data arguments of timm-gcp validate, quoted")
+    parser.add_argument("--data-name", help="what stands for the data folder in the commands of the row")
+    parser.add_argument("--manifest", type=Path, default=MANIFEST, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    weights = args.folder / "model.safetensors"
+    if not weights.is_file():
+        raise GCPError(f"{args.folder} is no model folder: it has no {weights.name}; give RUN/model.")
+    if weights.stat().st_size > LIMIT:
+        raise GCPError(f"{weights} has {weights.stat().st_size / 2**20:.1f} MiB, more than the 4 of a packaged file.")
+    result = evaluate(args.folder, shlex.split(args.evaluate))
+    row = make_row(args, result)
+    row.check()
+    package = args.manifest.parent / "zoo" / str(row.package)
+    package.parent.mkdir(exist_ok=True)
+    save_atomically(package, lambda file: shutil.copyfileobj(weights.open("rb"), file))
+    rows = {name: other for name, other in read_manifest(args.manifest).items() if name != row.name}
+    packaged = {name: other for name, other in rows.items() if other.package}
+    others = {name: other for name, other in rows.items() if not other.package}
+    write_manifest({**packaged, row.name: row, **others}, args.manifest)
+    print(f"{row.name}: top-1 {result['top1']:.2f}, {row.size} bytes, {package}")
+    return 0
+
+
+def evaluate(folder: Path, given: Sequence[str]) -> dict[str, float]:
+    """The line that ``timm-gcp validate`` gives for a model folder.
+
+    Raises:
+        GCPError: the evaluation failed; its last line says why.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "result.json"
+        command = [sys.executable, "-m", "timm_gcp.cli", "validate", "--model", f"local-dir:{folder}", *given]
+        done = subprocess.run([*command, "--results-file", str(out)], stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise GCPError(f"{folder} could not be evaluated: {last}")
+        line: Any = json.loads(out.read_text())
+    return line[0] if isinstance(line, list) else line
+
+
+def make_row(args: argparse.Namespace, result: dict[str, float]) -> Checkpoint:
+    """The row of a folder, with what was measured."""
+    config = json.loads((args.folder / "config.json").read_text(encoding="utf-8"))
+    cfg = config["pretrained_cfg"]
+    content = (args.folder / "model.safetensors").read_bytes()
+    trained = read_recipe(args.folder)
+
+    def public(command: str) -> str:
+        """A command with the name that stands for the data folder, and without the places of one machine."""
+        words = shlex.split(command)
+        for option, stand_in in (("--data-dir", args.data_name or "DATA"), ("--output", None), ("--experiment", None)):
+            if option in words:
+                at = words.index(option)
+                words[at : at + 2] = [option, stand_in] if stand_in else []
+        return shlex.join(words)
+
+    labels = config.get("label_names")
+    return Checkpoint(
+        name=args.name,
+        description=args.description,
+        licence=args.licence,
+        model_args=config.get("model_args") or {},
+        package=f"{args.name}.safetensors",
+        sha256=hashlib.sha256(content).hexdigest(),
+        size=len(content),
+        verified=f"{args.data}, {datetime.date.today().isoformat()}, {args.where}",
+        input_size=tuple(cfg["input_size"]),
+        interpolation=cfg["interpolation"],
+        crop_pct=cfg["crop_pct"],
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        num_classes=config["num_classes"],
+        label_names=tuple(labels) if labels else None,
+        metrics=(
+            {
+                "data": args.data,
+                "top1": round(result["top1"], 2),
+                "top5": round(result["top5"], 2),
+                "by": "timm_gcp",
+                "command": public(f"timm-gcp validate --model {args.name} {args.evaluate}"),
+            },
+        ),
+        recipe=public(trained["command"]) if trained else None,
+        origin_url=args.origin_url,
+    )
