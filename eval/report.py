@@ -12,7 +12,7 @@ from pathlib import Path
 from timm_gcp import GCPError
 from timm_gcp.atomic import save_atomically
 
-from . import answers, gradients, memory
+from . import answers, gradients, memory, speed
 from .record import read_rows, read_values
 
 
@@ -63,6 +63,12 @@ def _gradients(results: Path) -> str:
     return "![errors and smoothness against conditioning](gradients.png)"
 
 
+def _speed(results: Path) -> str:
+    rows = read_values(results / "speed.csv")
+    speed.draw(rows, results / "speed.png")
+    return f"{speed.table(rows)}\n\n![milliseconds of every layer](speed.png)"
+
+
 def _memory(results: Path) -> str:
     rows = read_values(results / "memory.csv")
     memory.draw(rows, results / "memory.png")
@@ -77,6 +83,12 @@ SECTIONS = (
         answers.section,
     ),
     Section("gradients", "What each method does to the gradient", "python -m eval gradients", _gradients),
+    Section(
+        "speed",
+        "Speed and memory of the layers",
+        "python -m eval speed --threads 2 --upstream CHECKOUTS  # DifferentiableSVD and fast-MPN-COV",
+        _speed,
+    ),
     Section("memory", "Memory of a training step", "python -m eval memory", _memory),
     Section(
         "families",
