@@ -339,26 +339,46 @@ def get_method(name: str) -> Method:
 
 
 def _scaled(
-    row: Method, compute: Callable[..., Tensor], given: Tensor, dtype: torch.dtype | None, power: int, args: dict
+    row: Method,
+    given: Tensor,
+    dtype: torch.dtype | None,
+    args: dict[str, Any],
+    *,
+    sigma: bool = False,
+    finish: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Runs a method outside autocast, in its precision, on input scaled to magnitude one; scales the result back.
 
-    The scale is the unit to the given power (1 for features, 2 for Σ), so Σ has been divided by its square either way.
-    Scaled before anything is summed or cast down: no finite input overflows.
+    The scale is the unit of the features, or its square for Σ. Scaled before anything is summed or cast down: no finite
+    input overflows.
+
+    Args:
+        row: the method.
+        given: features, or Σ.
+        dtype: precision; None takes the method's own.
+        args: the method's arguments.
+        sigma: Σ is given.
+        finish: what becomes of the method's output before it is scaled back.
     """
     dtype = dtype or row.dtype
+    power = 2 if sigma else 1
     with torch.autocast(given.device.type, enabled=False):
         work = given.to(torch.promote_types(given.dtype, torch.float32))
         unit = binary_scale(work)
-        if power == 2:
+        if sigma:
             unit = torch.exp2(torch.floor(torch.log2(unit) / 2))  # an even power of two, to stay exact
         degree = row.degree(**args)
         scaled = rescale(work, unit**-power, torch.ones_like(unit)).to(dtype)
         if row.takes_unit:
             args = {**args, "unit": unit.to(torch.promote_types(unit.dtype, torch.float64))}
-        if row.takes_products and power == 1:
+        if row.takes_products and not sigma:
             args = {**args, "products": work.dtype}
-        out = compute(scaled, **args).to(work.dtype)
+        if not sigma and row.of_sigma is not None:
+            scaled = centre(scaled)
+        compute = row.of_sigma if sigma else row.of_features
+        assert compute is not None
+        out = compute(scaled, **args)
+        out = (out if finish is None else finish(out)).to(work.dtype)
         forward, back = unit**degree, unit ** (degree - power)
         if out.dim() < work.dim():
             forward, back = forward.squeeze(-1), back.squeeze(-1)
@@ -394,10 +414,7 @@ def pool_features(
     row = get_method(method)
     row.check_args(method_args)
     _checked(x, "pool_features")
-    compute = (
-        row.of_features if row.of_sigma is None else lambda x, **args: triangle(row.of_features(centre(x), **args))
-    )
-    return _scaled(row, compute, x, dtype, 1, method_args)
+    return _scaled(row, x, dtype, method_args, finish=None if row.of_sigma is None else triangle)
 
 
 def covariance_sqrt(
@@ -423,7 +440,7 @@ def covariance_sqrt(
     """
     row = _of_covariance(method, method_args)
     _checked(x, "covariance_sqrt")
-    return _scaled(row, lambda x, **args: row.of_features(centre(x), **args), x, dtype, 1, method_args)
+    return _scaled(row, x, dtype, method_args)
 
 
 def matrix_sqrt(
@@ -453,8 +470,7 @@ def matrix_sqrt(
             f"matrix_sqrt takes floating-point square matrices [..., C, C], not {sigma.dtype} of shape "
             f"{list(sigma.shape)}."
         )
-    assert row.of_sigma is not None
-    return _scaled(row, row.of_sigma, sigma, dtype, 2, method_args)
+    return _scaled(row, sigma, dtype, method_args, sigma=True)
 
 
 def _of_covariance(method: str, method_args: Mapping[str, Any]) -> Method:
