@@ -176,8 +176,11 @@ def extra_memory(run: Layer, x: Tensor) -> int:
         before = torch.cuda.memory_allocated()
         once()
         return torch.cuda.max_memory_allocated() - before
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the profiler sees its own thread only
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         once()
+    torch.set_num_threads(threads)
     events = recorded.profiler.kineto_results.events()  # type: ignore[union-attr]
     sizes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]
     return max(accumulate(size for _, size in sorted(sizes, key=lambda pair: pair[0])), default=0)

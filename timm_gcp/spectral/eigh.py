@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .eigensolvers import batched_eigh
+
 
 def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues and eigenvectors of symmetric matrices; one bad matrix does not spoil its batch.
@@ -23,7 +25,7 @@ def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
     bad = ~torch.isfinite(a).all(-1).all(-1)[..., None, None]
     a = a.masked_fill(bad, 0)
     try:
-        values, vectors = torch.linalg.eigh(a)
+        values, vectors = batched_eigh(a)
     except torch.linalg.LinAlgError:
         values, vectors = _one_by_one(a)
     return values.masked_fill(bad.squeeze(-1), torch.nan), vectors.masked_fill(bad, torch.nan)

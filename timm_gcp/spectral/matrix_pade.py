@@ -12,6 +12,8 @@ from .once import differentiable_once
 
 Approximant = Callable[[Tensor, int], Tensor]
 
+_HIGHEST_IN_FLOAT32 = 8  # 4⁸/17 = 4·10³
+
 
 def _polynomial(a: Tensor, coefficients: list[float]) -> Tensor:
     """Σ c_k Aᵏ, for at least two coefficients."""
@@ -37,9 +39,17 @@ def pade_parts(a: Tensor, degree: int) -> tuple[Tensor, Tensor]:
 
 
 def pade_root(a: Tensor, degree: int) -> Tensor:
-    """The [degree/degree] Padé approximant of √A about I."""
-    even, odd = pade_parts(a, degree)
-    return torch.linalg.solve(odd, even)
+    """The [degree/degree] Padé approximant of √A about I.
+
+    The denominator is positive definite, its coefficients being positive. (Its LU factors fail in some builds of MKL:
+    with several threads and matrices the pivots come out as zeros.) Its condition number grows fourfold a degree, so
+    high degrees take float64.
+    """
+    work = a.double() if degree > _HIGHEST_IN_FLOAT32 else a
+    even, odd = pade_parts(work, degree)
+    factor, fault = torch.linalg.cholesky_ex(odd)
+    factor = factor.masked_fill(fault[..., None, None] > 0, torch.nan)  # one bad matrix does not spoil its batch
+    return torch.cholesky_solve(even, factor).to(a.dtype)
 
 
 def taylor_root(a: Tensor, degree: int) -> Tensor:
