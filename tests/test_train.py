@@ -232,11 +232,11 @@ def test_saver_ranks_only_the_final_phase(tmp_path):
 
     for epoch in range(4):
         assert saver.save_checkpoint(epoch) == (None, None)
-    assert files() == ["checkpoint-1", "checkpoint-2", "checkpoint-3", "last"]
+    assert files() == ["checkpoint-1", "checkpoint-2", "checkpoint-3", "last", "previous"]
     before = (tmp_path / "checkpoint-3.pth.tar").read_bytes()
     assert saver.save_checkpoint(4, 10.0) == (10.0, 4)
     assert saver.save_checkpoint(5, 30.0) == (30.0, 5)
-    assert files() == ["checkpoint-3", "checkpoint-4", "checkpoint-5", "last", "model_best"]
+    assert files() == ["checkpoint-3", "checkpoint-4", "checkpoint-5", "last", "model_best", "previous"]
     assert (tmp_path / "checkpoint-3.pth.tar").read_bytes() == before
     assert saver.save_checkpoint(6, 20.0) == (30.0, 5)
     assert load_training_checkpoint(tmp_path / "last.pth.tar")["epoch"] == 6
@@ -247,7 +247,7 @@ def test_saver_ranks_only_the_final_phase(tmp_path):
     resumed.resume(load_training_checkpoint(tmp_path / "last.pth.tar"), tmp_path / "last.pth.tar")
     assert (resumed.best_metric, resumed.best_epoch) == (30.0, 5)
     assert resumed.save_checkpoint(7, 25.0) == (30.0, 5)
-    assert files() == ["checkpoint-5", "checkpoint-6", "checkpoint-7", "last", "model_best"]
+    assert files() == ["checkpoint-5", "checkpoint-6", "checkpoint-7", "last", "model_best", "previous"]
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -268,7 +268,7 @@ def test_a_save_that_fails_leaves_the_last_one(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", torn)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(GCPError, match=r"disk full.*make room.*--resume auto"):
         saver.save_checkpoint(1, 2.0)
     monkeypatch.setattr(torch, "save", real)
     assert load_training_checkpoint(tmp_path / "last.pth.tar")["epoch"] == 0

@@ -5,22 +5,21 @@ from torch import Tensor
 
 from .eigensolvers import batched_eigh
 
+_retried = 0
+
 
 def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues and eigenvectors of symmetric matrices; one bad matrix does not spoil its batch.
 
     A matrix that is not finite gives NaNs, so that the loss shows it; the other matrices of the batch are right. A
-    finite matrix on which the solver does not converge is tried again by itself in float64 on the CPU; in a compiled
-    graph it raises at once.
+    finite matrix on which the solver does not converge is tried again by itself: in float64, then on the CPU. One that
+    defeats these too gives NaNs. In a compiled graph the solver raises at once.
 
     Args:
         a: symmetric matrices ``[..., n, n]``, float32 or float64. The lower triangle is read.
 
     Returns:
         Eigenvalues ``[..., n]`` in ascending order and eigenvectors ``[..., n, n]`` in columns.
-
-    Raises:
-        torch.linalg.LinAlgError: a finite matrix on which float64 LAPACK does not converge either.
     """
     bad = ~torch.isfinite(a.abs().amax((-2, -1), keepdim=True))
     a = a.masked_fill(bad, 0)
@@ -31,14 +30,28 @@ def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
     return values.masked_fill(bad.squeeze(-1), torch.nan), vectors.masked_fill(bad, torch.nan)
 
 
+def take_retried() -> int:
+    """How many matrices had to be tried again by themselves since the last call."""
+    global _retried
+    count, _retried = _retried, 0
+    return count
+
+
 def _one_by_one(a: Tensor) -> tuple[Tensor, Tensor]:
     n = a.shape[-1]
-    values, vectors = [], []
-    for matrix in a.reshape(-1, n, n):
-        try:
-            value, vector = torch.linalg.eigh(matrix)
-        except torch.linalg.LinAlgError:
-            value, vector = (t.to(a) for t in torch.linalg.eigh(matrix.cpu().double()))
-        values.append(value)
-        vectors.append(vector)
+    values, vectors = zip(*(_alone(matrix) for matrix in a.reshape(-1, n, n)), strict=True)
     return torch.stack(values).reshape(a.shape[:-1]), torch.stack(vectors).reshape(a.shape)
+
+
+def _alone(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    global _retried
+    # The first of these picks out the matrices at fault: the solver does not say which of a batch they are.
+    for again, prepare in enumerate((Tensor.clone, Tensor.double, lambda m: m.cpu().double())):
+        try:
+            values, vectors = torch.linalg.eigh(prepare(matrix))
+        except torch.linalg.LinAlgError:
+            continue
+        _retried += again > 0
+        return values.to(matrix), vectors.to(matrix)
+    _retried += 1
+    return torch.full_like(matrix[0], torch.nan), torch.full_like(matrix, torch.nan)

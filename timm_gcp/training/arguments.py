@@ -135,7 +135,12 @@ def train_parser() -> Parser:
         choices=PARTS,
         help="freeze the rest: the first of two stages of fine-tuning (head: covariance pool and classifier)",
     )
-    group.add_argument("--resume", default="", metavar="FILE", help="continue a run from its checkpoint")
+    group.add_argument(
+        "--resume",
+        default="",
+        metavar="FILE",
+        help="continue a run from its checkpoint; auto: from the newest whole one of the run folder, if there is one",
+    )
     group.add_argument("--no-resume-opt", action="store_true", help="resume without the optimiser's state")
     _add_input(group)
     group.add_argument("-b", "--batch-size", type=int, default=128, metavar="N", help="(default: 128)")
@@ -263,6 +268,19 @@ def train_parser() -> Parser:
     group.add_argument("--seed", type=int, default=42, metavar="S", help="(default: 42)")
     group.add_argument("--log-interval", type=int, default=50, metavar="N", help="updates between two log lines")
     group.add_argument("--checkpoint-hist", type=int, default=10, metavar="N", help="checkpoints kept (default: 10)")
+    group.add_argument(
+        "--recovery-interval",
+        type=int,
+        default=0,
+        metavar="N",
+        help="a checkpoint every N updates too, in the middle of an epoch (default: 0, at its end only)",
+    )
+    group.add_argument(
+        "--on-nonfinite",
+        default="stop",
+        choices=("stop", "skip"),
+        help="a loss or gradient that is not finite: save the batch and stop, or leave the update out (default: stop)",
+    )
     group.add_argument("--output", default="", metavar="DIR", help="folder of runs (default: output/train)")
     group.add_argument("--experiment", default="", metavar="NAME", help="sub-folder (default: date, model, size)")
     group.add_argument(
@@ -483,6 +501,7 @@ def parse_train_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namesp
         _at_least(args, name, 1)
     for name in ("warmup_epochs", "cooldown_epochs", "monitor_every", "patience_epochs", "seed", "mixup_off_epoch"):
         _at_least(args, name, 0)
+    _at_least(args, "recovery_interval", 0)
     if args.validation_batch_size is not None:
         _at_least(args, "validation_batch_size", 1)
     for name in ("lr", "lr_base", "classifier_lr_mult", "clip_grad", "layer_decay"):
@@ -497,6 +516,8 @@ def parse_train_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namesp
     optimizers = timm.optim.list_optimizers()
     if args.opt.lower().removeprefix("lookahead_") not in optimizers:
         raise GCPError(f"Unknown optimizer '{args.opt}'{nearest(args.opt, optimizers)}")
+    if args.resume == "auto" and not args.experiment:
+        raise GCPError("--resume auto looks into the run folder, so it has to have a name; add --experiment NAME.")
     if args.resume and args.initial_checkpoint:
         raise GCPError("--resume and --initial-checkpoint exclude each other: a resumed run brings its own weights.")
     _check_switch(args)

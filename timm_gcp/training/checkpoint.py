@@ -1,8 +1,11 @@
 """Checkpoints of a run: written so that a kill at any moment loses nothing, and read without trusting them."""
 
 import argparse
+import logging
 import os
+import re
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,21 +14,23 @@ import torch
 from timm.utils import CheckpointSaver, get_state_dict
 from torch import nn
 
-from ..atomic import save_atomically, sync_folder
+from ..atomic import clear_scratch, save_atomically, sync_folder
 from ..errors import GCPError
 from ..weights.file import load_file
 
-__all__ = ["RunSaver", "load_training_checkpoint"]
+__all__ = ["RunSaver", "load_training_checkpoint", "newest_checkpoint"]
 
 EXTENSION = ".pth.tar"
+
+_logger = logging.getLogger(__name__)
 
 
 class RunSaver(CheckpointSaver):
     """timm's saver for a run in two phases, without a moment in which ``last`` is missing.
 
-    Files in the run folder: ``last``, ``model_best`` and the ``checkpoint-<epoch>`` of the history. Epochs saved
-    without a metric (those of the warm phase) never count as the best; they fill the places of the history that ranked
-    ones leave, newest first.
+    Files in the run folder: ``last``, ``previous`` (the one before it), ``model_best`` and the ``checkpoint-<epoch>``
+    of the history. Epochs saved without a metric (those of the warm phase) never count as the best; they fill the
+    places of the history that ranked ones leave, newest first.
 
     Args:
         model: the model, wrapped or not.
@@ -65,9 +70,13 @@ class RunSaver(CheckpointSaver):
         )
         self.extra = extra
         self.unranked: list[str] = []
+        self._within: Mapping[str, Any] | None = None
+        clear_scratch(folder)
+        for name in ("tmp", ".link"):
+            Path(self.path(name)).unlink(missing_ok=True)
 
     def path(self, name: str) -> str:
-        """Path of ``last``, ``model_best`` or ``checkpoint-<epoch>``."""
+        """Path of ``last``, ``previous``, ``model_best`` or ``checkpoint-<epoch>``."""
         return os.path.join(self.checkpoint_dir, name + EXTENSION)
 
     def _save(self, save_path: str, epoch: int, metric: float | None = None) -> None:
@@ -93,10 +102,18 @@ class RunSaver(CheckpointSaver):
             "ranked": [(os.path.basename(file), value) for file, value in self.checkpoint_files],
             "unranked": [os.path.basename(file) for file in self.unranked],
         }
+        if self._within is not None:
+            state["within"] = self._within
         state.update(self.extra())
-        save_atomically(save_path, lambda file: torch.save(state, file))
+        try:
+            save_atomically(save_path, lambda file: torch.save(state, file))
+        except GCPError as error:
+            raise GCPError(f"{error} The checkpoints before it are whole; go on with --resume auto.") from error
 
     def _replace(self, src: str, dst: str) -> None:
+        # The new one is on the disk already: at every moment there are whole checkpoints in two files.
+        if dst == self.path("last") and os.path.exists(dst):
+            self._duplicate(dst, self.path("previous"))
         os.replace(src, dst)
         sync_folder(self.checkpoint_dir)
 
@@ -125,7 +142,7 @@ class RunSaver(CheckpointSaver):
             Metric and epoch of the best so far, or twice None.
         """
         if metric is None:
-            self._save(self.path("last"), epoch)
+            self.save_last(epoch)
             numbered = self.path(f"{self.save_prefix}-{epoch}")
             self._duplicate(self.path("last"), numbered)
             self.unranked.insert(0, numbered)
@@ -138,6 +155,18 @@ class RunSaver(CheckpointSaver):
         self.unranked = self.unranked[:places]
         return best
 
+    def save_last(self, epoch: int, within: Mapping[str, Any] | None = None) -> None:
+        """Saves ``last`` alone.
+
+        Args:
+            epoch: the last one that has been trained to its end, -1 if none has.
+            within: how far the next one is, None at its start.
+        """
+        self._within = within
+        self._save(self.path("tmp"), epoch)
+        self._within = None
+        self._replace(self.path("tmp"), self.path("last"))
+
     def resume(self, checkpoint: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
         """Takes up the ranking of a run where a checkpoint left it, in the same folder or a new one.
 
@@ -148,13 +177,13 @@ class RunSaver(CheckpointSaver):
         source = Path(path).parent
         best = checkpoint.get("best") or {}
         best_file = source / f"model_best{EXTENSION}"
+        within = "within" in checkpoint  # an epoch, which has no place in the ranking yet
         if best.get("epoch") is not None:
-            if best["epoch"] == checkpoint["epoch"]:
+            numbered = source / f"{self.save_prefix}-{best['epoch']}{EXTENSION}"
+            if best["epoch"] == checkpoint["epoch"] and not within:
                 self._bring(Path(path), "model_best")
-            elif best_file.is_file() and load_training_checkpoint(best_file)["epoch"] == best["epoch"]:
-                self._bring(best_file, "model_best")
-            elif (numbered := source / f"{self.save_prefix}-{best['epoch']}{EXTENSION}").is_file():
-                self._bring(numbered, "model_best")
+            elif (kept := next((f for f in (best_file, numbered) if _epoch_of(f) == best["epoch"]), None)) is not None:
+                self._bring(kept, "model_best")
             else:
                 best = {}
         self.best_epoch, self.best_metric = best.get("epoch"), best.get("metric")
@@ -162,9 +191,9 @@ class RunSaver(CheckpointSaver):
         here = source.resolve() == Path(self.checkpoint_dir).resolve()
         own = f"{self.save_prefix}-{checkpoint['epoch']}{EXTENSION}"
         ranked, unranked = list(history.get("ranked", ())), list(history.get("unranked", ()))
-        if checkpoint.get("metric") is None:
+        if not within and checkpoint.get("metric") is None:
             unranked.insert(0, own)
-        else:
+        elif not within:
             ranked.append((own, checkpoint["metric"]))
         if here:
             ranked.sort(key=lambda entry: entry[1], reverse=not self.decreasing)
@@ -179,9 +208,29 @@ class RunSaver(CheckpointSaver):
             save_atomically(target, lambda file: _copy(source, file))
 
 
+def _epoch_of(file: Path) -> int | None:
+    try:
+        return load_training_checkpoint(file)["epoch"]
+    except GCPError:
+        return None
+
+
 def _copy(source: Path, file: Any) -> None:
     with open(source, "rb") as content:
         shutil.copyfileobj(content, file)
+
+
+def _check_sums(path: str | os.PathLike[str]) -> None:
+    """torch writes checksums, but does not look at them."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip() is not None
+    except (zipfile.BadZipFile, OSError) as error:
+        raise GCPError(f"{path} is damaged; use another checkpoint.") from error
+    if damaged:
+        raise GCPError(f"{path} is damaged; use another checkpoint.")
 
 
 def load_training_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -193,8 +242,34 @@ def load_training_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         GCPError: no such file, a damaged one, one that holds pickled objects, or no training checkpoint.
     """
     checkpoint = load_file(path)
+    _check_sums(path)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise GCPError(f"{path} is not a checkpoint of a training run: it holds no 'state_dict'.")
     if not isinstance(checkpoint.get("epoch"), int):
         raise GCPError(f"{path} is not a checkpoint of a training run: it holds no 'epoch'.")
     return checkpoint
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run folder; None if it has none at all. A damaged one is passed over aloud.
+
+    Raises:
+        GCPError: there are checkpoints, but none can be read.
+    """
+    numbered = {
+        int(match[1]): file
+        for file in folder.glob(f"checkpoint-*{EXTENSION}")
+        if (match := re.fullmatch(rf"checkpoint-(\d+){re.escape(EXTENSION)}", file.name))
+    }
+    named = (folder / f"{name}{EXTENSION}" for name in ("last", "previous"))
+    files = [file for file in (*named, *(numbered[epoch] for epoch in sorted(numbered, reverse=True))) if file.exists()]
+    for file in files:
+        try:
+            load_training_checkpoint(file)
+        except GCPError as error:
+            _logger.warning("%s Trying the checkpoint before it.", error)
+            continue
+        return file
+    if files:
+        raise GCPError(f"No checkpoint in {folder} can be read; remove the folder to start again.")
+    return None

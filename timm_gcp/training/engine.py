@@ -1,23 +1,28 @@
 """One epoch of training, and the evaluation of a data set: what ``train`` and ``validate`` share."""
 
 import contextlib
+import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from timm.models import model_parameters
-from timm.utils import AverageMeter, dispatch_clip_grad
+from timm.utils import dispatch_clip_grad, unwrap_model
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import GCPError
+from ..spectral.eigh import take_retried
+from .faults import Batch, Faults, examine, restore
+from .interrupt import Interrupted
+from .position import Position
+from .processes import any_of, process_count, summed
 
 __all__ = ["Progress", "Stepper", "evaluate", "train_one_epoch"]
 
@@ -33,9 +38,10 @@ class Progress:
     """
 
     def __init__(self, start: int, epochs: int, every: int, enabled: bool = True) -> None:
-        self.start, self.epochs, self.every, self.enabled = start, epochs, every, enabled
+        self.epochs, self.every, self.enabled = epochs, every, enabled
         self.interactive = enabled and sys.stderr.isatty()
         self._began = time.monotonic()
+        self._run_start = float(start)
         self._bar: Any = None
 
     def say(self, text: str) -> None:
@@ -44,11 +50,14 @@ class Progress:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
 
-    def begin(self, epoch: int, updates: int) -> None:
-        """An epoch of so many updates starts."""
-        self._epoch, self._updates, self._epoch_began = epoch, updates, time.monotonic()
+    def begin(self, epoch: int, updates: int, done: int = 0) -> None:
+        """An epoch of so many updates starts, or goes on where so many are done."""
+        self._epoch, self._updates, self._epoch_began, self._first = epoch, updates, time.monotonic(), done
+        if done:
+            self._run_start = epoch + done / updates
         if self.interactive:
-            self._bar = tqdm(total=updates, desc=f"epoch {epoch}/{self.epochs - 1}", unit="step", leave=False)
+            title = f"epoch {epoch}/{self.epochs - 1}"
+            self._bar = tqdm(total=updates, initial=done, desc=title, unit="step", leave=False)
 
     def update(self, done: int, loss: float, top1: float | None, rate: float, lr: float) -> None:
         """So many updates of the epoch are done.
@@ -63,10 +72,9 @@ class Progress:
         if not self.enabled or not (self.interactive or done % self.every == 0 or done == self._updates):
             return
         now = time.monotonic()
-        part = done / self._updates
-        run = (self._epoch - self.start + part) / (self.epochs - self.start)
-        left_epoch = (now - self._epoch_began) * (1 - part) / part
-        left_run = (now - self._began) * (1 - run) / run
+        here = self._epoch + done / self._updates
+        left_epoch = (now - self._epoch_began) * (self._updates - done) / (done - self._first)
+        left_run = (now - self._began) * (self.epochs - here) / (here - self._run_start)
         shown = {"loss": f"{loss:.3f}"}
         if top1 is not None:
             shown["top1"] = f"{top1:.1f}"
@@ -122,8 +130,13 @@ class Stepper:
         """Optimiser updates that so many batches make."""
         return math.ceil(batches / self.accumulate)
 
-    def backward(self, loss: Tensor, update: bool) -> None:
-        """Back-propagates, and updates the weights if it is time to."""
+    def backward(self, loss: Tensor, update: bool) -> bool:
+        """Back-propagates, and updates the weights if it is time to.
+
+        Returns:
+            False if the update was left out because a gradient is not finite. (A scaler leaves out updates of its own,
+            as it looks for its scale; these are no faults.)
+        """
         second_order = bool(getattr(self.optimizer, "is_second_order", False))
         if self.scaler is not None:
             self.scaler(
@@ -135,14 +148,18 @@ class Stepper:
                 create_graph=second_order,
                 need_update=update,
             )
-        else:
-            loss.backward(create_graph=second_order)
-            if update:
-                if self.clip_grad is not None:
-                    dispatch_clip_grad(self._clipped(), value=self.clip_grad, mode=self.clip_mode)
-                self.optimizer.step()
-        if update:
-            self.optimizer.zero_grad()
+            return True
+        loss.backward(create_graph=second_order)
+        if not update:
+            return True
+        # The largest entry: a sum of squares could overflow where no gradient does.
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if not math.isfinite(nn.utils.get_total_norm(grads, norm_type=math.inf).item()):
+            return False
+        if self.clip_grad is not None:
+            dispatch_clip_grad(self._clipped(), value=self.clip_grad, mode=self.clip_mode)
+        self.optimizer.step()
+        return True
 
     def _clipped(self) -> Any:
         return model_parameters(self.model, exclude_head="agc" in self.clip_mode)
@@ -159,11 +176,15 @@ def train_one_epoch(
     method: Callable[[], str | None],
     lr: Callable[[], float],
     after_update: Callable[[int, float], None],
+    faults: Faults,
+    position: Position,
+    seed: Callable[[int, int], None] = lambda batch, stage: None,
+    stop: Callable[[], bool] = lambda: False,
     autocast: Callable[[], Any] = contextlib.nullcontext,
     prepare: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     channels_last: bool = False,
 ) -> dict[str, float]:
-    """Trains for one pass over the loader.
+    """Trains for one pass over the loader, or for what is left of one.
 
     Args:
         stepper: model, optimiser and what belongs to an update.
@@ -175,33 +196,57 @@ def train_one_epoch(
         method: the method in force, for messages.
         lr: the base group's learning rate, for the progress.
         after_update: called with the number of updates since the start of the run and the mean loss of the epoch.
+        faults: told of every update that cannot be made because loss or gradient is not finite.
+        position: what of the epoch is behind; loaded again and passed over, so that the rest is the same. Kept up
+            to date by whole updates.
+        seed: called with the batch before it is loaded (stage 0; the first one counts as seeded) and before it goes
+            through the model (stage 1): chance does not depend on the batches before, and a second look meets it again.
+        stop: asked at every update whether this process wants to stop; if one does, all stop after the update.
         autocast: makes the context of the forward pass.
         prepare: changes a batch on the device (mixup without the prefetcher).
         channels_last: memory layout of the input.
 
     Returns:
-        ``loss``, the mean over the epoch's images of all processes, and ``top1`` in per cent, nan with soft targets.
+        ``loss``, the mean over the epoch's images of all processes, and ``top1`` in per cent, nan with soft targets;
+        ``skipped`` updates and ``fallbacks`` of the eigensolver.
 
     Raises:
-        GCPError: the loss is not finite, or a label lies outside the model's classes.
+        GCPError: loss or gradient is not finite, or a label lies outside the model's classes.
+        Interrupted: a process wanted to stop.
     """
     model: Any = stepper.model
+    plain: nn.Module = unwrap_model(model)
     stepper.train_mode()
     batches = len(loader)
     updates = stepper.updates(batches)
     remainder = batches % stepper.accumulate
-    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    losses, accuracy = AverageMeter(), AverageMeter()
-    began = time.monotonic()
-    progress.begin(epoch, updates)
+    world = process_count()
+    began, images_before = time.monotonic(), position.loss_count
+    if position.batches < batches:
+        progress.begin(epoch, updates, math.ceil(position.batches / stepper.accumulate))
     stepper.optimizer.zero_grad()
+    pending: list[Batch] = []
+    buffers: list[Tensor] = []
+    fault, sound = "", True
+
+    def look(batch: Batch) -> Any:
+        seed(batch.index, 1)
+        return examine(plain, batch, loss_fn, autocast, gradient=sound)
+
+    stream = _seeded(loader, seed)
     try:
-        for index, (images, targets) in enumerate(loader):
+        for index, (images, targets) in stream if position.batches < batches else ():
+            if index < position.batches:
+                continue
             images, targets = images.to(device), targets.to(device)
+            seed(index, 1)
             if prepare is not None:
                 images, targets = prepare(images, targets)
             if channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
+            if not pending and faults.skip:
+                buffers = [buffer.clone() for buffer in plain.buffers()]
+            pending.append(Batch(index, images, targets))
             update = (index + 1) % stepper.accumulate == 0 or index + 1 == batches
             steps = remainder if remainder and index >= batches - remainder else stepper.accumulate
             wait = model.no_sync() if hasattr(model, "no_sync") and not update else contextlib.nullcontext()
@@ -211,29 +256,78 @@ def train_one_epoch(
                     _check_labels(targets, logits.shape[1])
                     loss = loss_fn(logits, targets)
                 value = loss.item()
-                if not math.isfinite(value):
-                    at = epoch * updates + index // stepper.accumulate
-                    under = f" under method '{method()}'" if method() else ""
-                    raise GCPError(
-                        f"The loss became {value} at update {at} (epoch {epoch}){under}; lower --lr, add "
-                        f"--clip-grad 5, train longer with the warm method or another one, or leave --amp out."
-                    )
-                stepper.backward(loss / steps, update)
-            losses.update(value, len(images))
+                # All processes leave the same update out, and stop after the same one.
+                unsound_here = not math.isfinite(value)
+                unsound, stopping = any_of([unsound_here, stop()], device)
+                if unsound and not fault:
+                    whose = f"The loss became {value}" if unsound_here else "The loss of another process is not finite"
+                    fault, sound = whose, False
+                if not fault and not stepper.backward(loss / steps, update):
+                    fault = "The gradient became infinite or nan"
+            if not unsound_here:
+                position.loss_sum += value * len(images)
+                position.loss_count += len(images)
             if targets.dim() == 1:
-                accuracy.update(100 * (logits.argmax(1) == targets).float().mean().item(), len(images))
-            if update:
-                done = index // stepper.accumulate + 1
-                rate = losses.count * world / (time.monotonic() - began)
-                progress.update(done, losses.avg, accuracy.avg if accuracy.count else None, rate, lr())
-                after_update(epoch * updates + done, losses.avg)
+                right = (logits.argmax(1) == targets).float().mean().item()
+                position.right_sum += 100 * right * len(images)
+                position.right_count += len(images)
+            del logits, loss  # a second look at the batch needs their memory
+            if not update:
+                continue
+            done = index // stepper.accumulate + 1
+            stepper.optimizer.zero_grad()
+            if fault:
+                if faults.skip:
+                    restore(plain, buffers)
+                at = epoch * updates + done - 1
+                faults.met(fault, pending, look, epoch=epoch, update=at, method=method())
+                position.skipped += 1
+                fault, sound = "", True
+            else:
+                faults.passed()
+            pending = []
+            position.batches = index + 1
+            position.fallbacks += take_retried()
+            rate = (position.loss_count - images_before) * world / (time.monotonic() - began)
+            progress.update(done, position.loss, position.top1 if position.right_count else None, rate, lr())
+            after_update(epoch * updates + done, position.loss)
+            if stopping:
+                raise Interrupted
+    except torch.linalg.LinAlgError as error:
+        raise GCPError(
+            "The eigensolver did not converge, and a compiled model cannot solve a matrix by itself: go on without "
+            "--torchcompile (--resume auto)."
+        ) from error
     finally:
+        stream.close()
         progress.end()
     if hasattr(stepper.optimizer, "sync_lookahead"):
         stepper.optimizer.sync_lookahead()
-    sums = torch.tensor([losses.sum, losses.count, accuracy.sum, accuracy.count], dtype=torch.float64)
-    loss_sum, count, right, hard = _summed(sums, device).tolist()
-    return {"loss": loss_sum / count, "top1": right / hard if hard else math.nan}
+    whole = totals(position, device)
+    return {"loss": whole.loss, "top1": whole.top1, "skipped": whole.skipped, "fallbacks": whole.fallbacks}
+
+
+def totals(position: Position, device: torch.device) -> Position:
+    """The position in the epoch, its numbers summed over all processes; every process has to call it."""
+    names = ("loss_sum", "loss_count", "right_sum", "right_count", "fallbacks")
+    sums = summed(torch.tensor([getattr(position, name) for name in names], dtype=torch.float64), device).tolist()
+    whole = replace(position, **dict(zip(names, sums, strict=True)))
+    for name in ("loss_count", "right_count", "fallbacks"):
+        setattr(whole, name, int(getattr(whole, name)))
+    return whole
+
+
+def _seeded(loader: Any, seed: Callable[[int, int], None]) -> Generator[tuple[int, Any], None, None]:
+    """Batches with their numbers, each loaded from a seed of its own."""
+    iterator = iter(loader)
+    for index in itertools.count():
+        if index:
+            seed(index, 0)
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        yield index, batch
 
 
 def _check_labels(targets: Tensor, classes: int) -> None:
@@ -246,15 +340,6 @@ def _check_labels(targets: Tensor, classes: int) -> None:
             )
 
 
-def _summed(values: Tensor, device: torch.device) -> Tensor:
-    """The sum over all processes."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return values
-    values = values.to(device)
-    dist.all_reduce(values)
-    return values.cpu()
-
-
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
@@ -265,6 +350,7 @@ def evaluate(
     channels_last: bool = False,
     tta: str = "",
     description: str = "",
+    between: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Evaluates a classifier on a data set, exactly: every image counts once, also in a short last batch.
 
@@ -276,6 +362,7 @@ def evaluate(
         channels_last: memory layout of the input.
         tta: 'mirror' averages the logits of an image and its mirror image.
         description: title of a progress bar on a terminal; '' for none.
+        between: called after every batch.
 
     Returns:
         ``loss`` (mean cross-entropy), ``top1`` and ``top5`` in per cent (with fewer than five classes, top-5 is always
@@ -303,7 +390,8 @@ def evaluate(
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         rows = torch.stack([losses, top[:, 0].float(), top.any(1).float(), torch.ones_like(losses)])
         sums += rows[:, :real].double().sum(1).to(sums.device)
-    loss, top1, top5, count = _summed(sums, device).tolist()
+        between()
+    loss, top1, top5, count = summed(sums, device).tolist()
     if not count:
         raise GCPError("There is no image to evaluate; check --data-dir and the split.")
     seconds = max(time.monotonic() - began, 1e-9)

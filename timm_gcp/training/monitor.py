@@ -1,7 +1,7 @@
 """How well-conditioned the covariances are while a model trains."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,8 +14,9 @@ from ..pooling import find_pools
 from ..spectral.covariance import binary_scale, centre
 from ..spectral.eigh import eigh
 from ..spectral.factor import kept
+from .processes import process_count
 
-__all__ = ["ConditioningMonitor", "conditioning"]
+__all__ = ["ConditioningMonitor", "conditioning", "largest_k"]
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -42,6 +43,40 @@ def conditioning(x: Tensor, eps: float = EPS) -> Tensor:
         ``[B, 3]`` in float64: κ (nan where Σ = 0), rank, share under eps (0 where M = 1). A row is all nan where the
         features are not finite.
     """
+    finite, scale, eigenvalues, above_rounding = _spectra(x)
+    possible = eigenvalues.shape[1]
+    largest = eigenvalues.amax(-1) if possible else torch.zeros_like(scale)
+    rank = above_rounding.sum(-1)
+    smallest = torch.where(above_rounding, eigenvalues, math.inf).amin(-1) if possible else largest
+    kappa = torch.where(rank > 0, largest / smallest, math.nan)
+    above = above_rounding & (eigenvalues * scale.square()[:, None] > eps)
+    under = 1 - above.sum(-1).double() / possible if possible else torch.zeros_like(kappa)
+    return torch.where(finite[:, None], torch.stack([kappa, rank.double(), under], -1), math.nan)
+
+
+@torch.no_grad()
+def largest_k(x: Tensor) -> Tensor:
+    """The largest 1/(λi − λj) between kept eigenvalues of the covariances, what an SVD's gradient multiplies by.
+
+    Args:
+        x: features ``[B, C, ...]``, any floating dtype.
+
+    Returns:
+        ``[B]`` in float64: inf where two are equal, nan where fewer than two are kept or the features are not finite.
+    """
+    finite, scale, eigenvalues, kept_ones = _spectra(x)
+    if eigenvalues.shape[1] < 2:
+        return torch.full_like(scale, math.nan)
+    # Ascending: the nearest pair is a pair of neighbours.
+    gap = torch.where(kept_ones[:, :-1], eigenvalues.diff(dim=1), math.inf).amin(1) * scale.square()
+    return torch.where(finite & gap.isfinite(), 1 / gap, math.nan)
+
+
+def _spectra(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of each image: whether it is finite, its scale, the eigenvalues of Σ / scale² that may be above zero, which are.
+
+    Shapes ``[B]``, ``[B]`` and twice ``[B, min(C, M − 1)]``, ascending.
+    """
     with torch.autocast(x.device.type, enabled=False):
         x = x.detach().flatten(2).double()
         channels, positions = x.shape[1:]
@@ -52,14 +87,8 @@ def conditioning(x: Tensor, eps: float = EPS) -> Tensor:
         x = centre(x / scale)
         eigenvalues, _ = eigh(x @ x.mT if channels <= positions else x.mT @ x)
     eigenvalues = eigenvalues[:, eigenvalues.shape[1] - possible :].clamp_min(0)
-    largest = eigenvalues.amax(-1, keepdim=True) if possible else eigenvalues.new_zeros(len(x), 1)
     above_rounding = kept(eigenvalues, max(channels, positions)) if possible else eigenvalues > 0
-    rank = above_rounding.sum(-1)
-    smallest = torch.where(above_rounding, eigenvalues, math.inf).amin(-1) if possible else largest[:, 0]
-    kappa = torch.where(rank > 0, largest[:, 0] / smallest, math.nan)
-    above = above_rounding & (eigenvalues * scale[:, :, 0].square() > eps)
-    under = 1 - above.sum(-1).double() / possible if possible else torch.zeros_like(kappa)
-    return torch.where(finite[:, None], torch.stack([kappa, rank.double(), under], -1), math.nan)
+    return finite, scale[:, 0, 0], eigenvalues, above_rounding
 
 
 class ConditioningMonitor:
@@ -145,11 +174,7 @@ class ConditioningMonitor:
             of eigenvalues under eps, in [0, 1], not counting those that M < C makes zero); see `conditioning`. A value
             is nan where nothing has been measured.
         """
-        measured = torch.cat([m.cpu() for m in self._measured]) if self._measured else torch.empty(0, 3).double()
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            # NCCL moves tensors between GPUs only.
-            nccl = dist.get_backend() == "nccl"
-            measured = _gather(measured, next(self._model.parameters()).device if nccl else torch.device("cpu"))
+        measured = self._everything()
         good = ~measured[:, 1].isnan()
         self.skipped = int((~good).sum())
         if reset:
@@ -157,6 +182,28 @@ class ConditioningMonitor:
             self._forwards = dict.fromkeys(self._forwards, 0)
         columns = measured[good].T
         return {name: _median(column) for name, column in zip(("kappa", "rank", "under_eps"), columns, strict=True)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been measured since the last summary, of all processes together; every process has to call it."""
+        return {"measured": self._everything(), "forwards": list(self._forwards.values())}
+
+    def load_state_dict(self, state: Mapping[str, Any], first: bool = True) -> None:
+        """Takes up what ``state_dict`` gave.
+
+        Args:
+            state: the state.
+            first: whether this is the first process; the others leave the measurements to it.
+        """
+        self._measured = [state["measured"]] if first else []
+        self._forwards = dict(zip(self._forwards, state["forwards"], strict=True))
+
+    def _everything(self) -> Tensor:
+        measured = torch.cat([m.cpu() for m in self._measured]) if self._measured else torch.empty(0, 3).double()
+        if process_count() == 1:
+            return measured
+        # NCCL moves tensors between GPUs only.
+        nccl = dist.get_backend() == "nccl"
+        return _gather(measured, next(self._model.parameters()).device if nccl else torch.device("cpu"))
 
 
 def _hook(monitor: ConditioningMonitor) -> Callable[[nn.Module, Any, Tensor], None]:

@@ -80,8 +80,19 @@ def make_scheduler(
     schedule: HybridSchedule | None,
     start: int,
     resumed: Mapping[str, Any] | None,
+    done: int = 0,
 ) -> tuple[Any, int]:
-    """The scheduler at the first epoch of this run, and the number of epochs; the switch is checked."""
+    """The scheduler where this run starts, and the number of epochs; the switch is checked.
+
+    Args:
+        args: arguments of the run.
+        optimizer: its optimiser.
+        updates: in an epoch.
+        schedule: of the hybrid protocol, or None.
+        start: first epoch of this run.
+        resumed: the checkpoint that it goes on from, or None.
+        done: updates of that epoch that are behind.
+    """
     settings = scheduler_kwargs(args, decreasing_metric=args.eval_metric == "loss" or not args.val_split)
     groups_before = [(group["lr"], group.get("initial_lr")) for group in optimizer.param_groups]
 
@@ -102,9 +113,9 @@ def make_scheduler(
     if schedule is not None:
         per_epoch = updates if args.sched_on_updates else None
         schedule.check(preview_learning_rates(optimizer, make, epochs, per_epoch), epochs, per_epoch)
-    if start and scheduler is not None:
+    if (start or done) and scheduler is not None:
         if args.sched_on_updates:
-            scheduler.step_update(start * updates)
+            scheduler.step_update(start * updates + done)
         else:
             scheduler.step(start)
         plateau = (resumed or {}).get("plateau")

@@ -8,8 +8,10 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 
 from ..atomic import save_atomically
+from ..errors import GCPError, one_line
 from ..pooling import find_pools
 from ..version import __version__
 from ..weights.file import load_weights, weights_of
@@ -56,6 +58,8 @@ def finish(run: Run) -> None:
         "tta": args.tta,
         "seed": args.seed,
         "parameters": sum(p.numel() for p in model.parameters()),
+        "skipped_updates": sum(int(row.get("skipped") or 0) for row in run.rows),
+        "eigensolver_fallbacks": sum(int(row.get("fallbacks") or 0) for row in run.rows),
         "wall_seconds": round(run.seconds, 1),
         "command": run.command,
         "versions": {
@@ -86,12 +90,18 @@ def _outcome(run: Run, result: Mapping[str, Any]) -> str:
     shown = {
         key: result[key] for key in ("top1", "top5", "loss", "tta", "method", "epoch") if result[key] not in (None, "")
     }
-    folder = save_folder(
-        model,
-        run.folder / "model",
-        class_names=run.class_names,
-        metrics=shown,
-        data_config=run.data_config,
-        model_args=args.model_kwargs or {},
-    )
+    try:
+        folder = save_folder(
+            model,
+            run.folder / "model",
+            class_names=run.class_names,
+            metrics=shown,
+            data_config=run.data_config,
+            model_args=args.model_kwargs or {},
+        )
+    except (OSError, SafetensorError) as error:
+        raise GCPError(
+            f"Cannot write the model folder {run.folder / 'model'} ({one_line(error)}): make room there; training is "
+            "done, so --resume auto only writes it again."
+        ) from error
     return f"{text}. Model folder: timm.create_model('local-dir:{folder}', pretrained=True)"

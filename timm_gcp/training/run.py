@@ -13,8 +13,10 @@ from torch import nn
 
 from ..pooling import find_pools
 from .engine import Progress, Stepper
+from .faults import Faults
 from .hybrid import HybridSchedule
 from .monitor import ConditioningMonitor
+from .position import Position
 
 
 @dataclass
@@ -42,6 +44,8 @@ class Run:
     resumed: dict[str, Any] | None
     progress: Progress
     autocast: Callable[[], Any]
+    faults: Faults
+    position: Position = field(default_factory=Position)
     seconds: float = 0.0
     command: str = ""
     arguments: str = ""

@@ -1,6 +1,7 @@
 """Builds a run from its arguments and checks everything; nothing is written yet."""
 
 import argparse
+import functools
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,8 +28,9 @@ from ..errors import GCPError, reason
 from ..methods import get_method
 from ..pooling import find_pools
 from ..weights.file import load_weights, read_weights, weights_of
-from .checkpoint import load_training_checkpoint
+from .checkpoint import load_training_checkpoint, newest_checkpoint
 from .engine import Progress, Stepper
+from .faults import Faults
 from .freezing import freeze_all_but
 from .hybrid import (
     AtEpoch,
@@ -38,15 +40,20 @@ from .hybrid import (
     SwitchRule,
 )
 from .inputs import evaluation_loader, given_image_size, make_autocast, preprocessing
+from .interrupt import shield_worker
 from .loading import create_model
 from .monitor import ConditioningMonitor
 from .optimizer import classifiers, make_optimizer, make_scheduler, set_learning_rate
+from .order import batch_names, record_order
+from .position import Position
+from .processes import from_first
 from .run import Run
 from .transforms import CROP_AS_IN_EVALUATION, crop_as_in_evaluation
 
 
 def prepare(args: argparse.Namespace, device: torch.device) -> Run:
     """Builds everything and checks it; nothing is written yet."""
+    args.resume = _resume_from(args, device)
     folder = _run_folder(args)
     resumed = load_training_checkpoint(args.resume) if args.resume else None
     random_seed(args.seed, args.rank)
@@ -96,17 +103,21 @@ def prepare(args: argparse.Namespace, device: torch.device) -> Run:
     stepper = Stepper(model, optimizer, scaler, *clipping, args.grad_accum_steps, frozen)
     updates = stepper.updates(len(loader))
     start = resumed["epoch"] + 1 if resumed else 0
-    scheduler, epochs = make_scheduler(args, optimizer, updates, schedule, start, resumed)
+    position = _resumed_position(args, resumed, len(loader), monitor)
+    done = math.ceil(position.batches / args.grad_accum_steps)
+    scheduler, epochs = make_scheduler(args, optimizer, updates, schedule, start, resumed, done)
     wrapped: Any = model
     if args.torchcompile:
         wrapped = torch.compile(wrapped, backend=args.torchcompile)
     if args.distributed:
         wrapped = DistributedDataParallel(wrapped, device_ids=[device] if device.type == "cuda" else None)
     stepper.model = wrapped
+    folder = folder or _dated_folder(args, data_config)
+    skip, names = args.on_nonfinite == "skip", functools.partial(batch_names, loader)
     return Run(
         args=args,
         device=device,
-        folder=folder or _dated_folder(args, data_config),
+        folder=folder,
         model=wrapped,
         data_config=data_config,
         class_names=getattr(train_data, "class_names", None),
@@ -125,19 +136,62 @@ def prepare(args: argparse.Namespace, device: torch.device) -> Run:
         resumed=resumed,
         progress=Progress(start, epochs, args.log_interval, is_primary(args)),
         autocast=autocast,
+        faults=Faults(folder, skip=skip, names=names, rank=args.rank),
+        position=position,
         seconds=float((resumed or {}).get("gcp", {}).get("seconds", 0.0)),
     )
+
+
+def _resume_from(args: argparse.Namespace, device: torch.device) -> str:
+    """What ``--resume`` means; '' to start from the beginning. The first process decides for all."""
+    if args.resume != "auto":
+        return args.resume
+    found, refusal = "", ""
+    if is_primary(args):
+        try:
+            found = str(newest_checkpoint(_experiment(args)) or "")
+        except GCPError as error:
+            refusal = str(error)
+    found, refusal = from_first((found, refusal), device)
+    if refusal:
+        raise GCPError(refusal)
+    return found
+
+
+def _experiment(args: argparse.Namespace) -> Path:
+    return Path(args.output or "output/train") / args.experiment
+
+
+def _resumed_position(
+    args: argparse.Namespace, resumed: Mapping[str, Any] | None, batches: int, monitor: ConditioningMonitor | None
+) -> Position:
+    """How far the first epoch of this run is."""
+    within = (resumed or {}).get("within")
+    if within is None:
+        return Position()
+    if within["of"] != batches:
+        raise GCPError(
+            f"{args.resume} was written within an epoch of {within['of']} batches, and this run's epochs have "
+            f"{batches}; give the run's own --batch-size, data and number of processes, or resume from the end of an "
+            "epoch (a checkpoint-N.pth.tar)."
+        )
+    position = Position(**within["position"])
+    if monitor is not None and within["monitor"] is not None:
+        monitor.load_state_dict(within["monitor"], first=is_primary(args))
+    if not is_primary(args):
+        # The first process has the sums of all.
+        position = Position(batches=position.batches, skipped=position.skipped, seconds=position.seconds)
+    return position
 
 
 def _run_folder(args: argparse.Namespace) -> Path | None:
     """The folder that the arguments name, if it is free or the resumed run's own; None if they name none."""
     if not args.experiment:
         return None
-    folder = Path(args.output or "output/train") / args.experiment
+    folder = _experiment(args)
     if folder.exists() and not folder.is_dir():
         raise GCPError(f"{folder} is a file; choose another --experiment.")
-    # A run that failed in its first epoch has left its arguments only.
-    if not is_primary(args) or not folder.is_dir() or all(file.name == "args.yaml" for file in folder.iterdir()):
+    if not is_primary(args) or not folder.is_dir() or all(_leftover(file) for file in folder.iterdir()):
         return folder
     last = folder / "last.pth.tar"
     if not args.resume:
@@ -148,6 +202,11 @@ def _run_folder(args: argparse.Namespace) -> Path | None:
             f"The run folder {folder} holds another run than --resume {args.resume}; choose another --experiment."
         )
     return folder
+
+
+def _leftover(file: Path) -> bool:
+    """Whether a run that ended in its first epoch leaves this: arguments, what it was writing, the batch at fault."""
+    return file.name in ("args.yaml", "summary.csv") or file.name.startswith((".", "nonfinite-"))
 
 
 def _dated_folder(args: argparse.Namespace, data_config: Mapping[str, Any]) -> Path:
@@ -332,7 +391,7 @@ def _train_loader(
             device=device,
             # Workers live for one epoch: they take their seeds from the epoch's, so that a resumed run sees the same.
             persistent_workers=False,
-            worker_seeding="all",
+            worker_seeding=shield_worker,
         )
     except (AssertionError, ValueError, KeyError, TypeError, IndexError) as error:
         raise GCPError(f"The augmentation arguments cannot be used: {reason(error)}.") from error
@@ -345,6 +404,7 @@ def _train_loader(
         )
     if hasattr(loader.sampler, "seed"):
         loader.sampler.seed = args.seed
+    record_order(loader)
     return loader, mixup
 
 

@@ -28,6 +28,8 @@ def describe(run: Run) -> str:
 
 
 def _span(run: Run) -> str:
+    if run.position.batches:
+        return f"epochs {run.start_epoch} (after {run.position.batches} batches) to {run.epochs - 1}"
     if run.start_epoch == run.epochs:
         return f"all {run.epochs} epochs done"
     return f"epochs {run.start_epoch} to {run.epochs - 1}"
@@ -43,10 +45,11 @@ def summary_row(
     seconds: float,
 ) -> dict[str, Any]:
     """One epoch as a row of ``summary.csv``; what was not measured is empty."""
-    row: dict[str, Any] = {"epoch": epoch, **{f"train_{key}": value for key, value in trained.items()}}
+    row: dict[str, Any] = {"epoch": epoch, **{f"train_{key}": trained[key] for key in ("loss", "top1")}}
     row.update({f"eval_{key}": evaluated.get(key, math.nan) for key in ("loss", "top1", "top5")})
     row.update(lr=lr, method=run.method or "")
     row.update({key: conditioning.get(key, math.nan) for key in ("kappa", "rank", "under_eps")})
+    row.update({key: trained[key] for key in ("skipped", "fallbacks")})
     row["seconds"] = round(seconds, 3)
     return {key: "" if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
 
@@ -82,5 +85,7 @@ def epoch_line(row: Mapping[str, Any], epochs: int, metric: str, best: float | N
     text += f"  lr {row['lr']:.3g}"
     if row["method"]:
         text += f"  {row['method']} κ {show('kappa', '.2g')} rank {show('rank', 'g')}"
+    for key, name in (("skipped", "skipped updates"), ("fallbacks", "eigensolver fallbacks")):
+        text += f"  {name} {row[key]}" if row[key] else ""
     text += f"  {row['seconds']:.1f} s"
     return text + (f"  (best {metric} {best:.4g}, epoch {best_epoch})" if best is not None else "")

@@ -3,10 +3,12 @@
 Under ``torchrun --nproc-per-node N -m timm_gcp.training.train ...`` it trains on several devices.
 """
 
+import functools
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,11 @@ from ..pooling import find_pools
 from ..weights.folder import model_arguments
 from .arguments import parse_train_args
 from .checkpoint import RunSaver
-from .engine import evaluate, train_one_epoch
+from .engine import evaluate, totals, train_one_epoch
 from .hybrid import base_learning_rate
+from .interrupt import Interrupt, Interrupted
 from .outcome import finish
+from .position import Position
 from .run import Run
 from .setup import prepare
 from .summary import describe, epoch_line, read_summary, summary_row, write_summary
@@ -42,10 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; None takes those of the process.
 
     Returns:
-        Exit status: 0, or 130 when interrupted.
+        Exit status: 0, 130 when stopped by Ctrl-C, 143 by SIGTERM.
 
     Raises:
-        GCPError: bad input, before any training; or a loss that is not finite.
+        GCPError: bad input, before any training; a loss or gradient that is not finite; or a full disk.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     args, text = parse_train_args(argv)
@@ -55,27 +59,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = prepare(args, device)
     run.command = shlex.join(["timm-gcp", "train", *argv])
     run.arguments = text
+    last, status = run.folder / "last.pth.tar", 0
     try:
-        _train(run)
+        with Interrupt() as interrupt:
+            try:
+                _train(run, interrupt)
+            except Interrupted:
+                run.progress.say(f"Stopped; go on with --resume {last}")
+                status = interrupt.exit_status
     except KeyboardInterrupt:
-        last = run.folder / "last.pth.tar"
         run.progress.say(f"Stopped; go on with --resume {last}" if last.exists() else "Stopped.")
         return 130
-    finished = is_primary(args)
+    finished = is_primary(args) and not status
     if args.distributed:
         dist.barrier()
         dist.destroy_process_group()
     if finished:
         finish(run)
-    return 0
+    return status
 
 
-def seed_epoch(seed: int, epoch: int, rank: int) -> None:
-    """Seeds every generator for one epoch, so that order and augmentation do not depend on what ran before."""
-    random_seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0]))
+def seed_epoch(seed: int, epoch: int, rank: int, *part: int) -> None:
+    """Seeds every generator for one epoch, or a part of it, so that chance does not depend on what ran before."""
+    random_seed(int(np.random.SeedSequence([seed, epoch, rank, *part]).generate_state(1)[0]))
 
 
-def _train(run: Run) -> None:
+def _train(run: Run, interrupt: Interrupt) -> None:
     args, primary = run.args, is_primary(run.args)
     saver = _open_folder(run) if primary else None
     optimizer, loader = run.stepper.optimizer, run.train_loader
@@ -91,64 +100,82 @@ def _train(run: Run) -> None:
         run.progress.say(f"epoch {epoch}: method {run.schedule.warm} → {run.schedule.final} at lr {lr():.3g}")
 
     for epoch in range(run.start_epoch, run.epochs):
-        began = time.monotonic()
+        began = time.monotonic() - run.position.seconds
         seed_epoch(args.seed, epoch, args.rank)
         for target in (loader.sampler, loader.dataset):
             if hasattr(target, "set_epoch"):
                 target.set_epoch(epoch)
         first = epoch * updates if args.sched_on_updates else None
-        if run.schedule is not None and run.schedule.step(lr(), epoch, update=first):
+        if run.schedule is not None and not run.position.batches and run.schedule.step(lr(), epoch, update=first):
             announce(epoch)
         if args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
             for target in (run.mixup, loader):
                 if target is not None and getattr(target, "mixup_enabled", False):
                     target.mixup_enabled = False
 
-        def after_update(done: int, loss: float, epoch: int = epoch) -> None:
+        def save_within(epoch: int = epoch, began: float = began) -> None:
+            run.position.seconds = time.monotonic() - began
+            within = _within(run)
+            if saver is not None:
+                saver.save_last(epoch - 1, within)
+
+        def after_update(done: int, loss: float, epoch: int = epoch, save: Callable[[], None] = save_within) -> None:
             if run.ema is not None:
                 run.ema.update(run.plain, step=done)
             if run.scheduler is not None:
                 run.scheduler.step_update(num_updates=done, metric=loss)
             if args.sched_on_updates and run.schedule is not None and run.schedule.step(lr(), epoch, update=done):
                 announce(epoch)
+            if args.recovery_interval and done % args.recovery_interval == 0:
+                save()
 
-        trained = train_one_epoch(
-            run.stepper,
-            loader,
-            run.loss,
-            epoch=epoch,
-            device=run.device,
-            progress=run.progress,
-            method=lambda: run.method,
-            lr=lr,
-            after_update=after_update,
-            autocast=run.autocast,
-            prepare=run.mixup,
-            channels_last=args.channels_last,
-        )
-        rate = lr()
-        if args.distributed and args.dist_bn:
-            for module in (run.model, run.ema.module if run.ema else None):
-                if module is not None:
-                    distribute_bn(module, args.world_size, args.dist_bn == "reduce")
+        try:
+            trained = train_one_epoch(
+                run.stepper,
+                loader,
+                run.loss,
+                epoch=epoch,
+                device=run.device,
+                progress=run.progress,
+                method=lambda: run.method,
+                lr=lr,
+                after_update=after_update,
+                faults=run.faults,
+                position=run.position,
+                seed=functools.partial(seed_epoch, args.seed, epoch, args.rank),
+                stop=lambda: interrupt.requested,
+                autocast=run.autocast,
+                prepare=run.mixup,
+                channels_last=args.channels_last,
+            )
+            rate = lr()
+            if args.distributed and args.dist_bn:
+                for module in (run.model, run.ema.module if run.ema else None):
+                    if module is not None:
+                        distribute_bn(module, args.world_size, args.dist_bn == "reduce")
+            evaluated: dict[str, float] = {}
+            if run.eval_loader is not None:
+                evaluated = evaluate(
+                    run.ema.module if run.ema else run.model,
+                    run.eval_loader,
+                    device=run.device,
+                    autocast=run.autocast,
+                    channels_last=args.channels_last,
+                    description="evaluating" if primary else "",
+                    between=lambda: interrupt.check(run.device),
+                )
+        except Interrupted:
+            save_within()
+            raise
         conditioning = run.monitor.summary() if run.monitor else {}
         if run.schedule is not None and conditioning:
             run.schedule.observe(conditioning, epoch)
-        evaluated: dict[str, float] = {}
-        if run.eval_loader is not None:
-            evaluated = evaluate(
-                run.ema.module if run.ema else run.model,
-                run.eval_loader,
-                device=run.device,
-                autocast=run.autocast,
-                channels_last=args.channels_last,
-                description="evaluating" if primary else "",
-            )
         metric = evaluated[run.metric] if evaluated else trained["loss"]
         if run.scheduler is not None:
             run.scheduler.step(epoch + 1, metric)
         seconds = time.monotonic() - began
         run.seconds += seconds
+        run.position = Position()
         if saver is not None:
             row = summary_row(run, epoch, trained, evaluated, rate, conditioning, seconds)
             run.rows.append(row)
@@ -157,6 +184,15 @@ def _train(run: Run) -> None:
             ranked = run.schedule is None or run.schedule.switched
             best, best_epoch = saver.save_checkpoint(epoch, metric if ranked else None)
             run.progress.say(epoch_line(row, run.epochs, run.metric, best, best_epoch))
+
+
+def _within(run: Run) -> dict[str, Any]:
+    """What a checkpoint within an epoch holds beside the others' content; every process has to call it."""
+    return {
+        "position": asdict(totals(run.position, run.device)),
+        "of": len(run.train_loader),
+        "monitor": run.monitor.state_dict() if run.monitor else None,
+    }
 
 
 def _open_folder(run: Run) -> RunSaver:

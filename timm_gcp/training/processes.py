@@ -1,0 +1,40 @@
+"""What the processes of a run tell each other; a process that is alone talks to itself."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["any_of", "from_first", "process_count", "summed"]
+
+
+def process_count() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def summed(values: Tensor, device: torch.device) -> Tensor:
+    """The sum over all processes, on the CPU."""
+    if process_count() == 1:
+        return values.cpu()
+    values = values.to(device, copy=True)
+    dist.all_reduce(values)
+    return values.cpu()
+
+
+def any_of(flags: Sequence[bool], device: torch.device) -> list[bool]:
+    """For each flag, whether any process has it set; all processes get the same answer."""
+    if process_count() == 1:
+        return list(flags)
+    return [count > 0 for count in summed(torch.tensor(flags, dtype=torch.int32), device).tolist()]
+
+
+def from_first(value: Any, device: torch.device) -> Any:
+    """What the first process has here."""
+    if process_count() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=device)
+    return box[0]
