@@ -181,8 +181,9 @@ def model_from_checkpoint(
     own: dict[str, Any] = dict(model.pretrained_cfg)
     if record.get("data_config"):
         own.update(record["data_config"], test_input_size=None, test_crop_pct=None)
-    if record.get("class_names"):
-        own["label_names"] = list(record["class_names"])
+    if record:
+        # The names in the registry belong to the weights there, not to these.
+        own["label_names"] = list(record["class_names"]) if record.get("class_names") else None
     model.pretrained_cfg = model.default_cfg = own
     # Another model that the user names brings its own method.
     if record.get("method") and find_pools(model) and name.partition(".")[0] in ("", record["architecture"]):
