@@ -15,13 +15,35 @@ from ..atomic import save_atomically, sync_folder
 from ..errors import GCPError
 from ..weights.file import load_file
 
-__all__ = ["RunSaver", "load_training_checkpoint"]
+__all__ = ["AtomicSaver", "RunSaver", "load_training_checkpoint"]
 
 EXTENSION = ".pth.tar"
 
 
-class RunSaver(CheckpointSaver):
-    """timm's saver for a run in two phases, without a moment in which ``last`` is missing.
+class AtomicSaver(CheckpointSaver):
+    """timm's saver without a moment in which a file that was there is missing."""
+
+    def _replace(self, src: str, dst: str) -> None:
+        os.replace(src, dst)
+        sync_folder(self.checkpoint_dir)
+
+    def _duplicate(self, src: str, dst: str) -> None:
+        scratch = os.path.join(self.checkpoint_dir, f".link{self.extension}")
+        if os.path.exists(scratch):
+            os.unlink(scratch)
+        try:
+            os.link(src, scratch)
+        except OSError:
+            shutil.copy2(src, scratch)
+        os.replace(scratch, dst)
+        # A rename between two links of one file does nothing and leaves both.
+        if os.path.exists(scratch):
+            os.unlink(scratch)
+        sync_folder(self.checkpoint_dir)
+
+
+class RunSaver(AtomicSaver):
+    """timm's saver for a run in two phases.
 
     Files in the run folder: ``last``, ``model_best`` and the ``checkpoint-<epoch>`` of the history. Epochs saved
     without a metric (those of the warm phase) never count as the best; they fill the places of the history that ranked
@@ -95,24 +117,6 @@ class RunSaver(CheckpointSaver):
         }
         state.update(self.extra())
         save_atomically(save_path, lambda file: torch.save(state, file))
-
-    def _replace(self, src: str, dst: str) -> None:
-        os.replace(src, dst)
-        sync_folder(self.checkpoint_dir)
-
-    def _duplicate(self, src: str, dst: str) -> None:
-        scratch = os.path.join(self.checkpoint_dir, f".link{self.extension}")
-        if os.path.exists(scratch):
-            os.unlink(scratch)
-        try:
-            os.link(src, scratch)
-        except OSError:
-            shutil.copy2(src, scratch)
-        os.replace(scratch, dst)
-        # A rename between two links of one file does nothing and leaves both.
-        if os.path.exists(scratch):
-            os.unlink(scratch)
-        sync_folder(self.checkpoint_dir)
 
     def save_checkpoint(self, epoch: int, metric: float | None = None) -> tuple[float | None, int | None]:
         """Saves ``last`` and the numbered checkpoint of an epoch; with a metric, ``model_best`` if it is the best.
