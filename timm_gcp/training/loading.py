@@ -64,6 +64,15 @@ def _architecture(name: str) -> str:
     return name.partition(".")[0]
 
 
+def register_named(name: str) -> None:
+    """Registers the model that a name, a model folder or a Hub id stands for, if it is one of ours and timm lacks it.
+
+    Raises:
+        GCPError: the backbone's family cannot pool a covariance.
+    """
+    ensure_registered(_architecture(name))
+
+
 def create_model(
     name: str,
     *,
