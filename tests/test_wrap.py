@@ -40,6 +40,24 @@ if __name__ == "__main__":
 """
 
 
+EXPORT = """
+import argparse
+import timm
+from timm.utils.onnx import onnx_export
+parser = argparse.ArgumentParser()
+parser.add_argument("--model")
+parser.add_argument("--checkpoint")
+parser.add_argument("--output")
+parser.add_argument("--dynamo", action="store_true")
+def main():
+    args = parser.parse_args()
+    model = timm.create_model(args.model, num_classes=3, checkpoint_path=args.checkpoint)
+    onnx_export(model, args.output, input_size=(3, 64, 64), batch_size=2, use_dynamo=args.dynamo)
+if __name__ == "__main__":
+    main()
+"""
+
+
 def wrap(images, output, *argv):
     """Runs the miniature as a user does, in a process of its own."""
     return timm_gcp_command("wrap", MINIATURE, "--", "--data-dir", images, "--model", MODEL, "--output", output, *argv)
@@ -240,6 +258,22 @@ def test_any_backbone_and_nothing_left_behind(tmp_path, capsys):
     assert before == (timm.create_model, scheduler_factory.create_scheduler_v2, sys.path, sys.argv)
     assert "validate" not in sys.modules
     assert os.listdir(tmp_path) == ["validate.py"]
+
+
+def test_exports_without_an_eigensolver(base, tmp_path, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path, file = script(tmp_path, "onnx_export.py", EXPORT), str(tmp_path / "model.onnx")
+    checkpoint = str(base[1] / "last.pth.tar")
+    argv = ["wrap", str(path), "--", "--model", MODEL, "--checkpoint", checkpoint, "--output", file]
+    assert main(argv) == 2
+    assert "add --dynamo" in capsys.readouterr().err
+    assert main([*argv, "--dynamo"]) == 0
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    images = torch.randn(2, 3, 64, 64)
+    (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    model = timm.create_model(MODEL, num_classes=3, checkpoint_path=checkpoint).eval()
+    torch.testing.assert_close(torch.from_numpy(logits), model(images).detach(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

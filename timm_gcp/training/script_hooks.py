@@ -1,8 +1,8 @@
 """What a script of timm's takes from timm, with the hybrid protocol in it.
 
 The script itself stays as it is. While it is loaded and runs, a few names of timm's are replaced: the model factory
-registers our models on demand and remembers what it made, the averages of weights are remembered, and the scheduler
-that the script makes and steps moves the protocol with it.
+registers our models on demand and remembers what it made, the averages of weights are remembered, the scheduler that
+the script makes and steps moves the protocol with it, and the ONNX exporter is given a model without an eigensolver.
 """
 
 import argparse
@@ -17,12 +17,14 @@ from unittest.mock import patch
 import timm
 import torch
 from timm.scheduler import scheduler_factory
-from timm.utils import ModelEmaV2, ModelEmaV3, is_primary
+from timm.utils import ModelEmaV2, ModelEmaV3, is_primary, onnx
 from torch import nn
+from torch.onnx.errors import UnsupportedOperatorError
 
-from ..errors import GCPError
+from ..errors import GCPError, reason
 from ..methods import get_method
 from ..pooling import find_pools
+from ..product_pooling import with_product_pools
 from ..weights.file import load_file
 from .arguments import add_hybrid_arguments, check_switch
 from .hybrid import HybridSchedule, base_learning_rate, preview_learning_rates
@@ -65,6 +67,7 @@ class ScriptHooks:
             for average in (ModelEmaV2, ModelEmaV3):
                 stack.enter_context(patch.object(average, "__init__", self._remembering(average.__init__)))
             stack.enter_context(patch.object(timm.utils, "CheckpointSaver", self._make_saver))
+            stack.enter_context(patch.object(onnx, "onnx_export", _exporting_products(onnx.onnx_export)))
             yield
 
     def extend(self, parser: argparse.ArgumentParser, trains: bool) -> None:
@@ -208,6 +211,21 @@ class ScriptHooks:
     def _say(self, text: str) -> None:
         if not hasattr(self.args, "rank") or is_primary(self.args):
             _logger.info(text)
+
+
+def _exporting_products(original: Callable[..., Any]) -> Callable[..., Any]:
+    def onnx_export(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if not find_pools(model):
+            return original(model, *args, **kwargs)
+        try:
+            return original(with_product_pools(model), *args, **kwargs)  # ONNX has no eigensolver
+        except UnsupportedOperatorError as error:
+            raise GCPError(
+                f"torch's older exporter cannot export a covariance pool ({reason(error)}); add --dynamo, or use "
+                "timm-gcp export."
+            ) from error
+
+    return onnx_export
 
 
 def _go_to(schedule: HybridSchedule, start: int, lrs: list[float] | None, updates: int | None, lr: float) -> None:
