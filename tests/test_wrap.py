@@ -58,6 +58,17 @@ if __name__ == "__main__":
 """
 
 
+FOREIGN = """
+import argparse
+import torch
+from timm.scheduler import create_scheduler_v2
+parser = argparse.ArgumentParser()
+def main():
+    parser.parse_args()
+    create_scheduler_v2(torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=0.1))
+"""
+
+
 def wrap(images, output, *argv):
     """Runs the miniature as a user does, in a process of its own."""
     return timm_gcp_command("wrap", MINIATURE, "--", "--data-dir", images, "--model", MODEL, "--output", output, *argv)
@@ -283,6 +294,7 @@ def test_exports_without_an_eigensolver(base, tmp_path, capsys):
         ("validate.py", "def main(): pass\n", "it lacks an argument parser named 'parser'"),
         ("train.py", VALIDATE, "it lacks the name create_scheduler_v2"),
         ("train.py", f"from timm.scheduler import create_scheduler_v2{VALIDATE}", "never called create_scheduler_v2"),
+        ("train.py", FOREIGN, "a model that timm's create_model did not make"),
         ("validate.py", "from timm.models import no_such_thing\n", "asks for what timm"),
         ("validate.py", "import timm.no_such_module\n", "asks for what timm"),
         ("validate.py", "import no_such_package\n", "needs the package no_such_package; install it"),
@@ -300,6 +312,10 @@ def test_other_shapes_are_refused(tmp_path, capsys, name, text, message):
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_a_foreign_model_trains_without_the_protocol(tmp_path):
+    assert main(["wrap", str(script(tmp_path, "train.py", FOREIGN)), "--", "--no-hybrid"]) == 0
 
 
 @pytest.mark.parametrize(

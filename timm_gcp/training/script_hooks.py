@@ -133,8 +133,10 @@ class ScriptHooks:
         def create_scheduler_v2(optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> tuple[Any, int]:
             scheduler, epochs = original(optimizer, *args, **kwargs)
             self.scheduled = True
-            model = self._trained(optimizer)
-            schedule = None if model is None else hybrid_schedule(self._protocol(), model)
+            # A script whose parser does not have our options is none that trains.
+            if getattr(self.args, "hybrid", False) is False:
+                return scheduler, epochs
+            schedule = hybrid_schedule(self._protocol(), self._trained(optimizer))
             if schedule is None:
                 return scheduler, epochs
             if scheduler is None:
@@ -164,13 +166,16 @@ class ScriptHooks:
 
         return create_scheduler_v2
 
-    def _trained(self, optimizer: torch.optim.Optimizer) -> nn.Module | None:
+    def _trained(self, optimizer: torch.optim.Optimizer) -> nn.Module:
         """The model that the optimiser trains; a teacher, for one, is made by the same factory."""
         optimised = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         for model in self._models:
             if any(id(parameter) in optimised for parameter in model.parameters()):
                 return model
-        return None
+        raise GCPError(
+            "The script trains a model that timm's create_model did not make, so the hybrid protocol cannot follow it; "
+            "make it by create_model, or train with one method (--no-hybrid)."
+        )
 
     def _take_up(self, schedule: HybridSchedule) -> int:
         """The epoch at which the script starts; what a resumed checkpoint tells of the switch goes to the schedule."""
