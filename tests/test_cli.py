@@ -49,12 +49,13 @@ def test_debug_shows_the_traceback():
 def test_help_and_version(capsys):
     assert main(["--help"]) == 0
     usage = capsys.readouterr().out
-    assert all(command in usage for command in ("demo", "train", "validate", "predict", "export", "convert", "list"))
+    commands = ("demo", "train", "validate", "predict", "export", "convert", "wrap", "list")
+    assert all(command in usage for command in commands)
     assert main([]) == 2
     capsys.readouterr()
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("timm-gcp ")
-    for command in ("train", "validate", "predict", "export", "convert", "list"):
+    for command in commands[1:]:
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0

@@ -21,7 +21,7 @@ from timm_gcp.training.inputs import evaluation_loader, preprocessing
 from timm_gcp.training.loading import source_of
 from timm_gcp.training.optimizer import classifiers, make_optimizer, make_scheduler
 from timm_gcp.training.recipe import find_recipe, recipe_names
-from timm_gcp.training.setup import _hybrid_schedule, _loss, _train_loader
+from timm_gcp.training.setup import _loss, _train_loader, hybrid_schedule
 from timm_gcp.weights.manifest import read_manifest
 from timm_gcp.weights.resolve import resolve
 
@@ -210,7 +210,7 @@ def test_learning_rate_falls_after_so_many_epochs(name):
     args = arguments(name)
     model = timm.create_model("test_resnet_svdpade", num_classes=3)
     optimizer = make_optimizer(args, model)
-    schedule = _hybrid_schedule(args, model) if name.startswith("imagenet") else None
+    schedule = hybrid_schedule(args, model) if name.startswith("imagenet") else None
     assert name.startswith("imagenet") or args.hybrid is False or args.model.startswith("resnet50_isqrt")
     scheduler, epochs = make_scheduler(args, optimizer, 5, schedule, 0, None)
     switched = []

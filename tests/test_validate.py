@@ -3,14 +3,16 @@
 import csv
 import json
 import shutil
+from argparse import Namespace
 
 import pytest
 import timm
 import torch
-from tools import timm_gcp_command, write_images
+from tools import MODEL, timm_gcp_command, write_images
 
 from timm_gcp.cli import main
 from timm_gcp.training.arguments import train_parser
+from timm_gcp.training.loading import model_from_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +130,12 @@ def test_refused(run, images, tmp_path, capsys):
     assert "'middle' in the data set and 'fine' in the model" in error_of("--checkpoint", best, "--data-dir", renamed)
     more = write_images(tmp_path / "more", per_class=1, classes=("coarse", "fine", "middle", "none"))
     assert "4 classes and the model 3" in error_of("--checkpoint", best, "--data-dir", more)
+
+
+def test_names_of_registered_weights_are_not_a_checkpoints_own(tmp_path):
+    """timm's script saves no names of classes; the registry's are those of the grocery weights."""
+    model = timm.create_model(MODEL, num_classes=81)
+    assert model.pretrained_cfg["label_names"]
+    state = {"epoch": 0, "state_dict": model.state_dict(), "args": Namespace(model=MODEL, num_classes=81)}
+    torch.save(state, tmp_path / "last.pth.tar")
+    assert model_from_checkpoint(tmp_path / "last.pth.tar").pretrained_cfg["label_names"] is None

@@ -11,6 +11,7 @@ COMMANDS = {
     "predict": "print the most probable classes of images",
     "export": "write a model as an ONNX file, checked against the model",
     "convert": "write a published checkpoint as a timm model folder",
+    "wrap": "run timm's own train.py, validate.py, ... with our models and the hybrid protocol",
     "list": "list the registered models and the methods",
 }
 

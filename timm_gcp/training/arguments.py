@@ -159,23 +159,7 @@ def train_parser() -> Parser:
         metavar="K=V",
         help="arguments of the model's method, such as degree=20 (timm-gcp list names them)",
     )
-    group.add_argument(
-        "--hybrid",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="train with --warm-method while the learning rate is large, then with the model's own method "
-        "(default: on wherever the two differ)",
-    )
-    group.add_argument("--warm-method", default="isqrt", metavar="NAME", help="(default: isqrt)")
-    group.add_argument(
-        "--switch-lr-fraction",
-        type=float,
-        metavar="F",
-        help="switch once the learning rate is at most this fraction of its peak (default: 0.1)",
-    )
-    group.add_argument(
-        "--switch-epoch", type=int, metavar="N", help="switch at epoch N; with another rule, at epoch N at the latest"
-    )
+    add_hybrid_arguments(group)
     group.add_argument(
         "--switch-conditioning", action="store_true", help="switch when the conditioning of the covariances settles"
     )
@@ -453,6 +437,31 @@ def _checked(action: argparse.Action, value: Any, where: str) -> Any:
     return items if several else items[0]
 
 
+def add_hybrid_arguments(group: Any) -> None:
+    """Adds the options of the hybrid protocol to a parser, ours or that of a script of timm's.
+
+    Args:
+        group: an argument group.
+    """
+    group.add_argument(
+        "--hybrid",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="train with --warm-method while the learning rate is large, then with the model's own method "
+        "(default: on wherever the two differ)",
+    )
+    group.add_argument("--warm-method", default="isqrt", metavar="NAME", help="(default: isqrt)")
+    group.add_argument(
+        "--switch-lr-fraction",
+        type=float,
+        metavar="F",
+        help="switch once the learning rate is at most this fraction of its peak (default: 0.1)",
+    )
+    group.add_argument(
+        "--switch-epoch", type=int, metavar="N", help="switch at epoch N; with another rule, at epoch N at the latest"
+    )
+
+
 def parse_train_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, str]:
     """Parses and checks the arguments of ``timm-gcp train``.
 
@@ -520,7 +529,7 @@ def parse_train_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namesp
         raise GCPError("--resume auto looks into the run folder, so it has to have a name; add --experiment NAME.")
     if args.resume and args.initial_checkpoint:
         raise GCPError("--resume and --initial-checkpoint exclude each other: a resumed run brings its own weights.")
-    _check_switch(args)
+    check_switch(args)
     return args, text
 
 
@@ -528,7 +537,12 @@ def _near(name: str) -> str:
     return nearest(name, SCHEDULERS)
 
 
-def _check_switch(args: argparse.Namespace) -> None:
+def check_switch(args: argparse.Namespace) -> None:
+    """Refuses options of the switch that contradict each other.
+
+    Raises:
+        GCPError: the contradiction, and the way out of it.
+    """
     given = [
         name
         for name in ("switch_lr_fraction", "switch_epoch", "switch_conditioning")

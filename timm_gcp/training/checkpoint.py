@@ -18,15 +18,37 @@ from ..atomic import clear_scratch, save_atomically, sync_folder
 from ..errors import GCPError
 from ..weights.file import load_file
 
-__all__ = ["RunSaver", "load_training_checkpoint", "newest_checkpoint"]
+__all__ = ["AtomicSaver", "RunSaver", "load_training_checkpoint", "newest_checkpoint"]
 
 EXTENSION = ".pth.tar"
 
 _logger = logging.getLogger(__name__)
 
 
-class RunSaver(CheckpointSaver):
-    """timm's saver for a run in two phases, without a moment in which ``last`` is missing.
+class AtomicSaver(CheckpointSaver):
+    """timm's saver without a moment in which a file that was there is missing."""
+
+    def _replace(self, src: str, dst: str) -> None:
+        os.replace(src, dst)
+        sync_folder(self.checkpoint_dir)
+
+    def _duplicate(self, src: str, dst: str) -> None:
+        scratch = os.path.join(self.checkpoint_dir, f".link{self.extension}")
+        if os.path.exists(scratch):
+            os.unlink(scratch)
+        try:
+            os.link(src, scratch)
+        except OSError:
+            shutil.copy2(src, scratch)
+        os.replace(scratch, dst)
+        # A rename between two links of one file does nothing and leaves both.
+        if os.path.exists(scratch):
+            os.unlink(scratch)
+        sync_folder(self.checkpoint_dir)
+
+
+class RunSaver(AtomicSaver):
+    """timm's saver for a run in two phases.
 
     Files in the run folder: ``last``, ``previous`` (the one before it), ``model_best`` and the ``checkpoint-<epoch>``
     of the history. Epochs saved without a metric (those of the warm phase) never count as the best; they fill the
@@ -114,22 +136,7 @@ class RunSaver(CheckpointSaver):
         # The new one is on the disk already: at every moment there are whole checkpoints in two files.
         if dst == self.path("last") and os.path.exists(dst):
             self._duplicate(dst, self.path("previous"))
-        os.replace(src, dst)
-        sync_folder(self.checkpoint_dir)
-
-    def _duplicate(self, src: str, dst: str) -> None:
-        scratch = os.path.join(self.checkpoint_dir, f".link{self.extension}")
-        if os.path.exists(scratch):
-            os.unlink(scratch)
-        try:
-            os.link(src, scratch)
-        except OSError:
-            shutil.copy2(src, scratch)
-        os.replace(scratch, dst)
-        # A rename between two links of one file does nothing and leaves both.
-        if os.path.exists(scratch):
-            os.unlink(scratch)
-        sync_folder(self.checkpoint_dir)
+        super()._replace(src, dst)
 
     def save_checkpoint(self, epoch: int, metric: float | None = None) -> tuple[float | None, int | None]:
         """Saves ``last`` and the numbered checkpoint of an epoch; with a metric, ``model_best`` if it is the best.

@@ -64,6 +64,15 @@ def _architecture(name: str) -> str:
     return name.partition(".")[0]
 
 
+def register_named(name: str) -> None:
+    """Registers the model that a name, a model folder or a Hub id stands for, if it is one of ours and timm lacks it.
+
+    Raises:
+        GCPError: the backbone's family cannot pool a covariance.
+    """
+    ensure_registered(_architecture(name))
+
+
 def create_model(
     name: str,
     *,
@@ -181,8 +190,9 @@ def model_from_checkpoint(
     own: dict[str, Any] = dict(model.pretrained_cfg)
     if record.get("data_config"):
         own.update(record["data_config"], test_input_size=None, test_crop_pct=None)
-    if record.get("class_names"):
-        own["label_names"] = list(record["class_names"])
+    if record:
+        # The names in the registry belong to the weights there, not to these.
+        own["label_names"] = list(record["class_names"]) if record.get("class_names") else None
     model.pretrained_cfg = model.default_cfg = own
     # Another model that the user names brings its own method.
     if record.get("method") and find_pools(model) and name.partition(".")[0] in ("", record["architecture"]):

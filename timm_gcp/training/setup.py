@@ -76,7 +76,7 @@ def prepare(args: argparse.Namespace, device: torch.device) -> Run:
         model = convert_sync_batchnorm(model)
 
     frozen = freeze_all_but(model, args.train_only) if args.train_only else []
-    schedule = _hybrid_schedule(args, model)
+    schedule = hybrid_schedule(args, model)
     loader, mixup = _train_loader(args, train_data, data_config, num_classes, device)
     batch = args.validation_batch_size or args.batch_size
     eval_loader = None
@@ -308,7 +308,15 @@ def _check_image_size(model: nn.Module, input_size: Sequence[int], name: str, de
         )
 
 
-def _hybrid_schedule(args: argparse.Namespace, model: nn.Module) -> HybridSchedule | None:
+def hybrid_schedule(args: argparse.Namespace, model: nn.Module) -> HybridSchedule | None:
+    """The hybrid protocol that the arguments ask for, with the model's own method as the final one.
+
+    Returns:
+        None where the protocol is off or has nothing to do.
+
+    Raises:
+        GCPError: options that have no effect, or that the model cannot follow.
+    """
     pools = find_pools(model)
     wanted = args.switch_lr_fraction is not None or args.switch_epoch is not None or args.switch_conditioning
     if not pools:
