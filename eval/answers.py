@@ -66,6 +66,8 @@ class Experiment:
 def section(results: Path) -> str:
     """Markdown of every question that the runs at hand can answer; draws the pictures beside it."""
     experiment = Experiment(results)
+    if not experiment.scores:
+        return f"{search_table(experiment)}\n\nThe final runs have not begun."
     parts = [search_table(experiment), table(experiment)]
     parts += [text for question in QUESTIONS if (text := question(experiment))]
     return "\n\n".join(parts)
@@ -83,9 +85,11 @@ def search_table(experiment: Experiment) -> str:
     ]
     for head, own in scores.items():
         means = {rate: fmean(values) for rate, values in own.items()}
-        best = max(means.values())
-        cells = [("**{:.1f}**" if means[r] == best else "{:.1f}").format(means[r]) if r in means else "" for r in rates]
+        taken = rate_of(experiment.results, head, epochs)
+        cells = [("**{:.1f}**" if r == taken else "{:.1f}").format(means[r]) if r in means else "" for r in rates]
         lines.append(f"| {head} | {' | '.join(cells)} |")
+    if not all(head in scores for head in CANDIDATES):
+        return "\n".join([*lines, "", "The search has not ended."])
     named = f"Named for the comparison with average pooling before the test part was read: `{experiment.named()}`."
     return "\n".join([*lines, "", named])
 

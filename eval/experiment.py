@@ -12,6 +12,7 @@ depend on the seed and the epoch alone): that part is trained once, and the othe
 
 import argparse
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -190,22 +191,33 @@ def with_neighbours(rates: set[float], best: float) -> set[float]:
 def fold_scores(results: Path, head: str, epochs: int) -> dict[float, list[float]]:
     """Rate → top-1 on the folds, of the last epoch."""
     scores: dict[float, list[float]] = {}
-    for row in read_rows(results / "experiment.csv"):
-        if row["head"] == head and row["fold"] and row["epochs"] == str(epochs):
-            scores.setdefault(float(row["lr"]), []).append(float(row["eval_top1"]))
+    for row in _fold_rows(results, head, epochs):
+        scores.setdefault(float(row["lr"]), []).append(float(row["eval_top1"]))
     return scores
 
 
-def rate_of(results: Path, head: str, epochs: int) -> float:
-    """The rate of a head: the best mean on the folds of average pooling, or of Newton–Schulz for all covariance heads.
+def _fold_rows(results: Path, head: str, epochs: int) -> list[dict[str, str]]:
+    rows = read_rows(results / "experiment.csv")
+    return [row for row in rows if row["head"] == head and row["fold"] and row["epochs"] == str(epochs)]
 
-    With one rate for all of them a difference between two is one of the methods.
+
+def rate_of(results: Path, head: str, epochs: int) -> float:
+    """The rate of a head: that of average pooling, or that of Newton–Schulz for all covariance heads.
+
+    It is the smallest rate whose mean on the folds is within one standard error of the best (the rule by which trees
+    and lassos are chosen: what can't be told apart goes to the more cautious). With one rate for all covariance heads a
+    difference between two of them is one of the methods.
     """
     searched = head if head == "average" else "isqrt"
     scores = fold_scores(results, searched, epochs)
     if not scores:
         raise GCPError(f"The rate of '{searched}' is not chosen yet; run --stage 1 first.")
-    return max(scores, key=lambda rate: fmean(scores[rate]))
+    means = {rate: fmean(values) for rate, values in scores.items()}
+    best = max(means, key=lambda rate: means[rate])
+    counts = [int(r["count"]) for r in _fold_rows(results, searched, epochs) if float(r["lr"]) == best]
+    share = means[best] / 100
+    error = 100 * math.sqrt(share * (1 - share) / sum(counts))
+    return min(rate for rate, mean in means.items() if mean >= means[best] - error)
 
 
 def train_all(runs: Iterable[Run], args: argparse.Namespace) -> None:
@@ -260,6 +272,7 @@ def train(run: Run, source: Path, work: Path) -> tuple[dict[str, object], list[d
         **dict(head=head, lr=rate, seed=seed, epochs=length, fold=fold),
         "train_top1": round(float(epochs[-1]["train_top1"]), 2),
         "eval_top1": round(float(epochs[-1]["eval_top1"]), 2),
+        "count": result["count"],
         "test_top1": round(float(str(test["top1"])), 2) if test else "",
         "test_top5": round(float(str(test["top5"])), 2) if test else "",
         "test_loss": round(float(str(test["loss"])), 4) if test else "",

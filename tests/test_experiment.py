@@ -15,7 +15,7 @@ from eval import experiment, report
 from eval.experiment import Run
 from eval.folds import split_blocks, write_folds
 from eval.intervals import mean_interval, paired, unpaired
-from eval.record import append_row, provenance, write_rows
+from eval.record import append_row, provenance, read_rows, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +90,14 @@ def test_the_search_widens_until_the_best_has_neighbours(tmp_path):
     with pytest.raises(GCPError, match="--stage 1"):
         experiment.rate_of(tmp_path, "isqrt", 12)
     for rate, fold, top1 in ((0.1, 0, 60), (0.1, 4, 70), (0.2, 0, 66), (0.2, 4, 65)):
-        line = dict(head="isqrt", lr=f"{rate:g}", seed=0, epochs=12, fold=fold, eval_top1=top1)
+        line = dict(head="isqrt", lr=f"{rate:g}", seed=0, epochs=12, fold=fold, eval_top1=top1, count=5000)
         append_row(tmp_path / "experiment.csv", line)
     # Every covariance head takes the rate of Newton–Schulz.
     assert experiment.rate_of(tmp_path, "isqrt", 12) == experiment.rate_of(tmp_path, "svd-hybrid", 12) == 0.2
+    # Within a standard error (of 50 photographs: seven points) the smaller rate is taken.
+    rows = [{**row, "count": 25} for row in read_rows(tmp_path / "experiment.csv")]
+    write_rows(tmp_path / "experiment.csv", rows)
+    assert experiment.rate_of(tmp_path, "isqrt", 12) == 0.1
     with pytest.raises(GCPError, match="'average' is not chosen yet"):
         experiment.rate_of(tmp_path, "average", 12)
 
@@ -104,7 +108,7 @@ def test_the_command_trains_what_is_missing(photographs, tmp_path, monkeypatch):
     def train(run, source, work):
         trained.append(run.name)
         row = dict(zip(("head", "lr", "seed", "epochs", "fold"), run.key, strict=True))
-        return {**row, "eval_top1": 50 - abs(run.rate - 0.1), "test_top1": 1.0}, []
+        return {**row, "eval_top1": 50 - 100 * abs(run.rate - 0.1), "count": 5000, "test_top1": 1.0}, []
 
     monkeypatch.setattr(experiment, "train", train)
     given = ["--data-dir", str(photographs), "--results", str(tmp_path), "--jobs", "1"]
@@ -148,10 +152,10 @@ def results(tmp_path_factory):
             for fold in experiment.SEARCH_FOLDS:
                 top1 = level[head] - 10 * abs(rate - 0.1) + fold
                 run = {"head": head, "lr": rate, "seed": 0, **common, "fold": fold}
-                rows.append({**run, "train_top1": 95, "eval_top1": top1, "test_top1": ""})
+                rows.append({**run, "train_top1": 95, "eval_top1": top1, "count": 500, "test_top1": ""})
     for head, top1 in level.items():
         for seed in (0, 1):
-            scores = dict(train_top1=95, eval_top1=top1 - 5, test_top1=top1 + 0.1 * seed * (head != "isqrt"))
+            scores = dict(count=300, train_top1=95, eval_top1=top1 - 5, test_top1=top1 + 0.1 * seed * (head != "isqrt"))
             rows.append({"head": head, "lr": 0.1, "seed": seed, **common, "fold": "", **scores})
             for epoch, lr in enumerate((0.01, 0.1, 0.06, 0.03, 0.001)):
                 seen = dict(epoch=epoch, lr=lr, method=head, train_top1=9, eval_top1=epoch * top1 / 5)

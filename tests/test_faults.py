@@ -308,7 +308,6 @@ def test_fallbacks_are_counted_in_the_log(images, tmp_path, monkeypatch, capsys)
 
     stubborn(monkeypatch, gives_up)
     assert train(images, tmp_path, "--monitor-every", "0") == 0
-    row = rows_of(tmp_path / "x")[1]
-    assert row["fallbacks"] == "1"
+    assert sorted(row["fallbacks"] for row in rows_of(tmp_path / "x"))[-2:] == ["0", "1"]
     assert "eigensolver fallbacks 1" in capsys.readouterr().out
     assert json.loads((tmp_path / "x" / "result.json").read_text())["eigensolver_fallbacks"] == 1
