@@ -8,6 +8,9 @@ import pytest
 import torch
 from tools import MODEL, rows_of
 
+from timm_gcp import GCPError
+from timm_gcp.training import setup
+from timm_gcp.training.arguments import parse_train_args
 from timm_gcp.training.checkpoint import load_training_checkpoint
 
 # What one process and two cannot share is taken away: batch norm's own statistics, and the order of the images, which
@@ -70,3 +73,22 @@ def test_two_processes_equal_one(images, tmp_path):
     start = torch.cat([value.flatten().double() for value in alone.values()])
     other = torch.cat([value.flatten().double() for value in together.values()])
     assert (start - other).norm() <= 1e-5 * start.norm()
+
+
+def test_a_download_comes_before_everything_else(monkeypatch, tmp_path):
+    calls = []
+
+    def create(name, root, split, download=False, **kwargs):
+        calls.append((split, download))
+        if split == "broken":
+            raise GCPError("The address is gone.")
+
+    monkeypatch.setattr(setup, "create_dataset", create)
+    given = ["--data-dir", str(tmp_path), "--model", MODEL, "--dataset", "cub", "--dataset-download"]
+    args, _ = parse_train_args(given)
+    args.rank = 0
+    setup._datasets(args, 3, torch.device("cpu"))
+    assert calls == [("train", True), ("validation", True), ("train", False), ("validation", False)]
+    args.val_split = "broken"
+    with pytest.raises(GCPError, match="address is gone"):
+        setup._datasets(args, 3, torch.device("cpu"))

@@ -37,6 +37,18 @@ class _Switch(argparse.BooleanOptionalAction):
         super().__init__(option_strings, dest, default=False, help=help)
 
 
+class _Pairs(ParseKwargs):
+    """timm's ``K=V …``, with a word for what is no pair."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        for value in values:
+            try:
+                super().__call__(parser, argparse.Namespace(), [value], option_string)
+            except (ValueError, SyntaxError):
+                parser.error(f"argument {option_string}: {value!r} is not of the form K=V")
+        super().__call__(parser, namespace, values, option_string)
+
+
 def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("Data")
     group.add_argument("data", nargs="?", metavar="DIR", help="data set folder (same as --data-dir)")
@@ -70,7 +82,7 @@ def _add_input(group: Any) -> None:
     group.add_argument("--mean", type=float, nargs="+", help="mean of the pixels, 0 to 1")
     group.add_argument("--std", type=float, nargs="+", help="standard deviation of the pixels")
     group.add_argument("--interpolation", default="", metavar="NAME", help="resampling in evaluation")
-    group.add_argument("--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V")
+    group.add_argument("--model-kwargs", nargs="*", default={}, action=_Pairs, metavar="K=V")
     group.add_argument("--last-stride", type=int, choices=(1, 2), help="stride of a ResNet's last stage, undilated")
 
 
@@ -155,7 +167,7 @@ def train_parser() -> Parser:
         "--method-args",
         nargs="*",
         default={},
-        action=ParseKwargs,
+        action=_Pairs,
         metavar="K=V",
         help="arguments of the model's method, such as degree=20 (timm-gcp list names them)",
     )
@@ -181,7 +193,7 @@ def train_parser() -> Parser:
     group.add_argument("--layer-decay", type=float, metavar="D", help="layer-wise learning-rate decay")
     group.add_argument("--layer-decay-min-scale", type=float, default=0.0, metavar="S")
     group.add_argument("--layer-decay-no-opt-scale", type=float, metavar="S")
-    group.add_argument("--opt-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V")
+    group.add_argument("--opt-kwargs", nargs="*", default={}, action=_Pairs, metavar="K=V")
 
     group = parser.add_argument_group("Learning rate")
     group.add_argument("--sched", default="cosine", metavar="NAME", help=f"{', '.join(SCHEDULERS)} (default: cosine)")

@@ -58,7 +58,7 @@ def prepare(args: argparse.Namespace, device: torch.device) -> Run:
     resumed = load_training_checkpoint(args.resume) if args.resume else None
     random_seed(args.seed, args.rank)
     channels = args.in_chans or (args.input_size[0] if args.input_size else 3)
-    train_data, eval_data = _datasets(args, channels)
+    train_data, eval_data = _datasets(args, channels, device)
     num_classes = _number_of_classes(args, train_data, eval_data)
 
     model: Any = build_model(args, num_classes, channels)
@@ -215,10 +215,19 @@ def _dated_folder(args: argparse.Namespace, data_config: Mapping[str, Any]) -> P
     return Path(args.output or "output/train") / f"{stamp}-{name}-{data_config['input_size'][-1]}"
 
 
-def _datasets(args: argparse.Namespace, channels: int) -> tuple[Any, Any]:
+def _datasets(args: argparse.Namespace, channels: int, device: torch.device) -> tuple[Any, Any]:
+    refusal = ""
+    if args.dataset_download and is_primary(args):
+        try:
+            for split in filter(None, (args.train_split, args.val_split)):
+                create_dataset(args.dataset, args.data_dir, split, download=True, batch_size=args.batch_size)
+        except GCPError as error:
+            refusal = str(error)
+    # The others wait until all is there.
+    if args.dataset_download and (refusal := from_first(refusal, device)):
+        raise GCPError(refusal)
     common = dict(
         class_map=args.class_map,
-        download=args.dataset_download and is_primary(args),
         input_img_mode="RGB" if channels == 3 else "L",
         skip_bad_images=args.skip_bad_images,
         batch_size=args.batch_size,
