@@ -91,6 +91,18 @@ SECTIONS = (
     ),
     Section("memory", "Memory of a training step", "python -m eval memory", _memory),
     Section(
+        "finetune",
+        "Fine-tuning in two stages",
+        "SETTINGS='--dataset list --data-dir COARSE --val-split val --img-size 112 --crop-pct 0.95 -b 32 --opt sgd\n"
+        "    --weight-decay 1e-4 --clip-grad 5 --sched cosine --sched-on-updates --warmup-epochs 0 --min-lr 1e-5\n"
+        "    --scale 0.35 1.0 --color-jitter 0.2 --smoothing 0.1 --device cpu --channels-last -j 1 --output runs'\n"
+        "timm-gcp train $SETTINGS --model test_resnet_svdpade.grocery --pretrained --train-only head --no-hybrid \\\n"
+        "    --lr 0.1 --epochs 4 --seed 0 --experiment head\n"
+        "timm-gcp train $SETTINGS --model local-dir:runs/head/model --no-hybrid \\\n"
+        "    --lr 0.02 --epochs 6 --seed 0 --experiment all\n"
+        "timm-gcp validate --dataset list --data-dir COARSE --split test --model local-dir:runs/all/model",
+    ),
+    Section(
         "families",
         "Other families on the grocery photographs",
         "timm-gcp train --dataset grocery --data-dir GROCERY --val-split val --model MODEL --img-size 128 -b 32 \\\n"

@@ -427,6 +427,8 @@ def _read_config(path: str, parser: Parser) -> dict[str, Any]:
 
 def _checked(action: argparse.Action, value: Any, where: str) -> Any:
     """A value from YAML, converted by the rules of the command line."""
+    if value is None and action.default is not None:
+        raise GCPError(f"{where} needs a value; leave the line out for the default, {action.default!r}.")
     if value is None or isinstance(action, ParseKwargs):
         if value is not None and not isinstance(value, dict):
             raise GCPError(f"{where} takes 'name: value' lines, not {value!r}.")

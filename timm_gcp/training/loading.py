@@ -177,7 +177,7 @@ def model_from_checkpoint(
             if not name:
                 raise
             checkpoint = {}
-        record = checkpoint.get("gcp") or _record_of_timm(checkpoint.get("args"))
+        record = _checked_record(checkpoint.get("gcp"), path) or _record_of_timm(checkpoint.get("args"))
         if use_ema is None:
             use_ema = bool(record.get("ema"))
         weights = weights_of(checkpoint, path, use_ema) if checkpoint else read_weights(path, bool(use_ema))
@@ -198,6 +198,22 @@ def model_from_checkpoint(
     if record.get("method") and find_pools(model) and name.partition(".")[0] in ("", record["architecture"]):
         set_method(model, record["method"])
     return model
+
+
+def _checked_record(record: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint of ours says of its model; empty where there is nothing."""
+    if record is None:
+        return {}
+    kinds = {
+        **dict.fromkeys(("architecture", "method"), (str, type(None))),
+        **dict.fromkeys(("num_classes", "last_stride"), (int, type(None))),
+        **dict.fromkeys(("model_args", "data_config"), (dict, type(None))),
+        "class_names": (list, tuple, type(None)),
+    }
+    sound = isinstance(record, dict) and isinstance(record.get("architecture"), str)
+    if not sound or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
+        raise GCPError(f"{path} does not tell its model: its entry 'gcp' is none of ours; give another checkpoint.")
+    return {**record, "model_args": record.get("model_args") or {}}
 
 
 def _record_of_timm(args: Any) -> dict[str, Any]:

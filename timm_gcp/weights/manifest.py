@@ -126,13 +126,13 @@ def read_manifest(path: str | os.PathLike[str] = MANIFEST) -> dict[str, Checkpoi
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))
         found = [_row(row) for row in rows]
+        for row in found:
+            row.check()
+        names = [row.name for row in found]
     except GCPError:
         raise
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise GCPError(f"{path} is no manifest of checkpoints ({error}); restore it from the package.") from error
-    for row in found:
-        row.check()
-    names = [row.name for row in found]
     double = sorted({name for name in names if names.count(name) > 1})
     if double:
         raise GCPError(f"{path} has '{double[0]}' twice; names are unique.")
