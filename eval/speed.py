@@ -291,5 +291,5 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.set_xlabel("ms, forward and backward")
         axes.set_title(f"batch {batch}, {channels} channels, {side}×{side} map, {dtype}", fontsize=9)
     handles = [Patch(color=colour, label=kind) for kind, colour in colours.items()]
-    panels[0].legend(handles=handles, loc="lower right", fontsize=8)
+    panels[0].legend(handles=handles, loc="upper right", fontsize=8)
     save_figure(figure, path, dpi=110)
