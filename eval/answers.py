@@ -10,7 +10,7 @@ from statistics import fmean
 import numpy as np
 
 from . import answer_pictures as pictures
-from .experiment import CANDIDATES, HEADS, SEARCHED, TRUNK, fold_scores, rate_of
+from .experiment import CANDIDATES, HEADS, SEARCHED, SEEDS, TRUNK, fold_scores, rate_of
 from .intervals import Interval, paired, spread, unpaired
 from .record import read_rows
 
@@ -68,7 +68,9 @@ def section(results: Path) -> str:
     experiment = Experiment(results)
     if not experiment.scores:
         return f"{search_table(experiment)}\n\nThe final runs have not begun."
-    parts = [search_table(experiment), table(experiment)]
+    done, planned = len(experiment.rows), len(HEADS) * len(SEEDS)
+    so_far = f"{done} of {planned} final runs are done." if done < planned else f"{done} final runs."
+    parts = [search_table(experiment), so_far, table(experiment)]
     parts += [text for question in QUESTIONS if (text := question(experiment))]
     return "\n\n".join(parts)
 
@@ -113,13 +115,19 @@ def table(experiment: Experiment) -> str:
 
 
 def _question(title: str, *lines: str, picture: str = "") -> str:
+    if not lines:
+        return ""  # no runs to answer it from
     body = "\n".join(f"- {line}" for line in lines)
     return f"### {title}\n\n{body}" + (f"\n\n![{title}]({picture})" if picture else "")
 
 
 def _says(experiment: Experiment, head: str, base: str) -> str | None:
     gap = experiment.gap(head, base)
-    return None if gap is None else f"`{head}` against `{base}`: {gap.verdict()}, {gap} ({gap.number} seeds, paired)."
+    if gap is None:
+        return None
+    if gap.number == 1:
+        return f"`{head}` against `{base}`: {gap.mean:+.1f} with one seed, which decides nothing."
+    return f"`{head}` against `{base}`: {gap.verdict()}, {gap} ({gap.number} seeds, paired)."
 
 
 def _all(experiment: Experiment, pairs: Iterable[tuple[str, str]]) -> list[str]:
@@ -183,6 +191,8 @@ def conditioning(experiment: Experiment) -> str:
 
 def hybrid(experiment: Experiment) -> str:
     hybrids = [head for head in experiment.scores if head.endswith("-hybrid")]
+    if not hybrids:
+        return ""
     pairs = [(head, base) for head in hybrids for base in (head.removesuffix("-hybrid"), "isqrt")]
     picture = "experiment_hybrid.png"
     alone = {head: experiment.scores.get(head.removesuffix("-hybrid"), {}) for head in hybrids}

@@ -24,8 +24,7 @@ class Interval:
         return not self.half < abs(self.mean)
 
     def __str__(self) -> str:
-        half = f"{self.half:.1f}" if math.isfinite(self.half) else "∞"
-        return f"{self.mean:+.1f} ± {half}"
+        return f"{self.mean:+.1f}" + (f" ± {self.half:.1f}" if math.isfinite(self.half) else "")
 
     def verdict(self) -> str:
         """'ahead', 'behind' or 'level'."""
