@@ -26,6 +26,9 @@ from .recipe import read_recipe
 LIMIT = 4 * 2**20
 """Bytes of one packaged file."""
 
+RGB = ("in_chans", 3)
+"""What goes without saying."""
+
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m hub package", description=__doc__.split("\n")[0])
@@ -97,7 +100,7 @@ def make_row(args: argparse.Namespace, result: dict[str, float]) -> Checkpoint:
         name=args.name,
         description=args.description,
         licence=args.licence,
-        model_args=config.get("model_args") or {},
+        model_args={key: value for key, value in config.get("model_args", {}).items() if (key, value) != RGB},
         package=f"{args.name}.safetensors",
         sha256=hashlib.sha256(content).hexdigest(),
         size=len(content),
