@@ -85,7 +85,7 @@ def conditioning(lr: Mapping[str, np.ndarray], kappa: Mapping[str, np.ndarray], 
     right.set_xlabel("learning rate after its peak (a run goes from left to right)")
     for axes in (left, right):
         axes.set_yscale("log")
-        axes.set_ylabel("κ of Σ: median of the batch, geometric mean of the seeds")
+        axes.set_ylabel("median κ of Σ, mean of the seeds")
         axes.grid(alpha=0.3)
     left.legend(fontsize=8)
     save_figure(figure, out, dpi=110)

@@ -214,8 +214,7 @@ def precision_and_smoothness(experiment: Experiment) -> str:
         ("rsqrt", "polar"),
         ("isqrt", "svdnewton"),
     ]
-    lines = _all(experiment, pairs)
-    return _question("What do precision and smoothness each contribute?", *lines) if lines else ""
+    return _question("What do precision and smoothness each contribute?", *_all(experiment, pairs))
 
 
 QUESTIONS: tuple[Callable[[Experiment], str], ...] = (

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from timm_gcp import GCPError
 
 from .folds import write_folds
-from .record import append_row, provenance, read_rows
+from .record import append_row, provenance, read_rows, write_rows
 
 BACKBONE = "test_resnet"
 
@@ -233,14 +233,20 @@ def train_all(runs: Iterable[Run], args: argparse.Namespace) -> None:
         def work(run: Run) -> None:
             row, curves = train(run, args.data_dir, args.work)
             with lock:
-                for line in curves:
-                    append_row(args.results / "experiment_curves.csv", line)
+                if curves:
+                    write_curves(args.results / "experiment_curves.csv", curves)
                 append_row(table, row)
                 bar.update()
                 tqdm.write(f"{run.name}: evaluation {row['eval_top1']} test {row['test_top1']}")
 
         for _ in pool.map(work, todo):
             pass
+
+
+def write_curves(path: Path, curves: list[dict[str, object]]) -> None:
+    """Adds a run's epochs at one go, in place of what a run that was cut off here has left."""
+    own = curves[0]["head"], str(curves[0]["seed"])
+    write_rows(path, [*(row for row in read_rows(path) if (row["head"], row["seed"]) != own), *curves])
 
 
 def train(run: Run, source: Path, work: Path) -> tuple[dict[str, object], list[dict[str, object]]]:

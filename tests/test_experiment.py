@@ -123,6 +123,19 @@ def test_the_command_trains_what_is_missing(photographs, tmp_path, monkeypatch):
     assert len(trained) == number
 
 
+def test_curves_are_written_once(tmp_path):
+    file = tmp_path / "curves.csv"
+    curves = [{"head": "isqrt", "seed": seed, "epoch": epoch} for seed in ("0", "1") for epoch in (0, 1)]
+    for part in (curves[:2], curves[2:], curves[:2]):  # the last run was cut off before its line, and is read again
+        experiment.write_curves(file, part)
+    assert sorted((row["seed"], row["epoch"]) for row in read_rows(file)) == [
+        ("0", "0"),
+        ("0", "1"),
+        ("1", "0"),
+        ("1", "1"),
+    ]
+
+
 def test_intervals():
     values = mean_interval([1.0, 2.0, 3.0])
     assert (values.mean, values.number) == (2.0, 3)

@@ -2,11 +2,8 @@
 
 import json
 import math
-import os
 import random
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tools import COMMON, MODEL, rows_of, timm_gcp_command, write_images
+from tools import COMMON, MODEL, rows_of, timm_gcp_command, torchrun, write_images
 
 import timm_gcp
 from timm_gcp.cli import main
@@ -170,16 +167,9 @@ def test_backbone_weights_without_a_head(images, tmp_path):
 
 
 def test_distributed(images, tmp_path):
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-            *("-m", "timm_gcp.training.train", "--data-dir", str(images), "--model", MODEL, *COMMON, "-j", "0"),
-            *("-b", "7", "--epochs", "2", "--switch-epoch", "1", "--output", str(tmp_path), "--experiment", "two"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    done = torchrun(
+        *("timm_gcp.training.train", "--data-dir", images, "--model", MODEL, *COMMON, "-j", "0", "-b", "7"),
+        *("--epochs", "2", "--switch-epoch", "1", "--output", tmp_path, "--experiment", "two"),
     )
     assert done.returncode == 0, done.stderr
     rows = rows_of(tmp_path / "two")

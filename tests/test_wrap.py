@@ -20,7 +20,7 @@ import timm
 import torch
 from huggingface_hub import constants
 from timm.scheduler import scheduler_factory
-from tools import MODEL, timm_gcp_command
+from tools import MODEL, timm_gcp_command, torchrun
 
 from timm_gcp.cli import main
 from timm_gcp.training import script_source
@@ -196,16 +196,9 @@ def test_switch_between_updates(images, tmp_path):
 
 
 def test_two_processes_switch_together(images, tmp_path):
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-            *("-m", "timm_gcp.training.wrap", MINIATURE, "--", "--data-dir", images, "--model", MODEL, "--model-ema"),
-            *("--output", tmp_path, "--sched-on-updates", "--switch-lr-fraction", "0.4", "--epochs", "3"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    done = torchrun(
+        *("timm_gcp.training.wrap", MINIATURE, "--", "--data-dir", images, "--model", MODEL, "--model-ema"),
+        *("--output", tmp_path, "--sched-on-updates", "--switch-lr-fraction", "0.4", "--epochs", "3"),
     )
     assert done.returncode == 0, done.stderr
     lines = re.findall(r"^(?:update|epoch) .*$", done.stdout, re.M)

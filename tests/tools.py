@@ -40,6 +40,18 @@ def timm_gcp_command(*argv, cwd=None, timeout=300, env=None):
     )
 
 
+def torchrun(module, *argv):
+    """A module in two processes."""
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", module)
+    return subprocess.run(
+        [*launcher, *map(str, argv)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
 def rows_of(run):
     with open(run / "summary.csv", newline="") as file:
         return list(csv.DictReader(file))

@@ -1,13 +1,15 @@
 """What the processes of a run tell each other; a process that is alone talks to itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["any_of", "from_first", "process_count", "summed"]
+from ..errors import GCPError
+
+__all__ = ["any_of", "by_first", "from_first", "process_count", "summed"]
 
 
 def process_count() -> int:
@@ -38,3 +40,26 @@ def from_first(value: Any, device: torch.device) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0, device=device)
     return box[0]
+
+
+def by_first(work: Callable[[], Any], first: bool, device: torch.device) -> Any:
+    """What the first process makes of some work that only it does; the others wait for it.
+
+    Args:
+        work: the work; its result can be pickled.
+        first: whether this is the first process.
+        device: of this process.
+
+    Raises:
+        GCPError: in every process, if the work raised it in the first.
+    """
+    result, refusal = None, ""
+    if first:
+        try:
+            result = work()
+        except GCPError as error:
+            refusal = str(error)
+    result, refusal = from_first((result, refusal), device)
+    if refusal:
+        raise GCPError(refusal)
+    return result

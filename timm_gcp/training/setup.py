@@ -46,7 +46,7 @@ from .monitor import ConditioningMonitor
 from .optimizer import classifiers, make_optimizer, make_scheduler, set_learning_rate
 from .order import batch_names, record_order
 from .position import Position
-from .processes import from_first
+from .processes import by_first
 from .run import Run
 from .transforms import CROP_AS_IN_EVALUATION, crop_as_in_evaluation
 
@@ -146,16 +146,7 @@ def _resume_from(args: argparse.Namespace, device: torch.device) -> str:
     """What ``--resume`` means; '' to start from the beginning. The first process decides for all."""
     if args.resume != "auto":
         return args.resume
-    found, refusal = "", ""
-    if is_primary(args):
-        try:
-            found = str(newest_checkpoint(_experiment(args)) or "")
-        except GCPError as error:
-            refusal = str(error)
-    found, refusal = from_first((found, refusal), device)
-    if refusal:
-        raise GCPError(refusal)
-    return found
+    return by_first(lambda: str(newest_checkpoint(_experiment(args)) or ""), is_primary(args), device)
 
 
 def _experiment(args: argparse.Namespace) -> Path:
@@ -216,16 +207,8 @@ def _dated_folder(args: argparse.Namespace, data_config: Mapping[str, Any]) -> P
 
 
 def _datasets(args: argparse.Namespace, channels: int, device: torch.device) -> tuple[Any, Any]:
-    refusal = ""
-    if args.dataset_download and is_primary(args):
-        try:
-            for split in filter(None, (args.train_split, args.val_split)):
-                create_dataset(args.dataset, args.data_dir, split, download=True, batch_size=args.batch_size)
-        except GCPError as error:
-            refusal = str(error)
-    # The others wait until all is there.
-    if args.dataset_download and (refusal := from_first(refusal, device)):
-        raise GCPError(refusal)
+    if args.dataset_download:
+        by_first(functools.partial(_download, args), is_primary(args), device)
     common = dict(
         class_map=args.class_map,
         input_img_mode="RGB" if channels == 3 else "L",
@@ -239,6 +222,11 @@ def _datasets(args: argparse.Namespace, channels: int, device: torch.device) -> 
         if dataset is not None and not args.no_check_images:
             check_images(dataset, progress=is_primary(args) and sys.stderr.isatty())
     return train, evaluation
+
+
+def _download(args: argparse.Namespace) -> None:
+    for split in filter(None, (args.train_split, args.val_split)):
+        create_dataset(args.dataset, args.data_dir, split, download=True, batch_size=args.batch_size)
 
 
 def _number_of_classes(args: argparse.Namespace, train: Any, evaluation: Any) -> int:
