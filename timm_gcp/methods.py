@@ -22,9 +22,12 @@ from .spectral.covariance import binary_scale, centre, rescale, triangle
 from .spectral.function import EXACT_ROOT, Elementwise, SpectralFunction, of_features, of_sigma
 from .spectral.matrix_pade import Approximant, matrix_root, pade_root, taylor_root
 from .spectral.newton_schulz import newton_schulz, newton_schulz_of_features
+from .spectral.polar import SMALLEST, polar_root
 from .spectral.scalar import balanced_root, regularised_log, regularised_root
 
 __all__ = ["METHODS", "Method", "covariance_sqrt", "get_method", "matrix_sqrt", "pool_features"]
+
+_PRECISIONS = (torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ class Method:
         backward: what the gradient is, in words.
         reference: where it was published.
         dtype: the precision of the spectral part unless the caller asks for another.
+        dtypes: the precisions that the caller may ask for.
+        dtype_off_cpu: the precision of a root elsewhere than on a CPU, for features that are not float64 themselves;
+            None where it is the same.
         of_features: features ``[..., C, M]`` and the method's arguments → a symmetric ``[..., C, C]``, or, where
             ``of_sigma`` is None, the output vector itself.
         of_sigma: symmetric matrices ``[..., C, C]`` and the method's arguments → ``[..., C, C]``; None for a method
@@ -65,6 +71,8 @@ class Method:
     width: Callable[..., int] = lambda channels, **_: channels * (channels + 1) // 2
     by_products: Callable[..., Tensor] | None = None
     products_dtype: torch.dtype = torch.float64
+    dtypes: tuple[torch.dtype, ...] = _PRECISIONS
+    dtype_off_cpu: torch.dtype | None = None
 
     defaults: Mapping[str, Any] = field(init=False)
     takes_unit: bool = field(init=False)
@@ -77,6 +85,23 @@ class Method:
         object.__setattr__(self, "defaults", defaults)
         for name in ("unit", "products"):
             object.__setattr__(self, f"takes_{name}", any(p.name == name for p in parameters))
+
+    def precision(self, x: Tensor, method_args: Mapping[str, Any]) -> torch.dtype:
+        """The precision of the spectral part for these features, unless the caller asks for another."""
+        here = x.device.type == "cpu" or x.dtype == torch.float64 or self.degree(**method_args) != 1
+        return self.dtype if here or self.dtype_off_cpu is None else self.dtype_off_cpu
+
+    def check_dtype(self, dtype: object, *, sigma: bool = False) -> None:
+        """Refuses a precision that the method does not have, on features or on a given Σ.
+
+        Raises:
+            GCPError: naming those that it has.
+        """
+        allowed = _PRECISIONS if sigma else self.dtypes
+        if dtype not in allowed:
+            names = ", ".join(str(one).removeprefix("torch.") for one in allowed)
+            what = "of a given matrix" if sigma else f"of method '{self.name}'"
+            raise GCPError(f"The precision {what} is one of {names}, not {str(dtype).removeprefix('torch.')}.")
 
     def check_args(self, method_args: Mapping[str, Any]) -> None:
         """Refuses an argument that the method does not take, or a value outside its range.
@@ -126,10 +151,17 @@ def _spectral(
     forward: str = "exact root",
     degree: Callable[..., float] = lambda **_: 1.0,
     by_products: Callable[..., Tensor] = _root_by_products,
+    exact: bool = False,
 ) -> Method:
-    """A row of the SVD family: float64, and a spectral function made from the method's arguments."""
+    """A row of the SVD family: float64, and a spectral function made from the method's arguments.
+
+    Where the gradient is `exact`, a root in a lower precision is made by products: no eigendecomposition of a Gram
+    matrix reaches that of the features' own polar decomposition.
+    """
 
     def features(x: Tensor, products: torch.dtype | None = None, **args: Any) -> Tensor:
+        if exact and x.dtype != torch.float64 and degree(**args) == 1:
+            return polar_root(x, products)
         return of_features(x, function(**args), products)[0]
 
     def sigma(s: Tensor, **args: Any) -> Tensor:
@@ -140,7 +172,12 @@ def _spectral(
     first = inspect.Parameter("x", inspect.Parameter.POSITIONAL_ONLY)
     precision = inspect.Parameter("products", inspect.Parameter.KEYWORD_ONLY)
     features.__signature__ = inspect.Signature([first, precision, *own])  # type: ignore[attr-defined]
-    return Method(name, forward, backward, reference, torch.float64, features, sigma, degree, by_products=by_products)
+    return Method(
+        *(name, forward, backward, reference, torch.float64, features, sigma, degree),
+        by_products=by_products,
+        dtypes=tuple(SMALLEST) if exact else _PRECISIONS,
+        dtype_off_cpu=torch.float32 if exact else None,
+    )
 
 
 def _power(alpha: float, k: loewner.Rule | None = None) -> Elementwise:
@@ -252,6 +289,7 @@ _ROWS = (
         "exact, the Lyapunov equation solved in the eigenbasis",
         "Lin, Maji: Improved Bilinear Pooling, BMVC 2017",
         lambda: EXACT_ROOT,
+        exact=True,
     ),
     _spectral(
         "polar",
@@ -260,6 +298,7 @@ _ROWS = (
         lambda alpha=0.5: _power(alpha),
         degree=_twice,
         by_products=_half_power_by_products,
+        exact=True,
     ),
     Method(
         "rsqrt",
@@ -360,7 +399,9 @@ def _scaled(
         sigma: Σ is given.
         finish: what becomes of the method's output before it is scaled back.
     """
-    dtype = dtype or row.dtype
+    if dtype is not None:
+        row.check_dtype(dtype, sigma=sigma)
+    dtype = dtype or (row.dtype if sigma else row.precision(given, args))
     power = 2 if sigma else 1
     with torch.autocast(given.device.type, enabled=False):
         work = given.to(torch.promote_types(given.dtype, torch.float32))
@@ -368,11 +409,11 @@ def _scaled(
         if sigma:
             unit = torch.exp2(torch.floor(torch.log2(unit) / 2))  # an even power of two, to stay exact
         degree = row.degree(**args)
-        scaled = rescale(work, unit**-power, torch.ones_like(unit)).to(dtype)
+        scaled = rescale(work, unit**-power, torch.ones_like(unit)).to(torch.promote_types(dtype, torch.float32))
         if row.takes_unit:
             args = {**args, "unit": unit.to(torch.promote_types(unit.dtype, torch.float64))}
         if row.takes_products and not sigma:
-            args = {**args, "products": work.dtype}
+            args = {**args, "products": work.dtype if dtype in _PRECISIONS else dtype}
         if not sigma and row.of_sigma is not None:
             scaled = centre(scaled)
         compute = row.of_sigma if sigma else row.of_features
@@ -401,7 +442,7 @@ def pool_features(
     Args:
         x: features ``[..., C, M]``, C channels at M positions, any floating dtype.
         method: a name of ``METHODS``.
-        dtype: precision of the spectral part, float32 or float64; None takes the method's own.
+        dtype: precision of the spectral part, one of ``METHODS[method].dtypes``; None takes the method's own.
         **method_args: the method's arguments (``METHODS[method].defaults``).
 
     Returns:
@@ -428,7 +469,7 @@ def covariance_sqrt(
     Args:
         x: features ``[..., C, M]``, C channels at M positions, any floating dtype.
         method: a name of ``METHODS``.
-        dtype: precision of the spectral part, float32 or float64; None takes the method's own.
+        dtype: precision of the spectral part, one of ``METHODS[method].dtypes``; None takes the method's own.
         **method_args: the method's arguments (``METHODS[method].defaults``).
 
     Returns:

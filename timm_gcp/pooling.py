@@ -40,7 +40,7 @@ class GlobalCovariancePool(nn.Module):
         reduce: channels R after a 1×1 convolution, batch norm and ReLU; None or 0 leaves the channels as they are,
             without any of the three.
         dtype: precision of the spectral part; None takes the method's own (float64 for the SVD family, float32 for
-            ``isqrt``), also after a switch.
+            ``isqrt``, and for ``polar`` elsewhere than on a CPU), also after a switch.
         method_args: arguments of ``method``; another method runs with its own defaults.
         input_fmt: ``'NCHW'``, ``'NHWC'`` or ``'NLC'``.
         chunk_size: how many images of a batch the spectral part takes at a time; None takes them all. The output is
@@ -53,7 +53,8 @@ class GlobalCovariancePool(nn.Module):
         grad_checkpointing: whether the backward computes the spectral part once more, in place of keeping it.
 
     Raises:
-        GCPError: an unknown method, argument or format, or a chunk size that is no whole number of at least 1.
+        GCPError: an unknown method, argument, precision or format, or a chunk size that is no whole number of at least
+            1.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class GlobalCovariancePool(nn.Module):
         self.reduce: nn.Module = _reduction(in_features, reduce) if reduce else nn.Identity()
         row = get_method(method)
         row.check_args(method_args or {})
+        if dtype is not None:
+            row.check_dtype(dtype)
         self._method = row.name
         self._args = {row.name: dict(method_args or {})}
 
@@ -96,6 +99,8 @@ class GlobalCovariancePool(nn.Module):
                 f"Method '{name}' gives {width} features where '{self._method}' gives {self.out_features}: "
                 f"the classifier would not fit; create a model with '{name}'."
             )
+        if self.dtype is not None:
+            row.check_dtype(self.dtype)
         self._method = row.name
 
     @property

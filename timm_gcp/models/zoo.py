@@ -21,7 +21,7 @@ from timm.models._pretrained import DefaultCfg
 from torch import Tensor, nn
 
 from ..errors import GCPError
-from ..methods import METHODS, nearest
+from ..methods import METHODS, get_method, nearest
 from ..weights.manifest import Checkpoint, read_manifest
 from .features import features_of
 from .graft import DEFAULT_REDUCE, GCPMixin, graft
@@ -260,9 +260,9 @@ def create_gcp_model(
         pretrained_cfg: a tag (``'init'``) or a whole cfg, as in ``timm.create_model``.
         pretrained_cfg_overlay: entries that replace those of the cfg.
         features_only: timm's feature extractor of the backbone, which has no head.
-        **kwargs: ``reduce``, ``last_stride``, ``method_args``, ``spectral_dtype`` (``'float32'`` or ``'float64'``) and
-            ``chunk_size`` for the head (see ``graft``); everything else goes to the backbone or to timm's
-            ``build_model_with_cfg``.
+        **kwargs: ``reduce``, ``last_stride``, ``method_args``, ``spectral_dtype`` (a name of
+            ``METHODS[method].dtypes``, such as ``'float64'``) and ``chunk_size`` for the head (see ``graft``);
+            everything else goes to the backbone or to timm's ``build_model_with_cfg``.
 
     Raises:
         GCPError: ``pretrained`` without weights to load, or arguments of the head that do not fit.
@@ -345,9 +345,9 @@ def _build(
     global_pool: str | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    dtype = getattr(torch, spectral_dtype, None) if isinstance(spectral_dtype, str) else spectral_dtype
-    if spectral_dtype is not None and dtype not in (torch.float32, torch.float64):
-        raise GCPError(f"spectral_dtype is 'float32' or 'float64', not '{spectral_dtype}'.")
+    dtype: Any = getattr(torch, spectral_dtype, spectral_dtype) if isinstance(spectral_dtype, str) else spectral_dtype
+    if dtype is not None:
+        get_method(method).check_dtype(dtype)
     if plain_cfg is not None:
         kwargs.update(pretrained=True, pretrained_cfg=plain_cfg)
     model: Any = timm.create_model(backbone, num_classes=num_classes, **kwargs)

@@ -1,19 +1,24 @@
 """The exact root's gradient without eigenvectors: the Lyapunov equation, by matrix products."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
+from .covariance import symmetric
 
-def lyapunov(root: Tensor, g: Tensor, iterations: int) -> Tensor:
+
+def lyapunov(root: Tensor, g: Tensor, scalings: Iterable[float]) -> Tensor:
     """Solves R X + X R = G for the gradient X = ∂L/∂Σ of the root R = Σ^½ (Song, Sebe, Wang, ICLR 2022).
 
-    The coupled sign iteration on B = R/‖R‖, C = G/‖R‖: B ← B(3I − B²)/2, C ← (−B²C + BCB + C(3I − B²))/2; B converges
-    to I and C to 2X. Slow where R is ill-conditioned: after n steps an eigenvalue ε of B has reached about 1.5ⁿ ε.
+    The coupled sign iteration on B = R/‖R‖, C = G/‖R‖: B ← aB(3I − a²B²)/2, C ← (3aC − a³(B²C − BCB + CB²))/2; B
+    converges to I and C to 2X. Slow where R is ill-conditioned: after n steps with a = 1 an eigenvalue ε of B has
+    reached about 1.5ⁿ ε. All iterates are symmetric, and kept so: rounding that is not grows a hundredfold.
 
     Args:
         root: symmetric positive semi-definite ``[..., C, C]``.
         g: symmetric ``[..., C, C]``.
-        iterations: steps.
+        scalings: the factor a of every step; ones for the published iteration.
 
     Returns:
         ``[..., C, C]``; zero for a zero root.
@@ -22,10 +27,9 @@ def lyapunov(root: Tensor, g: Tensor, iterations: int) -> Tensor:
     empty = norm == 0
     norm = norm.masked_fill(empty, 1)
     b, c = root / norm, g / norm
-    for _ in range(iterations):
+    for a in scalings:
         b2 = b @ b
-        t = -b2
-        t.diagonal(dim1=-2, dim2=-1).add_(3)
-        c = (b @ c @ b - b2 @ c + c @ t) / 2
-        b = b @ t / 2
+        # symmetric(2 B²C) is B²C + CB².
+        c = 1.5 * a * c - a**3 / 2 * symmetric(2 * (b2 @ c) - b @ c @ b)
+        b = 1.5 * a * b - a**3 / 2 * symmetric(b @ b2)
     return (c / 2).masked_fill(empty, 0)

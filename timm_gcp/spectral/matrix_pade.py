@@ -76,7 +76,7 @@ class _MatrixRoot(torch.autograd.Function):
     @differentiable_once
     def backward(ctx, grad: Tensor):  # type: ignore[override]
         (root,) = ctx.saved_tensors
-        return lyapunov(root, symmetric(grad), ctx.iterations), None, None, None
+        return lyapunov(root, symmetric(grad), [1.0] * ctx.iterations), None, None, None
 
 
 def matrix_root(sigma: Tensor, approximant: Approximant, degree: int, iterations: int) -> Tensor:

@@ -1,0 +1,114 @@
+"""The exact root by matrix products, forward and backward: the polar decomposition of the features themselves.
+
+X̄ = H P, with the Hermitian factor H = (X̄X̄ᵀ)^½, the root that is wanted, and a partial isometry P (Higham, Functions of
+Matrices, ch. 8). Newton–Schulz on X̄ takes its singular values to one and leaves its vectors alone,
+
+    P₀ = X̄/‖X̄‖,   P ← aP (3I − a²PᵀP)/2,   H = P X̄ᵀ,
+
+and never meets the square of a condition number, as an iteration on the covariance does: float32 is enough, where a
+Gram matrix in float32 loses all singular values under 3·10⁻⁴ of the largest. a is the scaling that makes the cubic
+best on the interval that the singular values have reached (Chen & Chow, A stable scaling of Newton–Schulz for improving
+the sign function computation of a Hermitian matrix, 2014): 14 steps from 10⁻⁴ to one, 25 from 10⁻⁸.
+
+The gradient needs neither singular vectors nor the steps of the forward: with B = PᵀX̄ = (X̄ᵀX̄)^½ and BZ + ZB = PᵀGP,
+
+    ∂L/∂X̄ = 2 (GP − X̄Z),
+
+the formula of `function` with (I − UUᵀ)GU and (UᵀGU) ∘ (s_j/(s_i + s_j)) put together. A singular value under the
+smallest that the steps are made for counts for less, and for nothing at zero: a smooth cut.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .covariance import symmetric
+from .lyapunov import lyapunov
+from .once import differentiable_once
+
+
+def scalings(smallest: float, eps: float) -> tuple[float, ...]:
+    """The factors a of the steps that take [smallest, 1] to one.
+
+    a² = 3/(1 + ℓ + ℓ²) gives both ends of [ℓ, 1] the same image, the smallest of any point between. One's is a small
+    difference, 3 − a²: ℓ counts as 0.1 at least, so that the rounding of a singular value near one stays small.
+
+    Args:
+        smallest: ℓ, above 0.
+        eps: how close to one, about.
+
+    Returns:
+        A factor a step, between 1 and √3.
+    """
+    factors = []
+    low = smallest
+    while 1 - low > math.sqrt(eps):  # the last step squares what is left
+        safe = max(low, 0.1)
+        factors.append(math.sqrt(3 / (1 + safe + safe * safe)))
+        low *= factors[-1]
+        low *= (3 - low * low) / 2
+    return (*factors, 1.0)
+
+
+SMALLEST = {torch.bfloat16: 1e-2, torch.float32: 1e-4, torch.float64: 1e-8}
+"""By precision, the smallest singular value, a share of ‖X̄‖_F, that is taken to one; rounding grows by its inverse."""
+
+_SCALINGS = {dtype: scalings(smallest, torch.finfo(dtype).eps) for dtype, smallest in SMALLEST.items()}
+
+
+class _PolarRoot(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, products: torch.dtype) -> Tensor:
+        norm = torch.linalg.matrix_norm(x, keepdim=True)
+        tall = _tall(x / norm.masked_fill(norm == 0, 1)).to(products)
+        p = tall
+        for a in _SCALINGS[products]:
+            t = p.mT @ p * (a**3 / -2)
+            t.diagonal(dim1=-2, dim2=-1).add_(1.5 * a)
+            p = p @ t
+        ctx.save_for_backward(tall, p)
+        ctx.wide = x.shape[-1] >= x.shape[-2]
+        root = p.mT @ tall if ctx.wide else p @ tall.mT
+        return symmetric(root.to(x.dtype)) * norm
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        tall, p = ctx.saved_tensors
+        g = symmetric(grad).to(p.dtype)
+        b = symmetric(p.mT @ tall)
+        if ctx.wide:  # P is pᵀ, b is H, and X̄Z = HZ'P with HZ' + Z'H = PPᵀGPPᵀ
+            range_ = p.mT @ p
+            z = lyapunov(b, symmetric(range_ @ g @ range_), _SCALINGS[p.dtype])
+            gx = (g - b @ z) @ p.mT
+        else:
+            gp = g @ p
+            z = lyapunov(b, symmetric(p.mT @ gp), _SCALINGS[p.dtype])
+            gx = gp - tall @ z
+        return 2 * gx.to(grad.dtype), None
+
+
+def _tall(x: Tensor) -> Tensor:
+    """X̄, or X̄ᵀ where that has no more columns: the iteration multiplies by the Gram matrix of columns."""
+    return x if x.shape[-1] < x.shape[-2] else x.mT
+
+
+def polar_root(x: Tensor, products: torch.dtype | None = None) -> Tensor:
+    """(X̄X̄ᵀ)^½ and its exact gradient by matrix products alone, for devices whose eigensolvers are slow.
+
+    Relative errors against float64 singular vectors, 256 channels on a 14×14 map: in float32 10⁻⁶ of the root and 10⁻⁴
+    of the gradient up to a condition number of 10² (5·10⁻⁶ and 10⁻² at 10⁴); in float64 10⁻¹⁴ and 10⁻⁸ at either; in
+    bfloat16 10⁻² of the root, and of the gradient 0.02 on ReLU features of condition 30, more where singular values
+    are cut.
+
+    Args:
+        x: centred features ``[..., C, M]``, float32 or float64.
+        products: precision of the products, bfloat16 (accumulated in float32, as every device does), float32 or
+            float64; None takes that of ``x``.
+
+    Returns:
+        ``[..., C, C]``, symmetric, in the dtype of ``x``; zero, with a zero gradient, for zero features.
+        Differentiable once.
+    """
+    return _PolarRoot.apply(x, products or x.dtype)
