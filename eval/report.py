@@ -69,6 +69,10 @@ def _speed(results: Path) -> str:
     return f"{speed.table(rows)}\n\n![milliseconds of every layer](speed.png)"
 
 
+def _step(results: Path) -> str:
+    return speed.step_table(read_values(results / "step.csv"))
+
+
 def _memory(results: Path) -> str:
     rows = read_values(results / "memory.csv")
     memory.draw(rows, results / "memory.png")
@@ -88,6 +92,12 @@ SECTIONS = (
         "Speed and memory of the layers",
         "python -m eval speed --threads 2 --upstream CHECKOUTS  # DifferentiableSVD and fast-MPN-COV",
         _speed,
+    ),
+    Section(
+        "step",
+        "A whole training step against average pooling",
+        "python -m eval speed --step resnet50 --methods isqrt polar svdpade --batch 8 --repeats 5 --threads 2",
+        _step,
     ),
     Section("memory", "Memory of a training step", "python -m eval memory", _memory),
     Section(

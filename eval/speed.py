@@ -5,8 +5,9 @@ matrix products that no method can do without (Gram matrix, output, gradient of 
 features and the output there and back. Everything is timed in turn, round after round, so that a busy machine slows
 all alike; the numbers are medians, the ratios are what counts.
 
-``--upstream DIR`` times the published layers beside ours, from the user's checkouts. ``--step`` times whole training
-steps of a backbone against average pooling with the same stride.
+``--upstream DIR`` times the published layers beside ours, from the user's checkouts. ``--precision float32`` adds the
+methods in another precision of their spectral part, in which some of them run otherwise. ``--step`` times whole
+training steps of a backbone against average pooling with the same stride.
 """
 
 import argparse
@@ -52,6 +53,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--channels", type=int, nargs="+", default=[256])
     parser.add_argument("--maps", type=int, nargs="+", default=[7, 14], help="side of the feature map (%(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=["float32"], help="of the features")
+    parser.add_argument("--precision", choices=DTYPES, nargs="+", default=[], help="methods that have it, in it too")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (%(default)s)")
     parser.add_argument("--repeats", type=int, default=9)
@@ -88,6 +90,9 @@ def layers(args: argparse.Namespace, batch: int, channels: int, side: int, dtype
         chosen[name] = ("floor", run)
     for method in args.methods:
         chosen[method] = ("ours", partial(_ours, method=method))
+        for name in args.precision:
+            if (precision := DTYPES[name]) in METHODS[method].dtypes and precision != METHODS[method].dtype:
+                chosen[f"{method}, {name}"] = ("ours", partial(_ours, method=method, dtype=precision))
     if args.upstream:
         chosen |= {layer.name: ("published", run) for layer, run in load(args.upstream, args.device, channels)}
     times = measure({name: run for name, (_, run) in chosen.items()}, x, args.repeats, f"{channels}×{side}×{side}")
@@ -108,8 +113,8 @@ def layers(args: argparse.Namespace, batch: int, channels: int, side: int, dtype
     return rows
 
 
-def _ours(x: Tensor, method: str) -> Tensor:
-    return pool_features(x.flatten(2), method)
+def _ours(x: Tensor, method: str, dtype: torch.dtype | None = None) -> Tensor:
+    return pool_features(x.flatten(2), method, dtype=dtype)
 
 
 def floors(channels: int, side: int) -> dict[str, Layer]:
@@ -187,24 +192,28 @@ def extra_memory(run: Layer, x: Tensor) -> int:
 
 
 def steps(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Times training steps of a backbone: average pooling first, then each method."""
+    """Times training steps of a backbone with average pooling and with each method, in turn."""
     images = torch.randn(args.batch[0], 3, args.img_size, args.img_size, device=args.device)
+    images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(1000, (args.batch[0],), device=args.device)
-    rows = []
-    for method in ("", *args.methods):
-        model: Any = timm.create_model(f"{args.step}_{method}" if method else args.step, num_classes=1000)
-        if not method:
+    heads: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {}
+    for head in ("average", *args.methods):
+        model: Any = timm.create_model(args.step if head == "average" else f"{args.step}_{head}", num_classes=1000)
+        if head == "average":
             set_last_stride(model, 1)
         model = model.to(args.device, memory_format=torch.channels_last).train()
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
-        seconds = [
-            _step(model, optimizer, images.contiguous(memory_format=torch.channels_last), labels, args.amp)
-            for _ in tqdm(range(args.repeats + 2), desc=method or "average")
-        ][2:]
-        ms = 1e3 * statistics.median(seconds)
-        given = dict(backbone=args.step, batch=args.batch[0], img_size=args.img_size, amp=args.amp, device=args.device)
-        rows.append({"head": method or "average", "ms": f"{ms:.1f}", **given, "threads": args.threads, **provenance()})
-    return rows
+        heads[head] = model, torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+    seconds: dict[str, list[float]] = {head: [] for head in heads}
+    for number in tqdm(range(args.repeats + 2), desc=args.step):
+        for head, (model, optimizer) in heads.items():
+            taken = _step(model, optimizer, images, labels, args.amp)
+            if number >= 2:
+                seconds[head].append(taken)
+    given = dict(backbone=args.step, batch=args.batch[0], img_size=args.img_size, amp=args.amp, device=args.device)
+    return [
+        {"head": head, "ms": f"{1e3 * statistics.median(own):.1f}", **given, "threads": args.threads, **provenance()}
+        for head, own in seconds.items()
+    ]
 
 
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, amp: bool) -> float:
@@ -222,9 +231,12 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, la
 
 def step_table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: milliseconds of a step, and their ratio to average pooling's."""
-    first = float(rows[0]["ms"])
-    lines = [f"| {row['head']} | {row['ms']} | {float(row['ms']) / first:.2f} |" for row in rows]
-    return "\n".join(["| head | ms a step | times average pooling |", "|---|---|---|", *lines])
+    first = rows[0]
+    precision = "bfloat16 autocast" if str(first["amp"]) == "True" else "float32"
+    of = f"`{first['backbone']}`, last stage at stride 1, batch {first['batch']}, {first['img_size']} px, {precision}"
+    lines = [f"| {row['head']} | {row['ms']} | {float(row['ms']) / float(first['ms']):.2f} |" for row in rows]
+    head = [f"{of}, {first['device']}, {first['threads']} threads:", "", "| head | ms a step | times average pooling |"]
+    return "\n".join([*head, "|---|---|---|", *lines])
 
 
 SHAPE = ("batch", "channels", "map", "dtype", "device", "threads")

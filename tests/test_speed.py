@@ -44,9 +44,10 @@ def checkouts(tmp_path):
 def test_layers_beside_floors_and_the_published_ones(checkouts, tmp_path, capsys):
     given = ["--methods", "isqrt", "polar", "--batch", "2", "--channels", "8", "--maps", "2", "3", "--repeats", "2"]
     given += ["--device", "cpu", "--upstream", str(checkouts), "--results", str(tmp_path), "--threads", "1"]
-    speed.main(given)
+    speed.main([*given, "--precision", "float32", "bfloat16"])
     rows = read_rows(tmp_path / "speed.csv")
-    assert [row["layer"] for row in rows] == 2 * ["eigh", "products", "copy", "isqrt", "polar", "MPNCOV"]
+    ours = ["isqrt", "polar", "polar, float32", "polar, bfloat16"]
+    assert [row["layer"] for row in rows] == 2 * ["eigh", "products", "copy", *ours, "MPNCOV"]
     for row in rows:
         assert float(row["ms"]) == pytest.approx(float(row["forward_ms"]) + float(row["backward_ms"]), abs=2e-3)
         floor = next(r for r in rows if r["layer"] == "eigh" and r["map"] == row["map"])
