@@ -45,7 +45,7 @@ def test_the_steps_take_every_singular_value_to_one(smallest):
 @pytest.mark.parametrize(("c", "m"), SHAPES)
 @pytest.mark.parametrize(
     ("products", "root_error", "gradient_error"),
-    [(torch.float64, 1e-13, 1e-7), (torch.float32, 2e-6, 3e-4), (torch.bfloat16, 2e-2, 2e-1)],
+    [(torch.float64, 1e-13, 1e-7), (torch.float32, 2e-6, 1e-3), (torch.bfloat16, 2e-2, 2e-1)],
 )
 def test_root_and_gradient(c, m, products, root_error, gradient_error):
     s = torch.logspace(0, -1.5, min(c, m - 1), dtype=torch.float64)
@@ -60,7 +60,7 @@ def test_root_and_gradient(c, m, products, root_error, gradient_error):
     assert relative(grad, expected) < gradient_error
 
 
-@pytest.mark.parametrize(("exponent", "tolerance"), [(2, 3e-4), (3, 3e-3)])
+@pytest.mark.parametrize(("exponent", "tolerance"), [(2, 1e-3), (3, 3e-3)])
 def test_float32_is_better_than_its_gram_matrix(exponent, tolerance):
     x = centre(with_singular_values(64, 49, torch.logspace(0, -exponent, 48, dtype=torch.float64))).unsqueeze(0)
     g = torch.randn(1, 64, 64, dtype=torch.float64)

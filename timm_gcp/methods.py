@@ -22,7 +22,7 @@ from .spectral.covariance import binary_scale, centre, rescale, triangle
 from .spectral.function import EXACT_ROOT, Elementwise, SpectralFunction, of_features, of_sigma
 from .spectral.matrix_pade import Approximant, matrix_root, pade_root, taylor_root
 from .spectral.newton_schulz import newton_schulz, newton_schulz_of_features
-from .spectral.polar import SMALLEST, polar_root
+from .spectral.polar import SMALLEST, hermitian_factor, polar_root
 from .spectral.scalar import balanced_root, regularised_log, regularised_root
 
 __all__ = ["METHODS", "Method", "covariance_sqrt", "get_method", "matrix_sqrt", "pool_features"]
@@ -53,7 +53,7 @@ class Method:
         by_products: centred features, by what they have been divided (``unit``) and the method's arguments → the
             value of ``of_features`` by matrix products alone; it raises GCPError for arguments without such a form.
             None where ``of_features`` is made of products already.
-        products_dtype: the precision of ``by_products``; what stands in for an eigensolver needs float64.
+        products_dtype: the least precision of ``by_products``; what has to resolve small eigenvalues needs float64.
         defaults: the method's arguments with the papers' values.
         takes_unit: whether the method has to know by what its features have been divided.
         takes_products: whether ``of_features`` takes the precision of its matrix products (``products``), beside
@@ -121,7 +121,7 @@ class Method:
 
 
 def _root_by_products(x: Tensor, **_: Any) -> Tensor:
-    return products.root(x)
+    return hermitian_factor(x)
 
 
 def _half_power_by_products(x: Tensor, alpha: float = 0.5, **_: Any) -> Tensor:
@@ -130,7 +130,7 @@ def _half_power_by_products(x: Tensor, alpha: float = 0.5, **_: Any) -> Tensor:
             f"A power alpha={alpha:g} of the covariance is beyond matrix products, its square root is not: "
             "method 'svdlyap' is the root, and the same weights load."
         )
-    return products.root(x)
+    return hermitian_factor(x)
 
 
 def _largest_by_products(x: Tensor, keep: int = 206, **_: Any) -> Tensor:
@@ -140,7 +140,7 @@ def _largest_by_products(x: Tensor, keep: int = 206, **_: Any) -> Tensor:
             f"The largest keep={keep} of {rank} eigenvalues are beyond matrix products, all of them are not: "
             "method 'svdlyap' is the root of all, and the same weights load."
         )
-    return products.root(x)
+    return hermitian_factor(x)
 
 
 def _spectral(
@@ -175,6 +175,7 @@ def _spectral(
     return Method(
         *(name, forward, backward, reference, torch.float64, features, sigma, degree),
         by_products=by_products,
+        products_dtype=torch.float32,
         dtypes=tuple(SMALLEST) if exact else _PRECISIONS,
         dtype_off_cpu=torch.float32 if exact else None,
     )

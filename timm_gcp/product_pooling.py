@@ -18,13 +18,14 @@ def pool_by_products(
 ) -> Tensor:
     """What ``pool_features`` gives, forward only and by operations that every runtime has.
 
-    What stands in for an eigensolver runs in float64; a method that is made of products anyway runs in its own
-    precision. As in ``pool_features`` the features are scaled to magnitude one before anything is summed.
+    A root runs in float32 (`spectral.polar`), what has to resolve small eigenvalues in float64; a method that is made
+    of products anyway runs in its own precision. As in ``pool_features`` the features are scaled to magnitude one
+    before anything is summed.
 
     Args:
         x: features ``[..., C, M]``, C channels at M positions, any floating dtype.
         method: a name of ``METHODS``.
-        dtype: precision of a method that is made of products anyway; None takes the method's own.
+        dtype: precision, where it is no less than the method needs; None takes that.
         **method_args: the method's arguments (``METHODS[method].defaults``).
 
     Returns:
@@ -36,17 +37,18 @@ def pool_by_products(
     """
     row = get_method(method)
     row.check_args(method_args)
-    stands_in = row.by_products is not None and row.products_dtype == torch.float64
-    work = x.to(torch.float64 if stands_in else torch.promote_types(x.dtype, dtype or row.dtype))
+    if row.by_products:
+        dtype = torch.promote_types(dtype or row.products_dtype, row.products_dtype)
+    dtype = dtype or row.dtype
+    work = x.to(torch.promote_types(x.dtype, dtype))
     unit = binary_scale(work)
     scaled = work / unit
     if row.of_sigma is not None:
         scaled = centre(scaled)
     if row.by_products:
-        out = row.by_products(scaled if stands_in else scaled.to(dtype or row.dtype), unit=unit, **method_args)
-        out = out.to(work.dtype)
+        out = row.by_products(scaled.to(dtype), unit=unit, **method_args).to(work.dtype)
     else:
-        out = row.of_features(scaled.to(dtype or row.dtype), **method_args).to(work.dtype)
+        out = row.of_features(scaled.to(dtype), **method_args).to(work.dtype)
     if row.of_sigma is not None:
         out = triangle(out)
     return (out * unit.squeeze(-1) ** row.degree(**method_args)).to(x.dtype)

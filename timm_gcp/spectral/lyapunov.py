@@ -23,13 +23,16 @@ def lyapunov(root: Tensor, g: Tensor, scalings: Iterable[float]) -> Tensor:
     Returns:
         ``[..., C, C]``; zero for a zero root.
     """
+    shape = root.shape
+    root, g = root.reshape(-1, *shape[-2:]), g.reshape(-1, *shape[-2:])
     norm = torch.linalg.matrix_norm(root, keepdim=True)
     empty = norm == 0
     norm = norm.masked_fill(empty, 1)
     b, c = root / norm, g / norm
     for a in scalings:
-        b2 = b @ b
+        b2, bc = b @ b, b @ c
         # symmetric(2 B²C) is B²C + CB².
-        c = 1.5 * a * c - a**3 / 2 * symmetric(2 * (b2 @ c) - b @ c @ b)
-        b = 1.5 * a * b - a**3 / 2 * symmetric(b @ b2)
-    return (c / 2).masked_fill(empty, 0)
+        c = torch.baddbmm(c, b2, c, beta=1.5 * a, alpha=-(a**3))
+        c = symmetric(torch.baddbmm(c, bc, b, alpha=a**3 / 2))
+        b = symmetric(torch.baddbmm(b, b, b2, beta=1.5 * a, alpha=a**3 / -2))
+    return (c / 2).masked_fill(empty, 0).reshape(shape)

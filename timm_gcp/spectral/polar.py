@@ -3,7 +3,7 @@
 X̄ = H P, with the Hermitian factor H = (X̄X̄ᵀ)^½, the root that is wanted, and a partial isometry P (Higham, Functions of
 Matrices, ch. 8). Newton–Schulz on X̄ takes its singular values to one and leaves its vectors alone,
 
-    P₀ = X̄/‖X̄‖,   P ← aP (3I − a²PᵀP)/2,   H = P X̄ᵀ,
+    P₀ = X̄/‖X̄‖,   P ← (3aP − a³PPᵀP)/2,   H = P X̄ᵀ,
 
 and never meets the square of a condition number, as an iteration on the covariance does: float32 is enough, where a
 Gram matrix in float32 loses all singular values under 3·10⁻⁴ of the largest. a is the scaling that makes the cubic
@@ -57,20 +57,28 @@ SMALLEST = {torch.bfloat16: 1e-2, torch.float32: 1e-4, torch.float64: 1e-8}
 _SCALINGS = {dtype: scalings(smallest, torch.finfo(dtype).eps) for dtype, smallest in SMALLEST.items()}
 
 
+def _decompose(x: Tensor, products: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """X̄/‖X̄‖ or, where that has no more columns than rows, its transpose; the isometry P of it; ‖X̄‖."""
+    norm = x.square().sum((-2, -1), keepdim=True).sqrt()
+    unit = x / torch.where(norm > 0, norm, 1)
+    tall = (unit if x.shape[-1] < x.shape[-2] else unit.mT).to(products)
+    p = tall.reshape(-1, *tall.shape[-2:])
+    for a in _SCALINGS[products]:
+        p = torch.baddbmm(p, p, p.mT @ p, beta=1.5 * a, alpha=a**3 / -2)  # one rounding, at the end
+    return tall, p.reshape(tall.shape), norm
+
+
+def _root(tall: Tensor, p: Tensor, wide: bool) -> Tensor:
+    return p.mT @ tall if wide else p @ tall.mT
+
+
 class _PolarRoot(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, products: torch.dtype) -> Tensor:
-        norm = torch.linalg.matrix_norm(x, keepdim=True)
-        tall = _tall(x / norm.masked_fill(norm == 0, 1)).to(products)
-        p = tall
-        for a in _SCALINGS[products]:
-            t = p.mT @ p * (a**3 / -2)
-            t.diagonal(dim1=-2, dim2=-1).add_(1.5 * a)
-            p = p @ t
+        tall, p, norm = _decompose(x, products)
         ctx.save_for_backward(tall, p)
         ctx.wide = x.shape[-1] >= x.shape[-2]
-        root = p.mT @ tall if ctx.wide else p @ tall.mT
-        return symmetric(root.to(x.dtype)) * norm
+        return symmetric(_root(tall, p, ctx.wide).to(x.dtype)) * norm
 
     @staticmethod
     @differentiable_once
@@ -89,9 +97,17 @@ class _PolarRoot(torch.autograd.Function):
         return 2 * gx.to(grad.dtype), None
 
 
-def _tall(x: Tensor) -> Tensor:
-    """X̄, or X̄ᵀ where that has no more columns: the iteration multiplies by the Gram matrix of columns."""
-    return x if x.shape[-1] < x.shape[-2] else x.mT
+def hermitian_factor(x: Tensor) -> Tensor:
+    """(X̄X̄ᵀ)^½ by matrix products, forward only: `polar_root` in operations that every runtime has.
+
+    Args:
+        x: centred features ``[..., C, M]``, float32 or float64.
+
+    Returns:
+        ``[..., C, C]``; zero for zero features.
+    """
+    tall, p, norm = _decompose(x, x.dtype)
+    return symmetric(_root(tall, p, x.shape[-1] >= x.shape[-2])) * norm
 
 
 def polar_root(x: Tensor, products: torch.dtype | None = None) -> Tensor:

@@ -1,7 +1,7 @@
 """Matrix functions by matrix products alone, forward only: for runtimes without an eigensolver, such as ONNX.
 
-All but the exponential are made of one iteration, coupled Newton–Schulz, run until it has converged. In float64: the
-null space of Σ lets 1/√A grow by 1.5 a step, and rounding with it (10⁻¹⁰ after 30 steps, where float32 has 10⁻²).
+The root itself is that of `polar`. What has a floor under the eigenvalues is made of coupled Newton–Schulz, run until
+it has converged, in float64: its matrices are as ill-conditioned as the floor is low.
 """
 
 import math
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .matrix_pade import pade_parts
+from .polar import hermitian_factor
 
-_STEPS = 30  # on a matrix of any condition: what is left of convergence, and what rounding has grown to, is small
 _SQUARINGS = 56
 _LARGEST_EXPONENT = 2.0**46  # so that Taylor's polynomial of degree three starts from at most 2⁻¹⁰
 
@@ -54,23 +54,6 @@ def _trace(x: Tensor) -> tuple[Tensor, Tensor]:
     """tr Σ, ``[..., 1, 1]``, and the same with one for zero, to divide by."""
     trace = x.square().sum((-2, -1), keepdim=True)
     return trace, torch.where(trace > 0, trace, 1)
-
-
-def root(x: Tensor) -> Tensor:
-    """√Σ; from the smaller side it is X̄ (X̄ᵀX̄)^-½ X̄ᵀ.
-
-    An eigenvalue far below the trace comes out too small, by at most 1.5⁻³⁰ √tr Σ = 5·10⁻⁶ ‖√Σ‖_F.
-
-    Args:
-        x: centred features ``[..., C, M]``, float64.
-
-    Returns:
-        ``[..., C, C]``; zero for zero features.
-    """
-    trace, divisor = _trace(x)
-    tall = _smaller_side(x / divisor.sqrt())
-    y, z = newton_schulz_pair(tall.mT @ tall, _STEPS)
-    return trace.sqrt() * (tall @ z @ tall.mT if x.shape[-1] < x.shape[-2] else y)
 
 
 def _above_floor(x: Tensor, share: float) -> tuple[Tensor, Tensor, Tensor, float]:
@@ -152,7 +135,7 @@ def balanced_root(x: Tensor, unit: Tensor) -> Tensor:
     for _ in range(_SQUARINGS):
         e = 2 * e + e @ e
     decayed = tall + tall @ e
-    return (1 + decayed.square().sum((-2, -1), keepdim=True).sqrt()) * root(x)
+    return (1 + decayed.square().sum((-2, -1), keepdim=True).sqrt()) * hermitian_factor(x)
 
 
 def pade_root(a: Tensor, degree: int) -> Tensor:
