@@ -410,13 +410,13 @@ def _scaled(
         if sigma:
             unit = torch.exp2(torch.floor(torch.log2(unit) / 2))  # an even power of two, to stay exact
         degree = row.degree(**args)
-        scaled = rescale(work, unit**-power, torch.ones_like(unit)).to(torch.promote_types(dtype, torch.float32))
+        scaled = rescale(work, unit**-power, torch.ones_like(unit))
         if row.takes_unit:
             args = {**args, "unit": unit.to(torch.promote_types(unit.dtype, torch.float64))}
         if row.takes_products and not sigma:
             args = {**args, "products": work.dtype if dtype in _PRECISIONS else dtype}
-        if not sigma and row.of_sigma is not None:
-            scaled = centre(scaled)
+        dtype = torch.promote_types(dtype, torch.float32)
+        scaled = scaled.to(dtype) if sigma or row.of_sigma is None else centre(scaled, dtype)
         compute = row.of_sigma if sigma else row.of_features
         assert compute is not None
         out = compute(scaled, **args)

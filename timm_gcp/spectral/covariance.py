@@ -9,7 +9,7 @@ from torch import Tensor
 _FLAT_ULPS = 8.0
 
 
-def centre(x: Tensor) -> Tensor:
+def centre(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Centres features over positions: X̄ = X (I − 11ᵀ/M) / √M, so that X̄ X̄ᵀ is the covariance.
 
     A channel that is constant up to the rounding of its mean comes out as exact zeros: otherwise the rounding errors
@@ -17,28 +17,31 @@ def centre(x: Tensor) -> Tensor:
 
     Args:
         x: features ``[..., C, M]``, floating point.
+        dtype: of X̄ and of the computation; None takes that of ``x``.
 
     Returns:
-        X̄, of the shape and dtype of ``x``.
+        X̄, of the shape of ``x``.
     """
-    return _Centre.apply(x)
+    return _Centre.apply(x, dtype or x.dtype)
 
 
 class _Centre(torch.autograd.Function):
-    """By hand, to hold one copy of the features in place of four."""
+    """By hand, to hold one copy of the features in place of five."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        mean = x.mean(-1, keepdim=True)
-        centred = x - mean
-        largest = centred.abs().amax(-1, keepdim=True)
-        flat = largest <= _FLAT_ULPS * torch.finfo(x.dtype).eps * mean.abs()
+    def forward(ctx, x: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.dtype = x.dtype
+        mean = x.mean(-1, keepdim=True, dtype=dtype)
+        centred = x.to(dtype, copy=True).sub_(mean)  # in place: what a CPU takes longest over is fresh memory
+        largest = torch.maximum(centred.amax(-1, keepdim=True), -centred.amin(-1, keepdim=True))
+        flat = largest <= _FLAT_ULPS * torch.finfo(dtype).eps * mean.abs()
         # math's square root would fix an exported M
         return centred.masked_fill_(flat, 0).div_(torch.sym_sqrt(x.shape[-1]))
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[override]
-        return (grad - grad.mean(-1, keepdim=True)) / torch.sym_sqrt(grad.shape[-1])
+        mean = grad.mean(-1, keepdim=True)
+        return grad.to(ctx.dtype, copy=True).sub_(mean).div_(torch.sym_sqrt(grad.shape[-1])), None
 
 
 def covariance(x: Tensor) -> Tensor:
