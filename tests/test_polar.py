@@ -11,7 +11,7 @@ from torch.autograd import gradcheck
 
 from timm_gcp import METHODS, GCPError, GlobalCovariancePool, covariance_sqrt, matrix_sqrt
 from timm_gcp.spectral.covariance import centre
-from timm_gcp.spectral.polar import SMALLEST, polar_root, scalings
+from timm_gcp.spectral.polar import DTYPES, polar_root, scalings, steps_in
 
 SHAPES = [(24, 10), (10, 24), (16, 16), (64, 49)]
 sizes = st.tuples(st.integers(1, 20), st.integers(1, 20))
@@ -72,7 +72,24 @@ def test_float32_is_better_than_its_gram_matrix(exponent, tolerance):
     assert exponent < 3 or ours < relative(given.grad, expected) / 10
 
 
-@given(sizes, st.sampled_from(KINDS), st.integers(0, 2**31), st.sampled_from(list(SMALLEST)))
+@pytest.mark.parametrize(("told", "root_error", "gradient_error"), [("high", 2e-3, 0.1), ("medium", 2e-2, 0.3)])
+def test_where_float32_products_may_be_made_in_less(told, root_error, gradient_error):
+    """On CUDA that is TF32; on a CPU that can it is bfloat16 under 'medium', and elsewhere only the steps change."""
+    x = centre(with_singular_values(64, 49, torch.logspace(0, -1.5, 48, dtype=torch.float64))).unsqueeze(0)
+    g = torch.randn(1, 64, 64, dtype=torch.float64)
+    expected_y, expected = polar_reference(x, g)
+    try:
+        torch.set_float32_matmul_precision(told)
+        y, grad = backward(x.float(), g)
+        fewer = steps_in(torch.float32)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert len(fewer) < len(steps_in(torch.float32)) < len(steps_in(torch.float64))
+    assert relative(y, expected_y) < root_error
+    assert relative(grad, expected) < gradient_error
+
+
+@given(sizes, st.sampled_from(KINDS), st.integers(0, 2**31), st.sampled_from(DTYPES))
 def test_awkward_matrices_stay_finite_and_bounded(size, kind, seed, products):
     generator = torch.Generator().manual_seed(seed)
     x = centre(awkward(kind, *size, generator))

@@ -22,7 +22,7 @@ from .spectral.covariance import binary_scale, centre, rescale, triangle
 from .spectral.function import EXACT_ROOT, Elementwise, SpectralFunction, of_features, of_sigma
 from .spectral.matrix_pade import Approximant, matrix_root, pade_root, taylor_root
 from .spectral.newton_schulz import newton_schulz, newton_schulz_of_features
-from .spectral.polar import SMALLEST, hermitian_factor, polar_root
+from .spectral.polar import DTYPES, hermitian_factor, polar_root
 from .spectral.scalar import balanced_root, regularised_log, regularised_root
 
 __all__ = ["METHODS", "Method", "covariance_sqrt", "get_method", "matrix_sqrt", "pool_features"]
@@ -176,7 +176,7 @@ def _spectral(
         *(name, forward, backward, reference, torch.float64, features, sigma, degree),
         by_products=by_products,
         products_dtype=torch.float32,
-        dtypes=tuple(SMALLEST) if exact else _PRECISIONS,
+        dtypes=DTYPES if exact else _PRECISIONS,
         dtype_off_cpu=torch.float32 if exact else None,
     )
 

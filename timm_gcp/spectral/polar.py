@@ -51,10 +51,36 @@ def scalings(smallest: float, eps: float) -> tuple[float, ...]:
     return (*factors, 1.0)
 
 
-SMALLEST = {torch.bfloat16: 1e-2, torch.float32: 1e-4, torch.float64: 1e-8}
+_TF32 = "tf32"
+
+SMALLEST: dict[torch.dtype | str, float] = {torch.bfloat16: 1e-2, _TF32: 3e-3, torch.float32: 1e-4, torch.float64: 1e-8}
 """By precision, the smallest singular value, a share of ‖X̄‖_F, that is taken to one; rounding grows by its inverse."""
 
-_SCALINGS = {dtype: scalings(smallest, torch.finfo(dtype).eps) for dtype, smallest in SMALLEST.items()}
+DTYPES = (torch.bfloat16, torch.float32, torch.float64)
+"""What the products can be made in."""
+
+
+def _eps(precision: torch.dtype | str) -> float:
+    return 2.0**-10 if isinstance(precision, str) else torch.finfo(precision).eps
+
+
+_SCALINGS = {precision: scalings(smallest, _eps(precision)) for precision, smallest in SMALLEST.items()}
+
+
+@torch.compiler.assume_constant_result
+def _float32_products() -> str:
+    """The precision that torch has been told to give float32 products; timm's scripts allow TF32."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # set by torch's newer names, which forbid the question
+        return "high"
+
+
+def steps_in(products: torch.dtype) -> tuple[float, ...]:
+    """The steps for what products in this dtype really resolve."""
+    if products == torch.float32 and (told := _float32_products()) != "highest":
+        return _SCALINGS[_TF32 if told == "high" else torch.bfloat16]
+    return _SCALINGS[products]
 
 
 def _decompose(x: Tensor, products: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,7 +89,7 @@ def _decompose(x: Tensor, products: torch.dtype) -> tuple[Tensor, Tensor, Tensor
     unit = x / torch.where(norm > 0, norm, 1)
     tall = (unit if x.shape[-1] < x.shape[-2] else unit.mT).to(products)
     p = tall.reshape(-1, *tall.shape[-2:])
-    for a in _SCALINGS[products]:
+    for a in steps_in(products):
         p = torch.baddbmm(p, p, p.mT @ p, beta=1.5 * a, alpha=a**3 / -2)  # one rounding, at the end
     return tall, p.reshape(tall.shape), norm
 
@@ -88,11 +114,11 @@ class _PolarRoot(torch.autograd.Function):
         b = symmetric(p.mT @ tall)
         if ctx.wide:  # P is pᵀ, b is H, and X̄Z = HZ'P with HZ' + Z'H = PPᵀGPPᵀ
             range_ = p.mT @ p
-            z = lyapunov(b, symmetric(range_ @ g @ range_), _SCALINGS[p.dtype])
+            z = lyapunov(b, symmetric(range_ @ g @ range_), steps_in(p.dtype))
             gx = (g - b @ z) @ p.mT
         else:
             gp = g @ p
-            z = lyapunov(b, symmetric(p.mT @ gp), _SCALINGS[p.dtype])
+            z = lyapunov(b, symmetric(p.mT @ gp), steps_in(p.dtype))
             gx = gp - tall @ z
         return 2 * gx.to(grad.dtype), None
 
@@ -116,7 +142,7 @@ def polar_root(x: Tensor, products: torch.dtype | None = None) -> Tensor:
     Relative errors against float64 singular vectors, 256 channels on a 14×14 map: in float32 10⁻⁶ of the root and 10⁻⁴
     of the gradient up to a condition number of 10² (5·10⁻⁶ and 10⁻² at 10⁴); in float64 10⁻¹⁴ and 10⁻⁸ at either; in
     bfloat16 10⁻² of the root, and of the gradient 0.02 on ReLU features of condition 30, more where singular values
-    are cut.
+    are cut. Where torch may make float32 products in less (``torch.set_float32_matmul_precision``, TF32), so are these.
 
     Args:
         x: centred features ``[..., C, M]``, float32 or float64.
