@@ -10,7 +10,18 @@ from statistics import fmean
 import numpy as np
 
 from . import answer_pictures as pictures
-from .experiment import CANDIDATES, HEADS, SEARCHED, SEEDS, TRUNK, fold_scores, rate_of
+from .experiment import (
+    CANDIDATES,
+    FIRST_RATES,
+    HEADS,
+    SEARCHED,
+    SEEDS,
+    TRUNK,
+    augmentation_of,
+    augmentation_scores,
+    fold_scores,
+    rate_of,
+)
 from .intervals import Interval, paired, spread, unpaired
 from .record import read_rows
 
@@ -38,7 +49,7 @@ class Experiment:
         self.curves = read_rows(results / "experiment_curves.csv")
         self.scores: dict[str, dict[str, float]] = {}
         for head in HEADS:
-            if own := {row["seed"]: float(row["test_top1"]) for row in self.rows if row["head"] == head}:
+            if own := {row["seed"]: float(row["held_top1"]) for row in self.rows if row["head"] == head}:
                 self.scores[head] = dict(sorted(own.items()))
 
     def gap(self, head: str, base: str) -> Interval | None:
@@ -76,8 +87,24 @@ def section(results: Path) -> str:
 
 
 def search_table(experiment: Experiment) -> str:
-    """Mean top-1 on the folds, by head and rate."""
+    """Top-1 on the folds: by augmentation, then by head and rate."""
     epochs = int(experiment.searched[0]["epochs"])
+    tried = augmentation_scores(experiment.results, epochs)
+    titles = " | ".join(f"{head}, {FIRST_RATES[head]:g}" for head in SEARCHED)
+    first = [f"| top-1 on one fold, head and rate | {titles} | mean |", "|---" * (2 + len(SEARCHED)) + "|"]
+    done = all(len(own) == len(SEARCHED) for own in tried.values())
+    chosen = augmentation_of(experiment.results, epochs) if done else ""
+    for name, own in tried.items():
+        cells = [f"{own[head]:.1f}" if head in own else "" for head in SEARCHED]
+        mean = f"{fmean(own.values()):.1f}" if len(own) == len(SEARCHED) else ""
+        first.append(f"| {name} | {' | '.join(cells)} | {f'**{mean}**' if name == chosen else mean} |")
+    if not done:
+        return "\n".join([*first, "", "The search has not ended."])
+    return "\n".join([*first, "", rate_table(experiment, epochs)])
+
+
+def rate_table(experiment: Experiment, epochs: int) -> str:
+    """Mean top-1 on the folds, by head and rate."""
     heads = dict.fromkeys((*SEARCHED, *CANDIDATES))
     scores = {head: own for head in heads if (own := fold_scores(experiment.results, head, epochs))}
     rates = sorted({rate for own in scores.values() for rate in own})

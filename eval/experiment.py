@@ -1,9 +1,10 @@
 """Every pooling head on the grocery photographs, from scratch, in stages: the runs behind the answers in the report.
 
 One small backbone (timm's ``test_resnet``), the same stride, data order, augmentation, schedule and budget for every
-head. The learning rates of average pooling and of the covariance heads are chosen on folds of the training part
-(`eval.folds`), and so is the method that is to be compared with average pooling; the final runs train on the whole
-training part for a fixed number of epochs, and the test part is read once a run, with the weights of the last epoch.
+head. What is chosen is chosen on folds of the training part (`eval.folds`): the augmentation for all, the learning
+rates of average pooling and of the covariance heads, and the method that is to be compared with average pooling. The
+final runs train on the whole training part for a fixed number of epochs, and the test part is read once a run, with the
+weights of the last epoch.
 
 Every run is a ``timm-gcp train`` of its own, and a line of CSV when it is done: started again, this command goes on
 where it stopped. All hybrid runs of a seed are one up to the switch, to the last digit (an epoch's random numbers
@@ -11,6 +12,7 @@ depend on the seed and the epoch alone): that part is trained once, and the othe
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -19,7 +21,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from threading import Lock
@@ -28,7 +30,7 @@ from tqdm import tqdm
 
 from timm_gcp import GCPError
 
-from .folds import write_folds
+from .folds import FOLDS, write_folds
 from .record import append_row, provenance, read_rows, write_rows
 
 BACKBONE = "test_resnet"
@@ -81,16 +83,24 @@ STAGES = {
 }
 """Heads of the final runs by stage, the cheap and the telling first. Stage 1 is the search."""
 
+AUGMENTATIONS = {
+    "crops": "--scale 0.35 1.0 --color-jitter 0 --smoothing 0",
+    "crops-jitter-smoothing": "--scale 0.35 1.0 --color-jitter 0.2 --smoothing 0.1",
+    "crops-jitter": "--scale 0.35 1.0 --color-jitter 0.2 --smoothing 0",
+    "small-crops": "--scale 0.2 1.0 --color-jitter 0 --smoothing 0",
+}
+"""What is tried first, with the searched heads at `FIRST_RATES`, on one fold."""
+
+FIRST_RATES = {"average": 0.2, "isqrt": 0.1}
+FIRST_FOLD = 1
 RATES = (0.1, 0.2)
 LIMITS = (0.0125, 1.6)
-SEARCH_FOLDS = (0, 4)
 EPOCHS = 30
 SEEDS = (0, 1, 2)
 RECIPE = shlex.split(
     "--dataset grocery --last-stride 1 --img-size 112 --crop-pct 0.95 -b 32 -vb 128 --opt sgd --momentum 0.9 "
     "--weight-decay 1e-4 --clip-grad 5 --sched cosine --sched-on-updates --warmup-lr 1e-3 --min-lr 1e-5 "
-    "--scale 0.35 1.0 --color-jitter 0.2 --smoothing 0.1 --device cpu --channels-last -j 0 --no-prefetcher "
-    "--no-check-images"
+    "--device cpu --channels-last -j 0 --no-prefetcher --no-check-images"
 )
 ONE_THREAD = {
     **dict(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1"),
@@ -102,12 +112,17 @@ CURVES = ("epoch", "lr", "method", "train_top1", "eval_top1", "kappa", "rank", "
 """Columns of a run's summary that are kept for the report."""
 
 
+KEY = ("head", "lr", "augmentation", "seed", "epochs", "fold")
+"""Columns of the table that tell a run from all others (`Run.key`)."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One training run; `fold` is None for a final run, on the whole training part."""
 
     head: str
     rate: float
+    augmentation: str
     seed: int
     epochs: int
     fold: int | None = None
@@ -115,19 +130,25 @@ class Run:
     @property
     def name(self) -> str:
         where = "final" if self.fold is None else f"fold{self.fold}"
-        return f"{where}-{self.head}-lr{self.rate:g}-seed{self.seed}"
+        return f"{where}-{self.head}-{self.augmentation}-lr{self.rate:g}-seed{self.seed}"
 
     @property
     def key(self) -> tuple[str, ...]:
         fold = "" if self.fold is None else str(self.fold)
-        return (self.head, f"{self.rate:g}", str(self.seed), str(self.epochs), fold)
+        return (self.head, f"{self.rate:g}", self.augmentation, str(self.seed), str(self.epochs), fold)
+
+    @property
+    def held(self) -> str:
+        """The split that judges it: read once, when it is trained."""
+        return "test" if self.fold is None else f"fold{self.fold}-val"
 
     def command(self, data: Path, output: Path) -> list[str]:
         """The arguments of ``timm-gcp`` that train it."""
-        train, val = ("train", "val") if self.fold is None else (f"fold{self.fold}-train", f"fold{self.fold}-val")
+        part = "train" if self.fold is None else f"fold{self.fold}-train"
         return [
-            *("train", "--data-dir", str(data), "--train-split", train, "--val-split", val),
-            *(*HEADS[self.head], *RECIPE, "--lr", f"{self.rate:g}", "--epochs", str(self.epochs)),
+            *("train", "--data-dir", str(data), "--train-split", part, "--val-split", "val"),
+            *(*HEADS[self.head], *RECIPE, *AUGMENTATIONS[self.augmentation].split()),
+            *("--lr", f"{self.rate:g}", "--epochs", str(self.epochs)),
             *("--warmup-epochs", str(self.epochs // 4), "--seed", str(self.seed)),
             *("--checkpoint-hist", str(self.epochs if self.head == TRUNK else 1)),
             *("--output", str(output), "--experiment", self.name),
@@ -153,16 +174,23 @@ def main(argv: list[str]) -> None:
             continue
         heads = [head for head in STAGES[stage] if head in (args.heads or STAGES[stage])]
         rates = {head: rate_of(args.results, head, args.epochs) for head in heads}
+        augmentation = augmentation_of(args.results, args.epochs)
         for seed in args.seeds:
-            runs = [Run(head, rates[head], seed, args.epochs) for head in heads]
-            train_all(runs, args)
+            train_all((Run(head, rates[head], augmentation, seed, args.epochs) for head in heads), args)
 
 
 def search(args: argparse.Namespace) -> None:
-    """Tries rates on the folds, next to the best one too, until the best has neighbours on both sides; then names.
+    """Chooses on the folds: an augmentation, then rates until the best has neighbours on both sides, then a head.
 
-    The folds are as long as the final runs: fewer epochs would favour larger rates.
+    The runs are as long as the final ones: fewer epochs would favour larger rates.
     """
+    train_all(
+        (
+            Run(head, FIRST_RATES[head], name, 0, args.epochs, FIRST_FOLD)
+            for name, head in itertools.product(AUGMENTATIONS, SEARCHED)
+        ),
+        args,
+    )
     rates = {head: set(RATES) for head in SEARCHED}
     while True:
         train_all(_on_folds(args, ((head, rate) for head in SEARCHED for rate in sorted(rates[head]))), args)
@@ -175,7 +203,8 @@ def search(args: argparse.Namespace) -> None:
 
 
 def _on_folds(args: argparse.Namespace, settings: Iterable[tuple[str, float]]) -> list[Run]:
-    return [Run(head, rate, 0, args.epochs, fold) for head, rate in settings for fold in SEARCH_FOLDS]
+    augmentation = augmentation_of(args.results, args.epochs)
+    return [Run(head, rate, augmentation, 0, args.epochs, fold) for head, rate in settings for fold in range(FOLDS)]
 
 
 def with_neighbours(rates: set[float], best: float) -> set[float]:
@@ -188,17 +217,40 @@ def with_neighbours(rates: set[float], best: float) -> set[float]:
     return grown
 
 
-def fold_scores(results: Path, head: str, epochs: int) -> dict[float, list[float]]:
-    """Rate → top-1 on the folds, of the last epoch."""
-    scores: dict[float, list[float]] = {}
-    for row in _fold_rows(results, head, epochs):
-        scores.setdefault(float(row["lr"]), []).append(float(row["eval_top1"]))
+def augmentation_scores(results: Path, epochs: int) -> dict[str, dict[str, float]]:
+    """Augmentation → searched head → top-1 on the first fold at its first rate."""
+    scores: dict[str, dict[str, float]] = {name: {} for name in AUGMENTATIONS}
+    for row in _fold_rows(results, epochs):
+        first = row["head"] in SEARCHED and float(row["lr"]) == FIRST_RATES[row["head"]]
+        if first and row["fold"] == str(FIRST_FOLD):
+            scores[row["augmentation"]][row["head"]] = float(row["held_top1"])
     return scores
 
 
-def _fold_rows(results: Path, head: str, epochs: int) -> list[dict[str, str]]:
-    rows = read_rows(results / "experiment.csv")
-    return [row for row in rows if row["head"] == head and row["fold"] and row["epochs"] == str(epochs)]
+def augmentation_of(results: Path, epochs: int) -> str:
+    """The augmentation of all heads: that with the best mean over the searched heads.
+
+    Raises:
+        GCPError: not all of them have been tried.
+    """
+    scores = augmentation_scores(results, epochs)
+    if any(len(own) < len(SEARCHED) for own in scores.values()):
+        raise GCPError("The augmentation is not chosen yet; run --stage 1 first.")
+    return max(scores, key=lambda name: fmean(scores[name].values()))
+
+
+def fold_scores(results: Path, head: str, epochs: int) -> dict[float, list[float]]:
+    """Rate → top-1 on the folds, of the last epoch, with the augmentation chosen."""
+    augmentation = augmentation_of(results, epochs)
+    scores: dict[float, list[float]] = {}
+    for row in _fold_rows(results, epochs):
+        if row["head"] == head and row["augmentation"] == augmentation:
+            scores.setdefault(float(row["lr"]), []).append(float(row["held_top1"]))
+    return scores
+
+
+def _fold_rows(results: Path, epochs: int) -> list[dict[str, str]]:
+    return [row for row in read_rows(results / "experiment.csv") if row["fold"] and row["epochs"] == str(epochs)]
 
 
 def rate_of(results: Path, head: str, epochs: int) -> float:
@@ -214,9 +266,9 @@ def rate_of(results: Path, head: str, epochs: int) -> float:
         raise GCPError(f"The rate of '{searched}' is not chosen yet; run --stage 1 first.")
     means = {rate: fmean(values) for rate, values in scores.items()}
     best = max(means, key=lambda rate: means[rate])
-    counts = [int(r["count"]) for r in _fold_rows(results, searched, epochs) if float(r["lr"]) == best]
+    held = {row["fold"]: int(row["held_count"]) for row in _fold_rows(results, epochs)}
     share = means[best] / 100
-    error = 100 * math.sqrt(share * (1 - share) / sum(counts))
+    error = 100 * math.sqrt(share * (1 - share) / sum(held.values()))
     return min(rate for rate, mean in means.items() if mean >= means[best] - error)
 
 
@@ -224,8 +276,7 @@ def train_all(runs: Iterable[Run], args: argparse.Namespace) -> None:
     """Trains the runs that have no line in the table yet, several side by side."""
     table = args.results / "experiment.csv"
     args.results.mkdir(parents=True, exist_ok=True)
-    columns = ("head", "lr", "seed", "epochs", "fold")
-    finished = {tuple(row[name] for name in columns) for row in read_rows(table)}
+    finished = {tuple(row[name] for name in KEY) for row in read_rows(table)}
     todo = [run for run in runs if run.key not in finished]
     lock = Lock()
     with tqdm(total=len(todo), desc="runs", disable=not todo) as bar, ThreadPoolExecutor(args.jobs) as pool:
@@ -237,7 +288,7 @@ def train_all(runs: Iterable[Run], args: argparse.Namespace) -> None:
                     write_curves(args.results / "experiment_curves.csv", curves)
                 append_row(table, row)
                 bar.update()
-                tqdm.write(f"{run.name}: evaluation {row['eval_top1']} test {row['test_top1']}")
+                tqdm.write(f"{run.name}: validation {row['eval_top1']}, {run.held} {row['held_top1']}")
 
         for _ in pool.map(work, todo):
             pass
@@ -250,7 +301,7 @@ def write_curves(path: Path, curves: list[dict[str, object]]) -> None:
 
 
 def train(run: Run, source: Path, work: Path) -> tuple[dict[str, object], list[dict[str, object]]]:
-    """One ``timm-gcp train``, resumed where a part of it is done; then, for a final run, one look at the test part.
+    """One ``timm-gcp train``, resumed where a part of it is done; then one look at the part that judges it.
 
     Returns:
         The run's line in the table, and its epochs for the curves (none for a run on a fold).
@@ -262,38 +313,35 @@ def train(run: Run, source: Path, work: Path) -> tuple[dict[str, object], list[d
         last = folder / "last.pth.tar"
         start = last if last.exists() else _trunk(run, work)
         _run([*command, *(["--resume", str(start)] if start else [])], log)
-    result = json.loads((folder / "result.json").read_text())
-    epochs = read_rows(folder / "summary.csv")
-    test: dict[str, object] = {}
-    if run.fold is None:
-        out = folder / "test.json"
+    out = folder / f"{run.held}.json"
+    if not out.exists():
         evaluate = ["validate", "--checkpoint", str(folder / "last.pth.tar"), "--dataset", "grocery"]
-        evaluate += ["--data-dir", str(data), "--split", "test", "-b", "128", "-j", "0", "--device", "cpu"]
-        if not out.exists():
-            _run([*evaluate, "--results-file", str(out)], log)
-        test = json.loads(out.read_text())
-        test = test[0] if isinstance(test, list) else test
-    head, rate, seed, length, fold = run.key
+        evaluate += ["--data-dir", str(data), "--split", run.held, "-b", "128", "-j", "0", "--device", "cpu"]
+        _run([*evaluate, "--results-file", str(out)], log)
+    result, held = json.loads((folder / "result.json").read_text()), json.loads(out.read_text())
+    held = held[0] if isinstance(held, list) else held
+    epochs = read_rows(folder / "summary.csv")
     row: dict[str, object] = {
-        **dict(head=head, lr=rate, seed=seed, epochs=length, fold=fold),
+        **dict(zip(KEY, run.key, strict=True)),
         "train_top1": round(float(epochs[-1]["train_top1"]), 2),
         "eval_top1": round(float(epochs[-1]["eval_top1"]), 2),
-        "count": result["count"],
-        "test_top1": round(float(str(test["top1"])), 2) if test else "",
-        "test_top5": round(float(str(test["top5"])), 2) if test else "",
-        "test_loss": round(float(str(test["loss"])), 4) if test else "",
+        "held_top1": round(float(held["top1"]), 2),
+        "held_top5": round(float(held["top5"]), 2),
+        "held_loss": round(float(held["loss"]), 4),
+        "held_count": held["count"],
         "parameters": result["parameters"],
         "seconds": round(sum(float(epoch["seconds"]) for epoch in epochs)),
         **provenance(),
         "command": "timm-gcp " + shlex.join(command).replace(str(data), "DATA").replace(str(work), "RUNS"),
     }
-    curves = [{"head": head, "seed": seed, **{name: e[name] for name in CURVES}} for e in epochs] if test else []
-    return row, curves
+    if run.fold is not None:
+        return row, []
+    return row, [{"head": run.head, "seed": run.key[3], **{name: e[name] for name in CURVES}} for e in epochs]
 
 
 def _trunk(run: Run, work: Path) -> Path | None:
     """For a hybrid, the trunk's checkpoint before the epoch in which the method switches, once the trunk is trained."""
-    folder = work / Run(TRUNK, run.rate, run.seed, run.epochs).name
+    folder = work / replace(run, head=TRUNK).name
     result = folder / "result.json"
     if not run.head.endswith("-hybrid") or not result.exists():
         return None

@@ -90,7 +90,8 @@ SECTIONS = (
     Section(
         "speed",
         "Speed and memory of the layers",
-        "python -m eval speed --threads 2 --upstream CHECKOUTS  # DifferentiableSVD and fast-MPN-COV",
+        "# CHECKOUTS holds DifferentiableSVD and fast-MPN-COV\n"
+        "python -m eval speed --threads 2 --upstream CHECKOUTS --precision float32 bfloat16",
         _speed,
     ),
     Section(
