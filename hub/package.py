@@ -29,6 +29,9 @@ LIMIT = 4 * 2**20
 RGB = ("in_chans", 3)
 """What goes without saying."""
 
+BOOKKEEPING = {"--output": 2, "--experiment": 2, "--checkpoint-hist": 2, "--no-check-images": 1}
+"""Options, and how many words they are, that change no weights; the first two are places of one machine."""
+
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m hub package", description=__doc__.split("\n")[0])
@@ -79,21 +82,24 @@ def evaluate(folder: Path, given: Sequence[str]) -> dict[str, float]:
     return line[0] if isinstance(line, list) else line
 
 
+def public(command: str, data: str | None) -> str:
+    """A command without bookkeeping, and with a name that stands for the data folder."""
+    words = shlex.split(command)
+    for option, number in BOOKKEEPING.items():
+        if option in words:
+            at = words.index(option)
+            del words[at : at + number]
+    if "--data-dir" in words:
+        words[words.index("--data-dir") + 1] = data or "DATA"
+    return shlex.join(words)
+
+
 def make_row(args: argparse.Namespace, result: dict[str, float]) -> Checkpoint:
     """The row of a folder, with what was measured."""
     config = json.loads((args.folder / "config.json").read_text(encoding="utf-8"))
     cfg = config["pretrained_cfg"]
     content = (args.folder / "model.safetensors").read_bytes()
     trained = read_recipe(args.folder)
-
-    def public(command: str) -> str:
-        """A command with the name that stands for the data folder, and without the places of one machine."""
-        words = shlex.split(command)
-        for option, stand_in in (("--data-dir", args.data_name or "DATA"), ("--output", None), ("--experiment", None)):
-            if option in words:
-                at = words.index(option)
-                words[at : at + 2] = [option, stand_in] if stand_in else []
-        return shlex.join(words)
 
     labels = config.get("label_names")
     return Checkpoint(
@@ -118,9 +124,9 @@ def make_row(args: argparse.Namespace, result: dict[str, float]) -> Checkpoint:
                 "top1": round(result["top1"], 2),
                 "top5": round(result["top5"], 2),
                 "by": "timm_gcp",
-                "command": public(f"timm-gcp validate --model {args.name} {args.evaluate}"),
+                "command": public(f"timm-gcp validate --model {args.name} {args.evaluate}", args.data_name),
             },
         ),
-        recipe=public(trained["command"]) if trained else None,
+        recipe=public(trained["command"], args.data_name) if trained else None,
         origin_url=args.origin_url,
     )

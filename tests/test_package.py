@@ -50,6 +50,12 @@ def test_a_run_is_packaged_with_its_accuracy(images, run, tmp_path):
     assert len(read_manifest(manifest)) == len(before) + 1
 
 
+def test_a_public_command_says_what_makes_the_weights():
+    given = "timm-gcp train --data-dir /home/x --checkpoint-hist 30 --lr 0.1 --no-check-images --output runs -j 0"
+    assert package.public(given, "GROCERY") == "timm-gcp train --data-dir GROCERY --lr 0.1 -j 0"
+    assert package.public("timm-gcp train photographs --lr 0.1", None) == "timm-gcp train photographs --lr 0.1"
+
+
 def test_what_cannot_be_packaged(images, run, tmp_path, monkeypatch):
     manifest = tmp_path / "manifest.json"
     shutil.copy(MANIFEST, manifest)
