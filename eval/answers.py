@@ -10,18 +10,7 @@ from statistics import fmean
 import numpy as np
 
 from . import answer_pictures as pictures
-from .experiment import (
-    CANDIDATES,
-    FIRST_RATES,
-    HEADS,
-    SEARCHED,
-    SEEDS,
-    TRUNK,
-    augmentation_of,
-    augmentation_scores,
-    fold_scores,
-    rate_of,
-)
+from .experiment import CANDIDATES, HEADS, SEARCHED, SEEDS, TRUNK, fold_scores, rate_of
 from .intervals import Interval, paired, spread, unpaired
 from .record import read_rows
 
@@ -36,8 +25,10 @@ class Experiment:
     """The final runs of ``experiment.csv`` and their curves.
 
     Attributes:
-        scores: head → seed → test top-1, heads in the order of the experiment.
+        searched: the runs on the folds.
+        epochs: of every run.
         rows: the final runs.
+        scores: head → seed → test top-1, heads in the order of the experiment.
         curves: every epoch of them.
     """
 
@@ -45,6 +36,7 @@ class Experiment:
         self.results = results
         every = read_rows(results / "experiment.csv")
         self.searched = [row for row in every if row["fold"]]
+        self.epochs = int(self.searched[0]["epochs"])
         self.rows = [row for row in every if not row["fold"]]
         self.curves = read_rows(results / "experiment_curves.csv")
         self.scores: dict[str, dict[str, float]] = {}
@@ -68,9 +60,8 @@ class Experiment:
 
     def named(self) -> str:
         """The covariance head with the best mean on the folds: the one to hold against average pooling."""
-        epochs = int(self.searched[0]["epochs"])
-        rate = rate_of(self.results, "isqrt", epochs)
-        best = {head: fmean(fold_scores(self.results, head, epochs).get(rate, [0])) for head in CANDIDATES}
+        rate = rate_of(self.results, "isqrt", self.epochs)
+        best = {head: fmean(fold_scores(self.results, head, self.epochs).get(rate, [0])) for head in CANDIDATES}
         return max(best, key=lambda head: best[head])
 
 
@@ -87,26 +78,10 @@ def section(results: Path) -> str:
 
 
 def search_table(experiment: Experiment) -> str:
-    """Top-1 on the folds: by augmentation, then by head and rate."""
-    epochs = int(experiment.searched[0]["epochs"])
-    tried = augmentation_scores(experiment.results, epochs)
-    titles = " | ".join(f"{head}, {FIRST_RATES[head]:g}" for head in SEARCHED)
-    first = [f"| top-1 on one fold, head and rate | {titles} | mean |", "|---" * (2 + len(SEARCHED)) + "|"]
-    done = all(len(own) == len(SEARCHED) for own in tried.values())
-    chosen = augmentation_of(experiment.results, epochs) if done else ""
-    for name, own in tried.items():
-        cells = [f"{own[head]:.1f}" if head in own else "" for head in SEARCHED]
-        mean = f"{fmean(own.values()):.1f}" if len(own) == len(SEARCHED) else ""
-        first.append(f"| {name} | {' | '.join(cells)} | {f'**{mean}**' if name == chosen else mean} |")
-    if not done:
-        return "\n".join([*first, "", "The search has not ended."])
-    return "\n".join([*first, "", rate_table(experiment, epochs)])
-
-
-def rate_table(experiment: Experiment, epochs: int) -> str:
     """Mean top-1 on the folds, by head and rate."""
+    epochs, results = experiment.epochs, experiment.results
     heads = dict.fromkeys((*SEARCHED, *CANDIDATES))
-    scores = {head: own for head in heads if (own := fold_scores(experiment.results, head, epochs))}
+    scores = {head: own for head in heads if (own := fold_scores(results, head, epochs))}
     rates = sorted({rate for own in scores.values() for rate in own})
     lines = [
         "| top-1 on the folds | " + " | ".join(f"{rate:g}" for rate in rates) + " |",
@@ -114,7 +89,7 @@ def rate_table(experiment: Experiment, epochs: int) -> str:
     ]
     for head, own in scores.items():
         means = {rate: fmean(values) for rate, values in own.items()}
-        taken = rate_of(experiment.results, head, epochs)
+        taken = rate_of(results, head, epochs)
         cells = [("**{:.1f}**" if r == taken else "{:.1f}").format(means[r]) if r in means else "" for r in rates]
         lines.append(f"| {head} | {' | '.join(cells)} |")
     if not all(head in scores for head in CANDIDATES):

@@ -1,8 +1,8 @@
 """Every pooling head on the grocery photographs, from scratch, in stages: the runs behind the answers in the report.
 
 One small backbone (timm's ``test_resnet``), the same stride, data order, augmentation, schedule and budget for every
-head. What is chosen is chosen on folds of the training part (`eval.folds`): the augmentation for all, the learning
-rates of average pooling and of the covariance heads, and the method that is to be compared with average pooling. The
+head; the augmentation is timm's default. The learning rates of average pooling and of the covariance heads are chosen
+on a fold of the training part (`eval.folds`), and so is the method that is to be compared with average pooling. The
 final runs train on the whole training part for a fixed number of epochs, and the test part is read once a run, with the
 weights of the last epoch.
 
@@ -12,7 +12,6 @@ depend on the seed and the epoch alone): that part is trained once, and the othe
 """
 
 import argparse
-import itertools
 import json
 import math
 import os
@@ -30,7 +29,7 @@ from tqdm import tqdm
 
 from timm_gcp import GCPError
 
-from .folds import FOLDS, write_folds
+from .folds import write_folds
 from .record import append_row, provenance, read_rows, write_rows
 
 BACKBONE = "test_resnet"
@@ -83,16 +82,7 @@ STAGES = {
 }
 """Heads of the final runs by stage, the cheap and the telling first. Stage 1 is the search."""
 
-AUGMENTATIONS = {
-    "crops": "--scale 0.35 1.0 --color-jitter 0 --smoothing 0",
-    "crops-jitter-smoothing": "--scale 0.35 1.0 --color-jitter 0.2 --smoothing 0.1",
-    "crops-jitter": "--scale 0.35 1.0 --color-jitter 0.2 --smoothing 0",
-    "small-crops": "--scale 0.2 1.0 --color-jitter 0 --smoothing 0",
-}
-"""What is tried first, with the searched heads at `FIRST_RATES`, on one fold."""
-
-FIRST_RATES = {"average": 0.2, "isqrt": 0.1}
-FIRST_FOLD = 1
+SEARCH_FOLDS = (1,)
 RATES = (0.1, 0.2)
 LIMITS = (0.0125, 1.6)
 EPOCHS = 30
@@ -112,7 +102,7 @@ CURVES = ("epoch", "lr", "method", "train_top1", "eval_top1", "kappa", "rank", "
 """Columns of a run's summary that are kept for the report."""
 
 
-KEY = ("head", "lr", "augmentation", "seed", "epochs", "fold")
+KEY = ("head", "lr", "seed", "epochs", "fold")
 """Columns of the table that tell a run from all others (`Run.key`)."""
 
 
@@ -122,7 +112,6 @@ class Run:
 
     head: str
     rate: float
-    augmentation: str
     seed: int
     epochs: int
     fold: int | None = None
@@ -130,12 +119,12 @@ class Run:
     @property
     def name(self) -> str:
         where = "final" if self.fold is None else f"fold{self.fold}"
-        return f"{where}-{self.head}-{self.augmentation}-lr{self.rate:g}-seed{self.seed}"
+        return f"{where}-{self.head}-lr{self.rate:g}-seed{self.seed}"
 
     @property
     def key(self) -> tuple[str, ...]:
         fold = "" if self.fold is None else str(self.fold)
-        return (self.head, f"{self.rate:g}", self.augmentation, str(self.seed), str(self.epochs), fold)
+        return (self.head, f"{self.rate:g}", str(self.seed), str(self.epochs), fold)
 
     @property
     def held(self) -> str:
@@ -147,8 +136,7 @@ class Run:
         part = "train" if self.fold is None else f"fold{self.fold}-train"
         return [
             *("train", "--data-dir", str(data), "--train-split", part, "--val-split", "val"),
-            *(*HEADS[self.head], *RECIPE, *AUGMENTATIONS[self.augmentation].split()),
-            *("--lr", f"{self.rate:g}", "--epochs", str(self.epochs)),
+            *(*HEADS[self.head], *RECIPE, "--lr", f"{self.rate:g}", "--epochs", str(self.epochs)),
             *("--warmup-epochs", str(self.epochs // 4), "--seed", str(self.seed)),
             *("--checkpoint-hist", str(self.epochs if self.head == TRUNK else 1)),
             *("--output", str(output), "--experiment", self.name),
@@ -174,23 +162,15 @@ def main(argv: list[str]) -> None:
             continue
         heads = [head for head in STAGES[stage] if head in (args.heads or STAGES[stage])]
         rates = {head: rate_of(args.results, head, args.epochs) for head in heads}
-        augmentation = augmentation_of(args.results, args.epochs)
         for seed in args.seeds:
-            train_all((Run(head, rates[head], augmentation, seed, args.epochs) for head in heads), args)
+            train_all((Run(head, rates[head], seed, args.epochs) for head in heads), args)
 
 
 def search(args: argparse.Namespace) -> None:
-    """Chooses on the folds: an augmentation, then rates until the best has neighbours on both sides, then a head.
+    """Tries rates on the folds, next to the best one too, until the best has neighbours on both sides; then heads.
 
     The runs are as long as the final ones: fewer epochs would favour larger rates.
     """
-    train_all(
-        (
-            Run(head, FIRST_RATES[head], name, 0, args.epochs, FIRST_FOLD)
-            for name, head in itertools.product(AUGMENTATIONS, SEARCHED)
-        ),
-        args,
-    )
     rates = {head: set(RATES) for head in SEARCHED}
     while True:
         train_all(_on_folds(args, ((head, rate) for head in SEARCHED for rate in sorted(rates[head]))), args)
@@ -203,8 +183,7 @@ def search(args: argparse.Namespace) -> None:
 
 
 def _on_folds(args: argparse.Namespace, settings: Iterable[tuple[str, float]]) -> list[Run]:
-    augmentation = augmentation_of(args.results, args.epochs)
-    return [Run(head, rate, augmentation, 0, args.epochs, fold) for head, rate in settings for fold in range(FOLDS)]
+    return [Run(head, rate, 0, args.epochs, fold) for head, rate in settings for fold in SEARCH_FOLDS]
 
 
 def with_neighbours(rates: set[float], best: float) -> set[float]:
@@ -217,34 +196,11 @@ def with_neighbours(rates: set[float], best: float) -> set[float]:
     return grown
 
 
-def augmentation_scores(results: Path, epochs: int) -> dict[str, dict[str, float]]:
-    """Augmentation → searched head → top-1 on the first fold at its first rate."""
-    scores: dict[str, dict[str, float]] = {name: {} for name in AUGMENTATIONS}
-    for row in _fold_rows(results, epochs):
-        first = row["head"] in SEARCHED and float(row["lr"]) == FIRST_RATES[row["head"]]
-        if first and row["fold"] == str(FIRST_FOLD):
-            scores[row["augmentation"]][row["head"]] = float(row["held_top1"])
-    return scores
-
-
-def augmentation_of(results: Path, epochs: int) -> str:
-    """The augmentation of all heads: that with the best mean over the searched heads.
-
-    Raises:
-        GCPError: not all of them have been tried.
-    """
-    scores = augmentation_scores(results, epochs)
-    if any(len(own) < len(SEARCHED) for own in scores.values()):
-        raise GCPError("The augmentation is not chosen yet; run --stage 1 first.")
-    return max(scores, key=lambda name: fmean(scores[name].values()))
-
-
 def fold_scores(results: Path, head: str, epochs: int) -> dict[float, list[float]]:
-    """Rate → top-1 on the folds, of the last epoch, with the augmentation chosen."""
-    augmentation = augmentation_of(results, epochs)
+    """Rate → top-1 on the folds, of the last epoch."""
     scores: dict[float, list[float]] = {}
     for row in _fold_rows(results, epochs):
-        if row["head"] == head and row["augmentation"] == augmentation:
+        if row["head"] == head:
             scores.setdefault(float(row["lr"]), []).append(float(row["held_top1"]))
     return scores
 
@@ -336,7 +292,7 @@ def train(run: Run, source: Path, work: Path) -> tuple[dict[str, object], list[d
     }
     if run.fold is not None:
         return row, []
-    return row, [{"head": run.head, "seed": run.key[3], **{name: e[name] for name in CURVES}} for e in epochs]
+    return row, [{"head": run.head, "seed": str(run.seed), **{name: e[name] for name in CURVES}} for e in epochs]
 
 
 def _trunk(run: Run, work: Path) -> Path | None:
