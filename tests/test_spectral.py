@@ -16,7 +16,8 @@ from timm_gcp.spectral.eigh import eigh
 from timm_gcp.spectral.factor import factor
 from timm_gcp.spectral.function import Elementwise, of_features
 from timm_gcp.spectral.loewner import exact, exact_power, k_pade, k_svd, k_taylor, k_trunc, through_eigenvectors
-from timm_gcp.spectral.matrix_pade import pade_root
+from timm_gcp.spectral.matrix_pade import matrix_root, pade_root, taylor_root
+from timm_gcp.spectral.matrix_pade_eigen import matrix_root_eigen, pade_scalar, taylor_scalar
 from timm_gcp.spectral.newton_schulz import newton_schulz, newton_schulz_by_products
 from timm_gcp.spectral.newton_schulz_eigen import divided_differences, newton_schulz_eigen, scalars
 
@@ -470,6 +471,24 @@ def test_matrix_approximants_converge_with_degree_and_steps(method):
         for n in (2, 5, 9)
     ]
     assert steps == sorted(steps, reverse=True)
+
+
+@pytest.mark.parametrize(("products", "scalar"), [(pade_root, pade_scalar), (taylor_root, taylor_scalar)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 2e-5)])
+@pytest.mark.parametrize(("degree", "iterations"), [(1, 1), (5, 8), (11, 30)])
+def test_matrix_approximants_on_the_smaller_side(products, scalar, dtype, tolerance, degree, iterations):
+    """On the eigenvalues of the smaller side: the function of Σ itself, its null space included, and its gradient."""
+    for kind in KINDS:
+        for c, m in ((24, 10), (10, 24), (9, 9), (1, 5), (5, 1)):
+            x = centre(awkward(kind, c, m, torch.Generator().manual_seed(0))).to(dtype)
+            g = torch.randn(2, c, c, dtype=dtype)
+            one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+            expected = matrix_root(one @ one.mT, products, degree, iterations)
+            y = matrix_root_eigen(other, scalar, degree, iterations)
+            assert (y - expected).norm() <= tolerance * expected.norm()
+            expected.backward(g)
+            y.backward(g)
+            assert (other.grad - one.grad).norm() <= tolerance * one.grad.norm()
 
 
 def test_pade_root_is_the_approximant():

@@ -21,6 +21,7 @@ from .spectral.bilinear import bilinear, compact_bilinear
 from .spectral.covariance import binary_scale, centre, rescale, triangle
 from .spectral.function import EXACT_ROOT, Elementwise, SpectralFunction, of_features, of_sigma
 from .spectral.matrix_pade import Approximant, matrix_root, pade_root, taylor_root
+from .spectral.matrix_pade_eigen import matrix_root_eigen, pade_scalar, taylor_scalar
 from .spectral.newton_schulz import newton_schulz, newton_schulz_of_features
 from .spectral.polar import DTYPES, hermitian_factor, polar_root
 from .spectral.scalar import balanced_root, regularised_log, regularised_root
@@ -202,21 +203,35 @@ def _matrix_root(
     name: str,
     forward: str,
     approximant: Approximant,
+    scalar: Approximant,
     degree: int,
-    by_products: Callable[..., Tensor] | None = None,
+    by_products: Callable[..., Tensor],
+    products_dtype: torch.dtype,
 ) -> Method:
+    """A row of MPA or MTP: on the eigenvalues of the smaller side where those are cheap, on Σ elsewhere."""
+
     def features(x: Tensor, degree: int = degree, iterations: int = 8) -> Tensor:
+        if x.device.type == "cpu":
+            return matrix_root_eigen(x, scalar, degree, iterations)
         return matrix_root(x @ x.mT, approximant, degree, iterations)
 
     def sigma(s: Tensor, degree: int = degree, iterations: int = 8) -> Tensor:
         return matrix_root(s, approximant, degree, iterations)
 
     backward, reference = "Lyapunov equation, 8 steps", "Song, Sebe, Wang, ICLR 2022"
-    return Method(name, forward, backward, reference, torch.float32, features, sigma, by_products=by_products)
+    return Method(
+        *(name, forward, backward, reference, torch.float32, features, sigma),
+        by_products=by_products,
+        products_dtype=products_dtype,
+    )
 
 
 def _pade_by_products(x: Tensor, degree: int = 5, iterations: int = 8, **_: Any) -> Tensor:
     return matrix_root(x @ x.mT, products.pade_root, degree, iterations)
+
+
+def _taylor_by_products(x: Tensor, degree: int = 11, iterations: int = 8, **_: Any) -> Tensor:
+    return matrix_root(x @ x.mT, taylor_root, degree, iterations)
 
 
 _ROWS = (
@@ -320,8 +335,24 @@ _ROWS = (
         degree=lambda **_: 0.0,
         by_products=lambda x, unit, share=1e-3: products.regularised_log(x, share, unit),
     ),
-    _matrix_root("mpa", "matrix Padé approximant [5/5]", pade_root, 5, _pade_by_products),
-    _matrix_root("mtp", "matrix Taylor polynomial of degree 11", taylor_root, 11),
+    _matrix_root(
+        "mpa",
+        "matrix Padé approximant [5/5]",
+        pade_root,
+        pade_scalar,
+        5,
+        _pade_by_products,
+        torch.float64,
+    ),
+    _matrix_root(
+        "mtp",
+        "matrix Taylor polynomial of degree 11",
+        taylor_root,
+        taylor_scalar,
+        11,
+        _taylor_by_products,
+        torch.float32,
+    ),
     Method(
         "seb",
         "exact root times 1 + ‖√Σ exp(−Σ)‖",

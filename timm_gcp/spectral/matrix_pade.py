@@ -52,13 +52,18 @@ def pade_root(a: Tensor, degree: int) -> Tensor:
     return torch.cholesky_solve(even, factor).to(a.dtype)
 
 
-def taylor_root(a: Tensor, degree: int) -> Tensor:
-    """The Taylor polynomial of √A about I: Σ_k (−1)ᵏ C(½, k) (I − A)ᵏ."""
+def taylor_coefficients(degree: int) -> list[float]:
+    """Of √a in powers of 1 − a: (−1)ᵏ C(½, k)."""
     coefficients, c = [1.0], 1.0
     for k in range(degree):
         c *= (k - 0.5) / (k + 1)
         coefficients.append(c)
-    return _polynomial(torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - a, coefficients)
+    return coefficients
+
+
+def taylor_root(a: Tensor, degree: int) -> Tensor:
+    """The Taylor polynomial of √A about I."""
+    return _polynomial(torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - a, taylor_coefficients(degree))
 
 
 class _MatrixRoot(torch.autograd.Function):
