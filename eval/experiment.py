@@ -101,7 +101,6 @@ ONE_THREAD = {
 CURVES = ("epoch", "lr", "method", "train_top1", "eval_top1", "kappa", "rank", "under_eps")
 """Columns of a run's summary that are kept for the report."""
 
-
 KEY = ("head", "lr", "seed", "epochs", "fold")
 """Columns of the table that tell a run from all others (`Run.key`)."""
 
@@ -162,8 +161,7 @@ def main(argv: list[str]) -> None:
             continue
         heads = [head for head in STAGES[stage] if head in (args.heads or STAGES[stage])]
         rates = {head: rate_of(args.results, head, args.epochs) for head in heads}
-        for seed in args.seeds:
-            train_all((Run(head, rates[head], seed, args.epochs) for head in heads), args)
+        train_all((Run(head, rates[head], seed, args.epochs) for seed in args.seeds for head in heads), args)
 
 
 def search(args: argparse.Namespace) -> None:
