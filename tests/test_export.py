@@ -253,7 +253,7 @@ def test_refused(folder, images, tmp_path, capsys):
     assert "at least 1" in error_of(plain, "--out", out, "--batch", "0")
     assert "Nothing to export" in error_of("--out", out)
     assert "required: --out" in error_of(plain)
-    assert "no pretrained weights" in error_of("test_resnet_polar", "--out", out)
+    assert "no pretrained weights" in error_of("test_resnet_svdlyap", "--out", out)
 
 
 def test_an_old_file_survives_a_failed_export(folder, tmp_path):

@@ -30,7 +30,7 @@ from hub.card import render_card  # noqa: E402
 from hub.check import logits_of, same_logits  # noqa: E402
 from hub.recipe import read_recipe  # noqa: E402
 
-NAME = "test_resnet_polar.textures"
+NAME = "test_resnet_svdlyap.textures"
 REPO = f"org/{NAME}"
 CLASSES = ("coarse", "fine", "middle")
 ROW = Checkpoint(
@@ -84,7 +84,7 @@ class Desk:
             cwd=folder,
         )
         torch.manual_seed(0)
-        self.model = timm.create_model("test_resnet_polar", num_classes=3, reduce=32).eval()
+        self.model = timm.create_model("test_resnet_svdlyap", num_classes=3, reduce=32).eval()
         self.run = folder / "run"
         save_folder(self.model, self.run / "model", class_names=CLASSES)
         (self.run / "result.json").write_text(
@@ -158,7 +158,7 @@ def test_publish(desk, published):
     weights = (desk.run / "model" / "model.safetensors").read_bytes()
     assert files["model.safetensors"] == weights
     config = json.loads(files["config.json"])
-    assert (config["architecture"], config["num_classes"]) == ("test_resnet_polar", 3)
+    assert (config["architecture"], config["num_classes"]) == ("test_resnet_svdlyap", 3)
     assert (config["model_args"], config["label_names"]) == (ROW.model_args, list(CLASSES))
     assert config["pretrained_cfg"]["crop_pct"] == 0.95
     row = read_manifest(manifest)[NAME]
@@ -230,7 +230,7 @@ def test_verify(desk, published, tmp_path):
     honest = files["config.json"]
     files["config.json"] = honest.replace(b'"reduce": 32', b'"reduce": 64')
     assert "has model_args" in desk.command("verify", "--manifest", manifest, NAME)[1]
-    files["config.json"] = honest.replace(b"test_resnet_polar", b"test_resnet_isqrt")
+    files["config.json"] = honest.replace(b"test_resnet_svdlyap", b"test_resnet_isqrt")
     assert "has architecture test_resnet_isqrt" in desk.command("verify", "--manifest", manifest)[1]
     files["config.json"] = honest
     desk.hub.corrupt = "model.safetensors"
@@ -240,7 +240,7 @@ def test_verify(desk, published, tmp_path):
     desk.hub.calm()
 
     # A good row beside one whose revision does not exist.
-    other = Checkpoint("resnet18_polar.gone", "Gone.", hub=f"{REPO}@{40 * 'a'}", sha256=64 * "0")
+    other = Checkpoint("resnet18_svdlyap.gone", "Gone.", hub=f"{REPO}@{40 * 'a'}", sha256=64 * "0")
     write_manifest({NAME: row, other.name: other}, tmp_path / "m.json")
     status, out, _ = desk.command("verify", "--manifest", tmp_path / "m.json")
     assert status == 1
@@ -316,7 +316,7 @@ def test_dry_run(desk, manifest):
     assert (status, desk.hub.requests) == (0, [])
     assert manifest.read_text() == before
     weights = (desk.run / "model" / "model.safetensors").read_bytes()
-    for text in (hashlib.sha256(weights).hexdigest(), f"{len(weights):,} bytes", "# test_resnet_polar.textures"):
+    for text in (hashlib.sha256(weights).hexdigest(), f"{len(weights):,} bytes", "# test_resnet_svdlyap.textures"):
         assert text in out
     assert f'+    "hub": "{REPO}@<the commit>"' in out
 
@@ -348,7 +348,7 @@ def test_the_row_of_the_package(desk, tmp_path):
     ("change", "message"),
     [
         ({"licence": None}, "has no licence"),
-        ({"name": "test_resnet_polar.other"}, "has no row"),
+        ({"name": "test_resnet_svdlyap.other"}, "has no row"),
         ({"num_classes": 4, "label_names": None}, "num_classes 3 instead of 4"),
         ({"crop_pct": 0.875}, "crop_pct 0.95 instead of 0.875"),
         ({"model_args": {}}, "correct the row's model_args"),

@@ -103,7 +103,7 @@ def test_the_rest_of_timms_arguments():
     assert features.feature_info.reduction() == [8, 16]
     last, intermediates = small().forward_intermediates(IMAGES)
     assert torch.equal(intermediates[-1], last)
-    assert resolve_data_config({}, model=small("test_resnet_polar"))["input_size"] == (3, 160, 160)
+    assert resolve_data_config({}, model=small("test_resnet_svdlyap"))["input_size"] == (3, 160, 160)
 
 
 def test_grad_checkpointing_changes_nothing():

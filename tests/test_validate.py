@@ -114,7 +114,7 @@ def test_refused(run, images, tmp_path, capsys):
     best = run / "model_best.pth.tar"
     assert "Nothing to evaluate" in error_of(*data)
     assert "did you mean" in error_of("--model", "resnet5_polar", *data)
-    assert "no pretrained weights" in error_of("--model", "test_resnet_polar", *data)
+    assert "no pretrained weights" in error_of("--model", "test_resnet_svdlyap", *data)
     assert "There is no checkpoint" in error_of("--checkpoint", tmp_path / "none.pth.tar", *data)
     keys = error_of("--model", "resnet10t_polar", "--checkpoint", best, *data)
     assert "unexpected layer3.0.conv3.weight" in keys
