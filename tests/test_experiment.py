@@ -59,10 +59,10 @@ def test_the_order_is_that_of_the_numbers():
 
 def test_a_hybrid_branches_off_the_trunk_to_the_last_digit(photographs, tmp_path):
     """What the table calls one run: trained through, or from the trunk's checkpoint before the switch."""
-    trunk = Run(experiment.TRUNK, 0.05, "crops", 1, 6)
+    trunk = Run(experiment.TRUNK, 0.05, 1, 6)
     row, curves = experiment.train(trunk, photographs, tmp_path)
     assert 0 <= float(row["held_top1"]) <= 100
-    assert "--experiment final-svdpade-hybrid-crops-lr0.05-seed1" in row["command"]
+    assert "--experiment final-svdpade-hybrid-lr0.05-seed1" in row["command"]
     assert str(tmp_path) not in row["command"]
     assert (curves[0]["method"], curves[-1]["method"]) == ("isqrt", "svdpade")
     # What is finished is not trained again.
@@ -70,7 +70,7 @@ def test_a_hybrid_branches_off_the_trunk_to_the_last_digit(photographs, tmp_path
     assert experiment.train(trunk, photographs, tmp_path)[0] == row
     assert (tmp_path / trunk.name / "result.json").stat().st_mtime_ns == before
 
-    other = Run("polar-hybrid", 0.05, "crops", 1, 6)
+    other = Run("polar-hybrid", 0.05, 1, 6)
     branched, epochs = experiment.train(other, photographs, tmp_path)
     alone, whole = experiment.train(other, photographs, tmp_path / "alone")
     started = [(folder / f"{other.name}.log").read_text() for folder in (tmp_path, tmp_path / "alone")]

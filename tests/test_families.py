@@ -76,7 +76,7 @@ def layout_of(net):
 def test_default_cfg(backbone):
     """On the meta device: nothing is computed, so all methods and the true size cost little."""
     with torch.device(weightless(backbone)):
-        model = timm.create_model(f"{backbone}_polar").eval()
+        model = timm.create_model(f"{backbone}_svdlyap").eval()
         plain = timm.create_model(backbone).eval()
         cfg = model.default_cfg
         features = model.forward_features(torch.zeros(2, *cfg["input_size"]))
