@@ -100,6 +100,7 @@ def pairs(scores: Mapping[str, tuple[Mapping[str, float], Mapping[str, float]]],
                 axes.plot([column - 0.2, column + 0.2], [alone[seed], hybrid[seed]], "o-", ms=4, color="C0", alpha=0.6)
         axes.plot([column + 0.2] * len(hybrid), list(hybrid.values()), "o", ms=4, color="C1")
     axes.set_xticks(range(len(scores)), [head.removesuffix("-hybrid") for head in scores])
+    axes.set_xlim(-0.5, len(scores) - 0.5)  # also where there is no run on the left yet
     axes.set_ylabel("test top-1 (%)")
     axes.set_xlabel("left: from the first epoch; right: hybrid; a line a seed")
     axes.grid(axis="y", alpha=0.3)

@@ -83,6 +83,8 @@ STAGES = {
 """Heads of the final runs by stage, the cheap and the telling first. Stage 1 is the search."""
 
 SEARCH_FOLDS = (1,)
+"""Folds of the search: one half of every class holds out enough photographs (1337) to tell rates apart."""
+
 RATES = (0.1, 0.2)
 LIMITS = (0.0125, 1.6)
 EPOCHS = 30

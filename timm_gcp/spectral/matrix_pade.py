@@ -84,6 +84,12 @@ class _MatrixRoot(torch.autograd.Function):
         return lyapunov(root, symmetric(grad), [1.0] * ctx.iterations), None, None, None
 
 
+def check_counts(degree: int, iterations: int) -> None:
+    """Refuses a degree or a number of steps below 1 with ``ValueError``."""
+    if degree < 1 or iterations < 1:
+        raise ValueError(f"A matrix root takes a degree and iterations of at least 1, not {degree} and {iterations}.")
+
+
 def matrix_root(sigma: Tensor, approximant: Approximant, degree: int, iterations: int) -> Tensor:
     """An approximate square root, compensated by the Frobenius norm; backward through the Lyapunov equation.
 
@@ -101,6 +107,5 @@ def matrix_root(sigma: Tensor, approximant: Approximant, degree: int, iterations
     Raises:
         ValueError: a degree or number of steps below 1.
     """
-    if degree < 1 or iterations < 1:
-        raise ValueError(f"A matrix root takes a degree and iterations of at least 1, not {degree} and {iterations}.")
+    check_counts(degree, iterations)
     return _MatrixRoot.apply(symmetric(sigma), approximant, degree, iterations)

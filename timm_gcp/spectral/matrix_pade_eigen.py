@@ -8,14 +8,13 @@ a pair of eigenvalues: with b = r/‖R‖ of the root's eigenvalues r, and c = 1
 Other than the root, r is not zero at zero: R = r(0) I + U diag(r(λ) − r(0)) Uᵀ.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .function import of_features
-from .matrix_pade import taylor_coefficients
+from .matrix_pade import Approximant, check_counts, taylor_coefficients
 
 
 def pade_scalar(a: Tensor, degree: int) -> Tensor:
@@ -36,7 +35,7 @@ def taylor_scalar(a: Tensor, degree: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _MatrixRoot:
+class _RootFunction:
     """A `SpectralFunction`: r(λ) − r(0), compensated by ‖Σ‖_F, and the Lyapunov solver's rule.
 
     Attributes:
@@ -46,7 +45,7 @@ class _MatrixRoot:
         channels: C.
     """
 
-    approximant: Callable[[Tensor, int], Tensor]
+    approximant: Approximant
     degree: int
     iterations: int
     channels: int
@@ -78,7 +77,7 @@ class _MatrixRoot:
         return c[..., :-1], c[..., -1]
 
 
-def matrix_root_eigen(x: Tensor, approximant: Callable[[Tensor, int], Tensor], degree: int, iterations: int) -> Tensor:
+def matrix_root_eigen(x: Tensor, approximant: Approximant, degree: int, iterations: int) -> Tensor:
     """``matrix_root(X̄X̄ᵀ)`` by an eigendecomposition of the smaller side, in float64 with products in that of ``x``.
 
     Args:
@@ -93,9 +92,8 @@ def matrix_root_eigen(x: Tensor, approximant: Callable[[Tensor, int], Tensor], d
     Raises:
         ValueError: a degree or number of steps below 1.
     """
-    if degree < 1 or iterations < 1:
-        raise ValueError(f"A matrix root takes a degree and iterations of at least 1, not {degree} and {iterations}.")
-    function = _MatrixRoot(approximant, degree, iterations, x.shape[-2])
+    check_counts(degree, iterations)
+    function = _RootFunction(approximant, degree, iterations, x.shape[-2])
     out, eigenvalues = of_features(x.double(), function, x.dtype)
     zero = function.root(eigenvalues.detach())[1].to(out.dtype)
     return out + zero.unsqueeze(-1) * torch.eye(x.shape[-2], dtype=out.dtype, device=out.device)

@@ -83,28 +83,31 @@ def steps_in(products: torch.dtype) -> tuple[float, ...]:
     return _SCALINGS[products]
 
 
+def _wide(x: Tensor) -> bool:
+    """Whether the transpose is iterated on: the products are of the Gram matrix of columns."""
+    return x.shape[-1] >= x.shape[-2]
+
+
 def _decompose(x: Tensor, products: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """X̄/‖X̄‖ or, where that has no more columns than rows, its transpose; the isometry P of it; ‖X̄‖."""
+    """X̄/‖X̄‖, or its transpose (`_wide`), and the isometry of that; then the root H of X̄, in its dtype."""
     norm = x.square().sum((-2, -1), keepdim=True).sqrt()
     unit = x / torch.where(norm > 0, norm, 1)
-    tall = (unit if x.shape[-1] < x.shape[-2] else unit.mT).to(products)
+    tall = (unit.mT if _wide(x) else unit).to(products)
     p = tall.reshape(-1, *tall.shape[-2:])
     for a in steps_in(products):
         p = torch.baddbmm(p, p, p.mT @ p, beta=1.5 * a, alpha=a**3 / -2)  # one rounding, at the end
-    return tall, p.reshape(tall.shape), norm
-
-
-def _root(tall: Tensor, p: Tensor, wide: bool) -> Tensor:
-    return p.mT @ tall if wide else p @ tall.mT
+    p = p.reshape(tall.shape)
+    root = p.mT @ tall if _wide(x) else p @ tall.mT
+    return tall, p, symmetric(root.to(x.dtype)) * norm
 
 
 class _PolarRoot(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, products: torch.dtype) -> Tensor:
-        tall, p, norm = _decompose(x, products)
+        tall, p, root = _decompose(x, products)
         ctx.save_for_backward(tall, p)
-        ctx.wide = x.shape[-1] >= x.shape[-2]
-        return symmetric(_root(tall, p, ctx.wide).to(x.dtype)) * norm
+        ctx.wide = _wide(x)
+        return root
 
     @staticmethod
     @differentiable_once
@@ -132,8 +135,7 @@ def hermitian_factor(x: Tensor) -> Tensor:
     Returns:
         ``[..., C, C]``; zero for zero features.
     """
-    tall, p, norm = _decompose(x, x.dtype)
-    return symmetric(_root(tall, p, x.shape[-1] >= x.shape[-2])) * norm
+    return _decompose(x, x.dtype)[-1]
 
 
 def polar_root(x: Tensor, products: torch.dtype | None = None) -> Tensor:
