@@ -6,8 +6,9 @@ features and the output there and back. Everything is timed in turn, round after
 all alike; the numbers are medians, the ratios are what counts.
 
 ``--upstream DIR`` times the published layers beside ours, from the user's checkouts. ``--precision float32`` adds the
-methods in another precision of their spectral part, in which some of them run otherwise. ``--step`` times whole
-training steps of a backbone against average pooling with the same stride.
+methods in another precision of their spectral part, in which some of them run otherwise; ``--compiled svdpade`` adds a
+method as ``torch.compile`` makes it. ``--step`` times whole training steps of a backbone against average pooling with
+the same stride.
 """
 
 import argparse
@@ -54,6 +55,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--maps", type=int, nargs="+", default=[7, 14], help="side of the feature map (%(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=["float32"], help="of the features")
     parser.add_argument("--precision", choices=DTYPES, nargs="+", default=[], help="methods that have it, in it too")
+    parser.add_argument("--compiled", nargs="+", choices=METHODS, metavar="METHOD", default=[], help="compiled, too")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (%(default)s)")
     parser.add_argument("--repeats", type=int, default=9)
@@ -93,6 +95,8 @@ def layers(args: argparse.Namespace, batch: int, channels: int, side: int, dtype
         for name in args.precision:
             if (precision := DTYPES[name]) in METHODS[method].dtypes and precision != METHODS[method].dtype:
                 chosen[f"{method}, {name}"] = ("ours", partial(_ours, method=method, dtype=precision))
+    for method in args.compiled:
+        chosen[f"{method}, compiled"] = ("ours", torch.compile(partial(_ours, method=method), dynamic=False))
     if args.upstream:
         chosen |= {layer.name: ("published", run) for layer, run in load(args.upstream, args.device, channels)}
     times = measure({name: run for name, (_, run) in chosen.items()}, x, args.repeats, f"{channels}×{side}×{side}")

@@ -1,5 +1,6 @@
 """``python -m eval speed``: what it measures is right, whatever the machine's pace."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -56,6 +57,28 @@ def test_layers_beside_floors_and_the_published_ones(checkouts, tmp_path, capsys
     assert "| `isqrt` against MPNCOV | " in printed
     with Image.open(tmp_path / "speed.png") as picture:
         assert min(picture.size) > 200
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch's compiler needs a C++ compiler on the CPU")
+def test_a_compiled_method_has_a_line_of_its_own(tmp_path):
+    given = [
+        "--methods",
+        "isqrt",
+        "--compiled",
+        "isqrt",
+        "--batch",
+        "2",
+        "--channels",
+        "8",
+        "--maps",
+        "2",
+        "--repeats",
+        "1",
+    ]
+    speed.main([*given, "--device", "cpu", "--results", str(tmp_path)])
+    lines = {row["layer"]: row for row in read_rows(tmp_path / "speed.csv")}
+    assert list(lines)[3:] == ["isqrt", "isqrt, compiled"]
+    assert float(lines["isqrt, compiled"]["backward_ms"]) > 0
 
 
 def test_a_folder_without_checkouts(tmp_path):

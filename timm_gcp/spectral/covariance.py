@@ -115,7 +115,7 @@ class _Triangle(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override]
         out = grad.new_zeros(*grad.shape[:-1], ctx.n * ctx.n)
-        out = out.index_copy(-1, _triangle_index(ctx.n, grad.device), grad)
+        out.index_copy_(-1, _triangle_index(ctx.n, grad.device), grad)
         return out.unflatten(-1, (ctx.n, ctx.n))
 
 

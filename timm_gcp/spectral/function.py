@@ -10,6 +10,7 @@ from torch import Tensor
 from .covariance import symmetric
 from .eigh import eigh
 from .factor import factor, kept
+from .fused import fused
 from .loewner import Rule, exact
 from .once import differentiable_once
 
@@ -48,6 +49,11 @@ EXACT_ROOT = Elementwise(torch.sqrt, exact)
 """The square root with its own Loewner matrix."""
 
 
+@fused
+def _loewner(eigenvalues: Tensor, function: SpectralFunction) -> tuple[Tensor, Tensor]:
+    return function.loewner(eigenvalues)
+
+
 class _OfFeatures(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, function: SpectralFunction, products: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -62,12 +68,12 @@ class _OfFeatures(torch.autograd.Function):
     @differentiable_once
     def backward(ctx, grad: Tensor, grad_eigenvalues: Tensor):  # type: ignore[override]
         u, s, w = ctx.saved_tensors
-        pairs, null = ctx.function.loewner(s.square().to(u.dtype))
+        pairs, null = _loewner(s.square().to(u.dtype), ctx.function)
         gu = (grad + grad.mT) @ u  # twice the symmetric part: the 2 of ∂L/∂X̄
         # F against the null space is D_j = s_j F(λ_j, 0). Cut columns of u, w are zero: their entries do not matter.
         near = s.to(u.dtype).unsqueeze(-2)
         d = near * null.unsqueeze(-2)
-        inner = (u.mT @ gu).mul_(pairs * near - d)
+        inner = (u.mT @ gu).mul_(pairs.mul_(near).sub_(d))
         inner.diagonal(dim1=-2, dim2=-1).add_((2 * grad_eigenvalues * s).to(u.dtype))
         return ((u @ inner).add_(gu.mul_(d)) @ w.mT).to(s.dtype), None, None
 
@@ -86,7 +92,7 @@ class _OfSigma(torch.autograd.Function):
     @differentiable_once
     def backward(ctx, grad: Tensor, grad_eigenvalues: Tensor):  # type: ignore[override]
         v, eigenvalues = ctx.saved_tensors
-        pairs, _ = ctx.function.loewner(eigenvalues)
+        pairs, _ = _loewner(eigenvalues, ctx.function)
         inner = pairs * (v.mT @ symmetric(grad) @ v) + torch.diag_embed(grad_eigenvalues * (eigenvalues > 0))
         return v @ inner @ v.mT, None
 

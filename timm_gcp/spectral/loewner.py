@@ -26,8 +26,7 @@ Rule = Callable[[Tensor, Tensor], Tensor]
 
 def exact(a: Tensor, b: Tensor) -> Tensor:
     """The Loewner matrix of the square root, 1/(√a + √b): no difference of eigenvalues, no cancellation."""
-    total = a.sqrt() + b.sqrt()
-    return torch.where(total == 0, 0, 1 / torch.where(total == 0, 1, total))
+    return _reciprocal(a.sqrt() + b.sqrt())
 
 
 def exact_power(alpha: float) -> Rule:
@@ -57,7 +56,7 @@ def shifted_log(a: Tensor, b: Tensor) -> Tensor:
 
 def k_svd(a: Tensor, b: Tensor) -> Tensor:
     """K = 1/(a − b), with overflow replaced by the largest finite number (MPN-COV, ICCV 2017; Ionescu et al. 2015)."""
-    return _reciprocal(a - b)
+    return _finite(_reciprocal(a - b))
 
 
 def k_trunc(clip: float = 1e10) -> Rule:
@@ -66,7 +65,7 @@ def k_trunc(clip: float = 1e10) -> Rule:
 
 
 def _k_trunc(clip: float, a: Tensor, b: Tensor) -> Tensor:
-    return _reciprocal(a - b).clamp(-clip, clip)
+    return _finite(_reciprocal(a - b)).clamp_(-clip, clip)
 
 
 def k_taylor(degree: int = 100) -> Rule:
@@ -80,8 +79,9 @@ def k_taylor(degree: int = 100) -> Rule:
 
 def _k_taylor(degree: int, a: Tensor, b: Tensor) -> Tensor:
     larger, rest = _larger_and_rest(a, b)
-    series = _one_minus_power(a, b, larger, rest, degree + 1).div_(torch.where(rest == 0, 1, rest))
-    return series.div_(torch.where(larger == 0, 1, larger)).mul_(torch.sign(a - b)).masked_fill_(rest == 0, 0)
+    tie = rest == 0
+    series = _one_minus_power(a, b, larger, rest, degree + 1).div_(rest.masked_fill_(tie, 1))
+    return series.div_(larger.masked_fill_(larger == 0, 1)).mul_((a - b).sign_()).masked_fill_(tie, 0)
 
 
 def k_pade(a: Tensor, b: Tensor) -> Tensor:
@@ -94,7 +94,8 @@ def k_pade(a: Tensor, b: Tensor) -> Tensor:
     rounding.
     """
     larger = torch.maximum(a, b)
-    return _reciprocal(larger * ((a - b) / torch.where(larger == 0, 1, larger)))
+    rest = (a - b).div_(larger.masked_fill(larger == 0, 1))
+    return _finite(_reciprocal(rest.mul_(larger)))
 
 
 def through_eigenvectors(k: Rule, power: Rule = exact) -> Rule:
@@ -150,7 +151,7 @@ class LargestRoots:
 def _larger_and_rest(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """The larger of a pair, and 1 − x for the ratio x of the smaller to it; zero for a pair of zeros."""
     larger = torch.maximum(a, b)
-    return larger, (a - b).abs_().div_(torch.where(larger == 0, 1, larger))
+    return larger, (a - b).abs_().div_(larger.masked_fill(larger == 0, 1))
 
 
 def _one_minus_power(a: Tensor, b: Tensor, larger: Tensor, rest: Tensor, power: float) -> Tensor:
@@ -158,11 +159,17 @@ def _one_minus_power(a: Tensor, b: Tensor, larger: Tensor, rest: Tensor, power: 
 
     A fresh tensor.
     """
-    x = torch.minimum(a, b).div_(torch.where(larger == 0, 1, larger))
-    logarithm = torch.where(x < 0.5, x.log(), torch.log1p(-rest))
+    x = torch.minimum(a, b).div_(larger.masked_fill(larger == 0, 1))
+    logarithm = torch.where(x < 0.5, x.log(), rest.neg().log1p_())
     return logarithm.mul_(power).expm1_().neg_()
 
 
-def _reciprocal(gap: Tensor) -> Tensor:
-    largest = torch.finfo(gap.dtype).max
-    return torch.where(gap == 0, 0, 1 / torch.where(gap == 0, 1, gap)).clamp(-largest, largest)
+def _reciprocal(x: Tensor) -> Tensor:
+    """1/x, zero where x is; in place, because fresh memory is what these rules would spend their time on."""
+    zero = x == 0
+    return x.masked_fill_(zero, 1).reciprocal_().masked_fill_(zero, 0)
+
+
+def _finite(x: Tensor) -> Tensor:
+    largest = torch.finfo(x.dtype).max
+    return x.clamp_(-largest, largest)

@@ -36,8 +36,12 @@ def scalars(eigenvalues: Tensor, iterations: int) -> Tensor:
     return z
 
 
+@torch.library.custom_op("timm_gcp::divided_differences", mutates_args=())
 def divided_differences(eigenvalues: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """z(λ) and z[a, b] at every pair.
+
+    An operator of its own, because torch's compiler would write every step out in terms of all those before it: three
+    times the code a step, minutes at eight steps.
 
     Args:
         eigenvalues: of A, ``[..., n]``.
@@ -57,6 +61,11 @@ def divided_differences(eigenvalues: Tensor, iterations: int) -> tuple[Tensor, T
         pairs.mul_(factor).sub_((z.square() / 2).unsqueeze(-1) * z.unsqueeze(-2))
         z = z * t
     return z, pairs
+
+
+@divided_differences.register_fake
+def _(eigenvalues: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(eigenvalues), eigenvalues.new_empty(*eigenvalues.shape, eigenvalues.shape[-1])
 
 
 class _OfSmallSide(torch.autograd.Function):
