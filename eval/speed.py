@@ -30,7 +30,6 @@ from tqdm import tqdm
 
 from timm_gcp import METHODS, pool_features
 from timm_gcp.models.stride import set_last_stride
-from timm_gcp.spectral.scratch import release
 from timm_gcp.training.curves import save_figure
 
 from .record import provenance, write_rows
@@ -186,7 +185,6 @@ def extra_memory(run: Layer, x: Tensor) -> int:
         before = torch.cuda.memory_allocated()
         once()
         return torch.cuda.max_memory_allocated() - before
-    release()  # what is kept from one step to the next counts too
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the profiler sees its own thread only
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:

@@ -13,7 +13,6 @@ from .factor import factor, kept
 from .fused import fused
 from .loewner import Rule, exact
 from .once import differentiable_once
-from .scratch import plus_transpose
 
 
 class SpectralFunction(Protocol):
@@ -70,7 +69,7 @@ class _OfFeatures(torch.autograd.Function):
     def backward(ctx, grad: Tensor, grad_eigenvalues: Tensor):  # type: ignore[override]
         u, s, w = ctx.saved_tensors
         pairs, null = _loewner(s.square().to(u.dtype), ctx.function)
-        gu = plus_transpose(grad) @ u  # twice the symmetric part: the 2 of ∂L/∂X̄
+        gu = (grad + grad.mT) @ u  # twice the symmetric part: the 2 of ∂L/∂X̄
         # F against the null space is D_j = s_j F(λ_j, 0). Cut columns of u, w are zero: their entries do not matter.
         near = s.to(u.dtype).unsqueeze(-2)
         d = near * null.unsqueeze(-2)

@@ -18,7 +18,6 @@ from torch import Tensor
 from .covariance import symmetric
 from .eigh import eigh
 from .once import differentiable_once
-from .scratch import plus_transpose
 
 
 def scalars(eigenvalues: Tensor, iterations: int) -> Tensor:
@@ -87,7 +86,7 @@ class _OfSmallSide(torch.autograd.Function):
     def backward(ctx, grad: Tensor):  # type: ignore[override]
         xv, v, eigenvalues, trace = ctx.saved_tensors
         z, pairs = divided_differences(eigenvalues, ctx.iterations)
-        gx = plus_transpose(grad) @ xv  # twice the symmetric part: the 2 of ∂L/∂X̄
+        gx = (grad + grad.mT) @ xv  # twice the symmetric part: the 2 of ∂L/∂X̄
         inner = (xv.mT @ gx).div_(trace.sqrt())
         diagonal = inner.diagonal(dim1=-2, dim2=-1)
         through_trace = -(diagonal * (z / 2 + pairs.diagonal(dim1=-2, dim2=-1) * eigenvalues)).sum(-1, keepdim=True)
