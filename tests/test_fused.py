@@ -119,3 +119,13 @@ def test_newton_schulz_differences_are_an_operator_that_the_compiler_leaves_whol
     assert any("timm_gcp.divided_differences" in target for target in seen)
     assert z.shape == (2, 3, 5)
     assert pairs.shape == (2, 3, 5, 5)
+
+
+def test_inside_a_compiled_layer_a_rule_is_part_of_its_graph(monkeypatch, on_the_cpu):
+    monkeypatch.setattr(module, "_compiled", lambda _: pytest.fail("compiled by itself"))
+    x = torch.randn(2, 6, 5, dtype=torch.float64).relu().requires_grad_()
+    compiled = torch.compile(lambda x: pool_features(x, "svdpade"), backend="aot_eager", fullgraph=True)
+    (got,) = torch.autograd.grad(compiled(x).square().sum(), x)
+    monkeypatch.setattr(module, "DEVICES", set())
+    (want,) = torch.autograd.grad(pool_features(x, "svdpade").square().sum(), x)
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)

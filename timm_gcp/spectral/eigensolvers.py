@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["SOLVERS", "Eigensolver", "batched_eigh", "fastest"]
+__all__ = ["SOLVERS", "Eigensolver", "batched_eigh", "fastest", "recorded"]
 
 _logger = logging.getLogger(__name__)
 
@@ -81,8 +81,7 @@ def batched_eigh(a: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         torch.linalg.LinAlgError: torch's solver, or LAPACK, does not converge on a matrix of the batch.
     """
-    # A graph that is being recorded holds torch's own solver.
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(a) is not Tensor or a.requires_grad:
+    if recorded(a) or a.requires_grad:  # a graph holds torch's own solver
         return _torch(a)
     batch, n = a.shape[:-2].numel(), a.shape[-1]
     if a.device.type == "cuda":
@@ -91,6 +90,11 @@ def batched_eigh(a: Tensor) -> tuple[Tensor, Tensor]:
     if a.device.type == "cpu" and threads > 1 and batch * n**3 >= _WORTH_SHARING:
         return in_parallel(a, threads)
     return _torch(a)
+
+
+def recorded(a: Tensor) -> bool:
+    """Whether what is done with this tensor becomes part of a graph, which can neither time nor look at values."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or type(a) is not Tensor
 
 
 def in_parallel(a: Tensor, threads: int) -> tuple[Tensor, Tensor]:

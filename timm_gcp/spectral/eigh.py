@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .eigensolvers import batched_eigh
+from .eigensolvers import batched_eigh, recorded
 
 _retried = 0
 
@@ -22,11 +22,10 @@ def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
         Eigenvalues ``[..., n]`` in ascending order and eigenvectors ``[..., n, n]`` in columns.
     """
     bad = ~torch.isfinite(a.abs().amax((-2, -1), keepdim=True))
-    a = a.masked_fill(bad, 0)
-    try:
-        values, vectors = batched_eigh(a)
-    except torch.linalg.LinAlgError:
-        values, vectors = _one_by_one(a)
+    # A GPU would have to wait for the answer, which costs more there than the copies do.
+    if a.device.type == "cpu" and not recorded(a) and not bad.any():
+        return _solve(a)
+    values, vectors = _solve(a.masked_fill(bad, 0))
     return values.masked_fill(bad.squeeze(-1), torch.nan), vectors.masked_fill(bad, torch.nan)
 
 
@@ -35,6 +34,13 @@ def take_retried() -> int:
     global _retried
     count, _retried = _retried, 0
     return count
+
+
+def _solve(a: Tensor) -> tuple[Tensor, Tensor]:
+    try:
+        return batched_eigh(a)
+    except torch.linalg.LinAlgError:
+        return _one_by_one(a)
 
 
 def _one_by_one(a: Tensor) -> tuple[Tensor, Tensor]:

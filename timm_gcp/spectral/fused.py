@@ -13,6 +13,8 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from .eigensolvers import recorded
+
 __all__ = ["DEVICES", "fused"]
 
 _logger = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ def fused(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or function in _failed or not _on_device(args):
+        if function in _failed or not _on_device(args):
             return function(*args, **kwargs)
         try:
             return _compiled(function)(*args, **kwargs)
@@ -55,7 +57,8 @@ _failed: set[Callable] = set()
 
 
 def _on_device(args: tuple) -> bool:
-    return next((one.device.type in DEVICES for one in args if isinstance(one, Tensor)), False)
+    first = next(one for one in args if isinstance(one, Tensor))
+    return first.device.type in DEVICES and not recorded(first)
 
 
 @functools.cache
