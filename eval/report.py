@@ -91,7 +91,8 @@ SECTIONS = (
         "speed",
         "Speed and memory of the layers",
         "# CHECKOUTS holds DifferentiableSVD and fast-MPN-COV\n"
-        "python -m eval speed --threads 2 --upstream CHECKOUTS --precision float32 bfloat16",
+        "python -m eval speed --threads 2 --upstream CHECKOUTS --precision float32 bfloat16 "
+        "--compiled isqrt svdpade polar",
         _speed,
     ),
     Section(

@@ -302,6 +302,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         own = sorted(own, key=lambda row: -float(row["ms"]))
         names = [row["layer"] for row in own]
         bars = axes.barh(names, [float(row["ms"]) for row in own], color=[colours[row["kind"]] for row in own])
+        axes.margins(y=0.01)
         axes.bar_label(bars, [f"{float(row['ms']):.3g}" for row in own], padding=3, fontsize=8)
         axes.set_xscale("log")
         axes.margins(x=0.15)

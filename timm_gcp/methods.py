@@ -23,6 +23,7 @@ from .spectral.function import EXACT_ROOT, Elementwise, SpectralFunction, of_fea
 from .spectral.matrix_pade import Approximant, matrix_root, pade_root, taylor_root
 from .spectral.matrix_pade_eigen import matrix_root_eigen, pade_scalar, taylor_scalar
 from .spectral.newton_schulz import newton_schulz, newton_schulz_of_features
+from .spectral.newton_schulz_eigen import newton_schulz_eigen, newton_schulz_eigen_of_sigma
 from .spectral.polar import DTYPES, hermitian_factor, polar_root
 from .spectral.scalar import balanced_root, regularised_log, regularised_root
 
@@ -194,11 +195,6 @@ def _twice(alpha: float = 0.5, **_: Any) -> float:
     return 2 * alpha
 
 
-def _newton_backward(exact: Tensor, approximate: Tensor) -> Tensor:
-    """The value of one and the gradient of the other."""
-    return exact.detach() + (approximate - approximate.detach())
-
-
 def _matrix_root(
     name: str,
     forward: str,
@@ -288,10 +284,8 @@ _ROWS = (
         "adjoint of the Newton–Schulz iteration",
         "Song, Sebe, Wang: DifferentiableSVD",
         torch.float64,
-        lambda x, iterations=10: _newton_backward(
-            of_features(x.detach(), EXACT_ROOT)[0], newton_schulz_of_features(x, iterations)
-        ),
-        lambda s, iterations=10: _newton_backward(of_sigma(s.detach(), EXACT_ROOT)[0], newton_schulz(s, iterations)),
+        lambda x, iterations=10: newton_schulz_eigen(x, iterations, exact=True),
+        lambda s, iterations=10: newton_schulz_eigen_of_sigma(s, iterations, exact=True),
         by_products=_root_by_products,
     ),
     _spectral(

@@ -10,6 +10,8 @@ z[a, b] = (z(a) − z(b))/(a − b) follow a recurrence of their own, without a 
     t[a, b] = −(z(a)² + b (z(a) + z(b)) z[a, b])/2,   z[a, b] ← z[a, b] t(a) + z(b) t[a, b].
 
 z is smooth at zero, so nothing is divided by an eigenvalue, nothing has to be cut, and float32 is enough.
+
+The same eigenvalues give the exact root too, z(λ) = 1/√λ: the value of `svdnewton`, whose gradient is the iteration's.
 """
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from .covariance import symmetric
 from .eigh import eigh
+from .factor import kept
 from .once import differentiable_once
 
 
@@ -68,18 +71,25 @@ def _(eigenvalues: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     return torch.empty_like(eigenvalues), eigenvalues.new_empty(*eigenvalues.shape, eigenvalues.shape[-1])
 
 
+def _inverse_roots(eigenvalues: Tensor, size: int) -> Tensor:
+    """1/√λ, zero where λ is below rounding (`kept`)."""
+    mask = kept(eigenvalues, size) | torch.isnan(eigenvalues)
+    return torch.where(mask, torch.where(mask, eigenvalues, 1).rsqrt(), 0)
+
+
 class _OfSmallSide(torch.autograd.Function):
     """M < C: the eigenvectors of X̄ᵀX̄."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, iterations: int) -> Tensor:
+    def forward(ctx, x: Tensor, iterations: int, exact: bool) -> Tensor:
         gram = x.mT @ x
         trace = trace_of(gram)
         eigenvalues, v = eigh(gram.div_(trace))
         xv = x @ v
         ctx.save_for_backward(xv, v, eigenvalues, trace)
         ctx.iterations = iterations
-        return (xv * (scalars(eigenvalues, iterations).unsqueeze(-2) / trace.sqrt())) @ xv.mT
+        z = _inverse_roots(eigenvalues, x.shape[-2]) if exact else scalars(eigenvalues, iterations)
+        return (xv * (z.unsqueeze(-2) / trace.sqrt())) @ xv.mT
 
     @staticmethod
     @differentiable_once
@@ -94,17 +104,18 @@ class _OfSmallSide(torch.autograd.Function):
         inner.diagonal(dim1=-2, dim2=-1).add_(through_trace)
         inner = inner.div_(trace)
         gx = gx.mul_(z.unsqueeze(-2) / trace.sqrt()).add_(xv @ inner)
-        return gx @ v.mT, None
+        return gx @ v.mT, None, None
 
 
 class _OfSigma(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, sigma: Tensor, iterations: int) -> Tensor:
+    def forward(ctx, sigma: Tensor, iterations: int, exact: bool) -> Tensor:
         trace = trace_of(sigma)
         eigenvalues, v = eigh(sigma / trace)
         ctx.save_for_backward(v, eigenvalues, trace)
         ctx.iterations = iterations
-        return (v * (eigenvalues * scalars(eigenvalues, iterations)).unsqueeze(-2) * trace.sqrt()) @ v.mT
+        z = _inverse_roots(eigenvalues, sigma.shape[-1]) if exact else scalars(eigenvalues, iterations)
+        return (v * (eigenvalues * z).unsqueeze(-2) * trace.sqrt()) @ v.mT
 
     @staticmethod
     @differentiable_once
@@ -119,7 +130,7 @@ class _OfSigma(torch.autograd.Function):
         inner = inner.mul_(pairs)
         inner.diagonal(dim1=-2, dim2=-1).add_(through_trace)
         inner = inner.div_(trace.sqrt())
-        return v @ inner @ v.mT, None
+        return v @ inner @ v.mT, None, None
 
 
 def trace_of(a: Tensor) -> Tensor:
@@ -128,16 +139,31 @@ def trace_of(a: Tensor) -> Tensor:
     return trace.masked_fill(trace <= 0, 1)
 
 
-def newton_schulz_eigen(x: Tensor, iterations: int) -> Tensor:
+def newton_schulz_eigen(x: Tensor, iterations: int, *, exact: bool = False) -> Tensor:
     """``newton_schulz(X̄X̄ᵀ)`` by an eigendecomposition of the smaller side.
 
     Args:
         x: centred features ``[..., C, M]``, float32 or float64.
         iterations: N ≥ 1.
+        exact: the value is the exact root, which the iteration approaches; the gradient is the iteration's.
 
     Returns:
         ``[..., C, C]``, differentiable once.
     """
     if x.shape[-1] < x.shape[-2]:
-        return _OfSmallSide.apply(x, iterations)
-    return _OfSigma.apply(x @ x.mT, iterations)
+        return _OfSmallSide.apply(x, iterations, exact)
+    return newton_schulz_eigen_of_sigma(x @ x.mT, iterations, exact=exact)
+
+
+def newton_schulz_eigen_of_sigma(sigma: Tensor, iterations: int, *, exact: bool = False) -> Tensor:
+    """``newton_schulz(Σ)`` by an eigendecomposition.
+
+    Args:
+        sigma: positive semi-definite matrices ``[..., C, C]``, float32 or float64. Only the symmetric part counts.
+        iterations: N ≥ 1.
+        exact: as `newton_schulz_eigen`.
+
+    Returns:
+        ``[..., C, C]``, differentiable once.
+    """
+    return _OfSigma.apply(symmetric(sigma), iterations, exact)
