@@ -20,9 +20,9 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]
     return figure, figure.subplots(1, columns)
 
 
-def heads(scores: Scores, out: Path) -> None:
+def heads(scores: Scores, what: str, out: Path) -> None:
     """A line a head: every seed, the mean and its 95 % interval."""
-    figure, axes = _figure(8, 1.2 + 0.32 * len(scores))
+    figure, axes = _figure(8, max(2.8, 1.2 + 0.32 * len(scores)))
     for row, (_head, own) in enumerate(scores.items()):
         values = list(own.values())
         axes.plot(values, [row] * len(values), "o", ms=4, color="C0", alpha=0.5)
@@ -35,7 +35,7 @@ def heads(scores: Scores, out: Path) -> None:
     axes.set_yticks(range(len(scores)), scores)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
-    axes.set_xlabel("test top-1 (%): seeds, mean, 95 % interval; dashed: average pooling")
+    axes.set_xlabel(f"{what} (%): seeds, mean, 95 % interval; dashed: average pooling")
     save_figure(figure, out, dpi=110)
 
 

@@ -10,7 +10,7 @@ from statistics import fmean
 import numpy as np
 
 from . import answer_pictures as pictures
-from .experiment import CANDIDATES, HEADS, SEARCHED, SEEDS, TRUNK, fold_scores, rate_of
+from .experiment import CANDIDATES, FRESH_FOLD, HEADS, SEARCHED, SEEDS, TRUNK, fold_scores, rate_of
 from .intervals import Interval, paired, spread, unpaired
 from .record import read_rows
 
@@ -25,24 +25,21 @@ class Experiment:
     """The final runs of ``experiment.csv`` and their curves.
 
     Attributes:
-        searched: the runs on the folds.
         epochs: of every run.
         rows: the final runs.
         scores: head → seed → test top-1, heads in the order of the experiment.
+        same_shops: head → seed → top-1 on the fold that has chosen nothing.
         curves: every epoch of them.
     """
 
     def __init__(self, results: Path) -> None:
         self.results = results
         every = read_rows(results / "experiment.csv")
-        self.searched = [row for row in every if row["fold"]]
-        self.epochs = int(self.searched[0]["epochs"])
+        self.epochs = int(next(row["epochs"] for row in every if row["fold"]))
         self.rows = [row for row in every if not row["fold"]]
         self.curves = read_rows(results / "experiment_curves.csv")
-        self.scores: dict[str, dict[str, float]] = {}
-        for head in HEADS:
-            if own := {row["seed"]: float(row["held_top1"]) for row in self.rows if row["head"] == head}:
-                self.scores[head] = dict(sorted(own.items()))
+        self.scores = _by_head(self.rows)
+        self.same_shops = _by_head([row for row in every if row["fold"] == str(FRESH_FOLD)])
 
     def gap(self, head: str, base: str) -> Interval | None:
         """Test top-1 of one head minus another's, seed by seed."""
@@ -63,6 +60,11 @@ class Experiment:
         rate = rate_of(self.results, "isqrt", self.epochs)
         best = {head: fmean(fold_scores(self.results, head, self.epochs).get(rate, [0])) for head in CANDIDATES}
         return max(best, key=lambda head: best[head])
+
+
+def _by_head(rows: list[dict[str, str]]) -> dict[str, dict[str, float]]:
+    scores = {head: {row["seed"]: float(row["held_top1"]) for row in rows if row["head"] == head} for head in HEADS}
+    return {head: dict(sorted(own.items())) for head, own in scores.items() if own}
 
 
 def section(results: Path) -> str:
@@ -112,7 +114,7 @@ def table(experiment: Experiment) -> str:
         lines.append(
             f"| {head} | {rows[0]['lr']} | {listed} | {spread(list(own.values()))} | {train:.1f} | {' | '.join(gaps)} |"
         )
-    pictures.heads(experiment.scores, experiment.results / "experiment_heads.png")
+    pictures.heads(experiment.scores, "test top-1", experiment.results / "experiment_heads.png")
     return "\n".join([*lines, "", "![test top-1 of every head](experiment_heads.png)"])
 
 
@@ -141,6 +143,21 @@ def against_average(experiment: Experiment) -> str:
     picture = "experiment_curves.png"
     pictures.curves(experiment.courses(SHOWN, "eval_top1"), experiment.results / picture)
     return _question("Does covariance pooling beat average pooling?", *dict.fromkeys(lines), picture=picture)
+
+
+def in_the_same_shops(experiment: Experiment) -> str:
+    scores = experiment.same_shops
+    if not scores:
+        return ""
+    lines = []
+    for head, own in scores.items():
+        gap = paired(own, scores.get("average", {})) if head != "average" else None
+        against = f"; against `average`: {gap.verdict()}, {gap} (paired)" if gap else ""
+        listed = ", ".join(f"{value:.1f}" for value in own.values())
+        lines.append(f"`{head}`: {spread(list(own.values()))} ({listed}){against}.")
+    picture = "experiment_same_shops.png"
+    pictures.heads(scores, "top-1 on the half held out", experiment.results / picture)
+    return _question("And on photographs of the same shops?", *lines, picture=picture)
 
 
 def approximate_against_exact(experiment: Experiment) -> str:
@@ -221,6 +238,7 @@ def precision_and_smoothness(experiment: Experiment) -> str:
 
 QUESTIONS: tuple[Callable[[Experiment], str], ...] = (
     against_average,
+    in_the_same_shops,
     approximate_against_exact,
     conditioning,
     hybrid,

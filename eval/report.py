@@ -83,7 +83,7 @@ SECTIONS = (
     Section(
         "experiment",
         "Pooling heads on the grocery photographs",
-        "python -m eval experiment --data-dir GROCERY          # stages 1 to 6; resumable",
+        "python -m eval experiment --data-dir GROCERY          # stages 1 to 7; resumable",
         answers.section,
     ),
     Section("gradients", "What each method does to the gradient", "python -m eval gradients", _gradients),

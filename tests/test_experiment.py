@@ -83,7 +83,8 @@ def test_a_hybrid_branches_off_the_trunk_to_the_last_digit(photographs, tmp_path
     assert epochs == whole
 
 
-def test_the_search_widens_until_the_best_has_neighbours(tmp_path):
+def test_the_search_widens_until_the_best_has_neighbours(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "SEARCH_FOLDS", (0, 1))
     assert experiment.with_neighbours({0.1, 0.2}, 0.2) == {0.1, 0.2, 0.4}
     assert experiment.with_neighbours({0.1, 0.2}, 0.1) == {0.05, 0.1, 0.2}
     assert experiment.with_neighbours({0.1, 0.2, 0.4}, 0.2) == {0.1, 0.2, 0.4}
@@ -126,6 +127,10 @@ def test_the_command_trains_what_is_missing(photographs, tmp_path, monkeypatch):
     number = len(trained)
     experiment.main([*given, "--stage", "2", "--seeds", "0", "1"])
     assert len(trained) == number
+    experiment.main([*given, "--stage", "7", "--seeds", "0"])
+    assert trained[number:] == [f"fold0-{head}-lr0.1-seed0" for head in experiment.STAGES[7]]
+    assert experiment.fold_scores(tmp_path, "isqrt", experiment.EPOCHS).keys() == {0.05, 0.1, 0.2}
+    assert [len(own) for own in experiment.fold_scores(tmp_path, "isqrt", experiment.EPOCHS).values()] == [1, 1, 1]
 
 
 def test_curves_are_written_once(tmp_path):
@@ -170,6 +175,10 @@ def results(tmp_path_factory):
             for fold in experiment.SEARCH_FOLDS:
                 top1 = level[head] - 10 * abs(rate - 0.1)
                 rows.append({**line(head, rate, fold, top1, 24), **common})
+    for head, top1 in (("average", 70), ("isqrt", 80)):
+        for seed in (0, 1):
+            own = line(head, 0.1, experiment.FRESH_FOLD, top1 + seed * (head == "isqrt"), 24)
+            rows.append({**own, "seed": seed, **common})
     for head, top1 in level.items():
         for seed in (0, 1):
             own = line(head, 0.1, "", top1 + 0.1 * seed * (head != "isqrt"), 24)
@@ -196,7 +205,9 @@ def test_the_page(results):
     assert "`svdpade-hybrid` against `isqrt`: level" in page
     assert "`isqrt`: median κ 5.5e+03 while the rate is above half its peak, 1.0e+01 once" in page
     assert "What a person has to say." in page
-    for name in ("heads", "curves", "gap", "conditioning", "hybrid"):
+    assert "`average`: 70.0 ± 0.0 (70.0, 70.0)." in page
+    assert "`isqrt`: 80.5 ± 0.7 (80.0, 81.0); against `average`: ahead, +10.5 ± 6.4 (paired)." in page
+    for name in ("heads", "same_shops", "curves", "gap", "conditioning", "hybrid"):
         with Image.open(results / f"experiment_{name}.png") as picture:
             assert min(picture.size) > 300
     before = page
