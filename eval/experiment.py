@@ -101,12 +101,8 @@ RECIPE = shlex.split(
     "--weight-decay 1e-4 --clip-grad 5 --sched cosine --sched-on-updates --warmup-lr 1e-3 --min-lr 1e-5 "
     "--device cpu --channels-last -j 0 --no-prefetcher --no-check-images"
 )
-ONE_THREAD = {
-    **dict(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1"),
-    # glibc would give the memory of every large activation back and fault it in again: a fifth of the time.
-    **dict(MALLOC_MMAP_THRESHOLD_=str(2**33), MALLOC_TRIM_THRESHOLD_=str(2**33), MALLOC_TOP_PAD_=str(2**28)),
-}
-"""Environment of a run; nothing in it changes a result."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""Environment of a run."""
 CURVES = ("epoch", "lr", "method", "train_top1", "eval_top1", "kappa", "rank", "under_eps")
 """Columns of a run's summary that are kept for the report."""
 

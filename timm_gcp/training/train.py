@@ -28,6 +28,7 @@ from ..weights.folder import model_arguments
 from .arguments import parse_train_args
 from .checkpoint import RunSaver
 from .engine import evaluate, totals, train_one_epoch
+from .heap import keep_heap
 from .hybrid import base_learning_rate
 from .interrupt import Interrupt, Interrupted
 from .outcome import finish
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     args, text = parse_train_args(argv)
     device = init_distributed_device(args)
+    keep_heap(device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     run = prepare(args, device)

@@ -18,6 +18,7 @@ from ..errors import GCPError
 from ..pooling import find_pools
 from .arguments import parse_validate_args
 from .engine import evaluate
+from .heap import keep_heap
 from .inputs import check_classes, evaluation_loader, make_autocast, preprocessing
 from .loading import load_model
 
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.results_file.endswith(".csv"):
         _check_columns(args.results_file)
     device = torch.device(args.device)
+    keep_heap(device)
     model: Any = load_model(args)
     model = model.to(device, memory_format=torch.channels_last if args.channels_last else torch.preserve_format)
     data_config = preprocessing(args, model, use_test_size=True)
