@@ -1,8 +1,8 @@
 """Elementwise rules as one kernel on a GPU, where every step of theirs is otherwise a kernel and a way through memory.
 
-torch's compiler makes the kernel, once for all sizes, when a rule first meets a GPU: seconds, and then a tenth of the
-time. A CPU would need a C++ compiler for it, so there a rule runs as it is written; ``torch.compile`` of the whole
-layer fuses it on either. ``TORCH_COMPILE_DISABLE=1`` turns all of it off.
+torch's compiler makes the kernel, once for all sizes, when a rule first meets a GPU, which takes seconds. A CPU would
+need a C++ compiler for it, so there a rule runs as it is written; ``torch.compile`` of the whole layer fuses it on
+either. ``TORCH_COMPILE_DISABLE=1`` turns all of it off.
 """
 
 import functools
