@@ -33,7 +33,7 @@ def heads(scores: Scores, what: str, out: Path) -> None:
     if "average" in scores:
         axes.axvline(fmean(scores["average"].values()), color="0.6", ls="--", lw=1, zorder=0)
     axes.set_yticks(range(len(scores)), scores)
-    axes.invert_yaxis()
+    axes.set_ylim(len(scores) - 0.5, -0.5)  # the first on top
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel(f"{what} (%): seeds, mean, 95 % interval; dashed: average pooling")
     save_figure(figure, out, dpi=110)

@@ -45,9 +45,9 @@ class Experiment:
         """Test top-1 of one head minus another's, seed by seed."""
         return paired(self.scores.get(head, {}), self.scores.get(base, {}))
 
-    def course(self, head: str, column: str) -> np.ndarray:
-        """A column over the epochs, ``[seeds, epochs]``, nan where it is empty."""
-        seeds = sorted({row["seed"] for row in self.curves if row["head"] == head})
+    def course(self, head: str, column: str, seeds: Iterable[str] | None = None) -> np.ndarray:
+        """A column over the epochs, ``[seeds, epochs]``, nan where it is empty; of all seeds or of these."""
+        seeds = sorted({row["seed"] for row in self.curves if row["head"] == head} if seeds is None else seeds)
         lines = [[row for row in self.curves if row["head"] == head and row["seed"] == seed] for seed in seeds]
         return np.array([[float(row[column] or "nan") for row in line] for line in lines])
 
@@ -172,9 +172,9 @@ def approximate_against_exact(experiment: Experiment) -> str:
     picture = ""
     if exact and newton:
         lr = experiment.course("isqrt", "lr")[0]
-        gap = experiment.course("isqrt", "eval_top1").mean(0) - np.concatenate(
-            [experiment.course(head, "eval_top1") for head in exact]
-        ).mean(0)
+        shared = set.intersection(*(set(experiment.scores[head]) for head in ("isqrt", *exact)))
+        courses = [experiment.course(head, "eval_top1", shared) for head in ("isqrt", *exact)]
+        gap = courses[0].mean(0) - np.concatenate(courses[1:]).mean(0)
         after = np.arange(len(lr)) >= lr.argmax()
         share = lr / lr.max()
         for text, band in (
