@@ -83,7 +83,8 @@ SECTIONS = (
     Section(
         "experiment",
         "Pooling heads on the grocery photographs",
-        "python -m eval experiment --data-dir GROCERY          # stages 1 to 7; resumable",
+        "python -m eval experiment --data-dir GROCERY          # stages 1 to 7; resumable\n"
+        "python -m eval experiment --data-dir GROCERY --stage 2 --heads average isqrt svdpade-hybrid --seeds 3 4",
         answers.section,
     ),
     Section("gradients", "What each method does to the gradient", "python -m eval gradients", _gradients),
