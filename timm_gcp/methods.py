@@ -23,7 +23,7 @@ from .spectral.function import EXACT_ROOT, Elementwise, SpectralFunction, of_fea
 from .spectral.matrix_pade import Approximant, matrix_root, pade_root, taylor_root
 from .spectral.matrix_pade_eigen import matrix_root_eigen, pade_scalar, taylor_scalar
 from .spectral.newton_schulz import newton_schulz, newton_schulz_of_features
-from .spectral.newton_schulz_eigen import newton_schulz_eigen, newton_schulz_eigen_of_sigma
+from .spectral.newton_schulz_eigen import root_of_sigma_with_newton_gradient, root_with_newton_gradient
 from .spectral.polar import DTYPES, hermitian_factor, polar_root
 from .spectral.scalar import balanced_root, regularised_log, regularised_root
 
@@ -284,8 +284,8 @@ _ROWS = (
         "adjoint of the Newton–Schulz iteration",
         "Song, Sebe, Wang: DifferentiableSVD",
         torch.float64,
-        lambda x, iterations=10: newton_schulz_eigen(x, iterations, exact=True),
-        lambda s, iterations=10: newton_schulz_eigen_of_sigma(s, iterations, exact=True),
+        lambda x, iterations=10: root_with_newton_gradient(x, iterations),
+        lambda s, iterations=10: root_of_sigma_with_newton_gradient(s, iterations),
         by_products=_root_by_products,
     ),
     _spectral(

@@ -36,6 +36,11 @@ def kept(eigenvalues: Tensor, size: int) -> Tensor:
     return eigenvalues > size * eps * eigenvalues[..., -1:]
 
 
+def kept_or_nan(eigenvalues: Tensor, size: int) -> Tensor:
+    """`kept`, and what is not a number, so that it shows in the result."""
+    return kept(eigenvalues, size) | torch.isnan(eigenvalues)
+
+
 def factor(x: Tensor) -> Factor:
     """Factors centred features through the Gram matrix of their smaller side.
 
@@ -53,7 +58,7 @@ def factor(x: Tensor) -> Factor:
     c, m = x.shape[-2:]
     gram = x.mT @ x if m < c else x @ x.mT
     eigenvalues, near = eigh(gram)
-    mask = kept(eigenvalues, max(c, m)) | torch.isnan(eigenvalues)
+    mask = kept_or_nan(eigenvalues, max(c, m))
     s = torch.where(mask, eigenvalues, 0).sqrt()
     near = near.mul_(mask.unsqueeze(-2))
     inverse = torch.where(mask, s, 1).reciprocal().unsqueeze(-2)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .covariance import symmetric
 from .eigh import eigh
-from .factor import factor, kept
+from .factor import factor, kept_or_nan
 from .fused import fused
 from .loewner import Rule, exact
 from .once import differentiable_once
@@ -82,7 +82,7 @@ class _OfSigma(torch.autograd.Function):
     @staticmethod
     def forward(ctx, sigma: Tensor, function: SpectralFunction) -> tuple[Tensor, Tensor]:
         eigenvalues, v = eigh(sigma)
-        mask = kept(eigenvalues, sigma.shape[-1]) | torch.isnan(eigenvalues)
+        mask = kept_or_nan(eigenvalues, sigma.shape[-1])
         eigenvalues = torch.where(mask, eigenvalues, 0)
         ctx.save_for_backward(v, eigenvalues)
         ctx.function = function

@@ -14,6 +14,7 @@ A rule with parameters is a ``partial`` of a function of this file, not a closur
 a closure would print otherwise each time it is made.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -65,7 +66,7 @@ def k_trunc(clip: float = 1e10) -> Rule:
 
 
 def _k_trunc(clip: float, a: Tensor, b: Tensor) -> Tensor:
-    return _finite(_reciprocal(a - b)).clamp_(-clip, clip)
+    return _finite(_reciprocal(a - b), clip)
 
 
 def k_taylor(degree: int = 100) -> Rule:
@@ -170,6 +171,7 @@ def _reciprocal(x: Tensor) -> Tensor:
     return x.masked_fill_(zero, 1).reciprocal_().masked_fill_(zero, 0)
 
 
-def _finite(x: Tensor) -> Tensor:
-    largest = torch.finfo(x.dtype).max
-    return x.clamp_(-largest, largest)
+def _finite(x: Tensor, clip: float = math.inf) -> Tensor:
+    """Clipped to ±``clip``, or to the largest finite number; in place."""
+    bound = min(clip, torch.finfo(x.dtype).max)
+    return x.clamp_(-bound, bound)

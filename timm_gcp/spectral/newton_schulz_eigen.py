@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .covariance import symmetric
 from .eigh import eigh
-from .factor import kept
+from .factor import kept_or_nan
 from .once import differentiable_once
 
 
@@ -43,8 +43,8 @@ def scalars(eigenvalues: Tensor, iterations: int) -> Tensor:
 def divided_differences(eigenvalues: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """z(λ) and z[a, b] at every pair.
 
-    An operator of its own, because torch's compiler would write every step out in terms of all those before it: three
-    times the code a step, minutes at eight steps.
+    An operator of its own, because torch's compiler would write every step out in terms of all those before it, three
+    times the code a step.
 
     Args:
         eigenvalues: of A, ``[..., n]``.
@@ -72,8 +72,8 @@ def _(eigenvalues: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
 
 
 def _inverse_roots(eigenvalues: Tensor, size: int) -> Tensor:
-    """1/√λ, zero where λ is below rounding (`kept`)."""
-    mask = kept(eigenvalues, size) | torch.isnan(eigenvalues)
+    """1/√λ, zero where λ is below rounding."""
+    mask = kept_or_nan(eigenvalues, size)
     return torch.where(mask, torch.where(mask, eigenvalues, 1).rsqrt(), 0)
 
 
@@ -139,31 +139,46 @@ def trace_of(a: Tensor) -> Tensor:
     return trace.masked_fill(trace <= 0, 1)
 
 
-def newton_schulz_eigen(x: Tensor, iterations: int, *, exact: bool = False) -> Tensor:
+def newton_schulz_eigen(x: Tensor, iterations: int) -> Tensor:
     """``newton_schulz(X̄X̄ᵀ)`` by an eigendecomposition of the smaller side.
 
     Args:
         x: centred features ``[..., C, M]``, float32 or float64.
         iterations: N ≥ 1.
-        exact: the value is the exact root, which the iteration approaches; the gradient is the iteration's.
 
     Returns:
         ``[..., C, C]``, differentiable once.
     """
-    if x.shape[-1] < x.shape[-2]:
-        return _OfSmallSide.apply(x, iterations, exact)
-    return newton_schulz_eigen_of_sigma(x @ x.mT, iterations, exact=exact)
+    return _of_features(x, iterations, exact=False)
 
 
-def newton_schulz_eigen_of_sigma(sigma: Tensor, iterations: int, *, exact: bool = False) -> Tensor:
-    """``newton_schulz(Σ)`` by an eigendecomposition.
+def root_with_newton_gradient(x: Tensor, iterations: int) -> Tensor:
+    """The exact root of X̄X̄ᵀ, with the gradient of the iteration that approaches it; one eigendecomposition for both.
+
+    Args:
+        x: centred features ``[..., C, M]``, float32 or float64.
+        iterations: N ≥ 1, of the gradient.
+
+    Returns:
+        ``[..., C, C]``, differentiable once.
+    """
+    return _of_features(x, iterations, exact=True)
+
+
+def root_of_sigma_with_newton_gradient(sigma: Tensor, iterations: int) -> Tensor:
+    """`root_with_newton_gradient` of a given Σ.
 
     Args:
         sigma: positive semi-definite matrices ``[..., C, C]``, float32 or float64. Only the symmetric part counts.
-        iterations: N ≥ 1.
-        exact: as `newton_schulz_eigen`.
+        iterations: N ≥ 1, of the gradient.
 
     Returns:
         ``[..., C, C]``, differentiable once.
     """
-    return _OfSigma.apply(symmetric(sigma), iterations, exact)
+    return _OfSigma.apply(symmetric(sigma), iterations, True)
+
+
+def _of_features(x: Tensor, iterations: int, exact: bool) -> Tensor:
+    if x.shape[-1] < x.shape[-2]:
+        return _OfSmallSide.apply(x, iterations, exact)
+    return _OfSigma.apply(x @ x.mT, iterations, exact)

@@ -11,8 +11,8 @@ _M_MMAP_MAX, _M_TRIM_THRESHOLD, _M_TOP_PAD = -4, -1, -2  # malloc.h
 def keep_heap(device: torch.device) -> bool:
     """On a CPU, has the C library keep the memory of activations that are freed, for those of the next step.
 
-    glibc gives every large block back to the system at once and takes it anew, zeroed, page by page: a tenth of the
-    time of training on a CPU, for which the process now stays as large as it has been. It holds for the whole process
+    glibc gives every large block back to the system at once and takes it anew, zeroed, page by page. Training on a CPU
+    is faster without that, for which the process stays as large as it has been. It holds for the whole process
     and its children. A GPU's memory is kept by torch already.
 
     Args:
