@@ -4,9 +4,10 @@ One small backbone (timm's ``test_resnet``), the same stride, data order, augmen
 head; the augmentation is timm's default. The learning rates of average pooling and of the covariance heads are chosen
 on a fold of the training part (`eval.folds`), and so is the method that is to be compared with average pooling. The
 final runs train on the whole training part for a fixed number of epochs, and the test part is read once a run, with the
-weights of the last epoch. The test part was photographed in other shops; the last stage trains on the half of the
+weights of the last epoch. The test part was photographed in other shops; stage 7 trains on the half of the
 training part that was held out by then and is judged by the other: photographs of the same shops, which have chosen
-nothing.
+nothing. Two stages more hold average pooling against the method that was named on backbones of other families, with
+rates of their own.
 
 Every run is a ``timm-gcp train`` of its own, and a line of CSV when it is done: started again, this command goes on
 where it stopped. All hybrid runs of a seed are one up to the switch, to the last digit (an epoch's random numbers
@@ -20,7 +21,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,19 +36,46 @@ from .folds import write_folds
 from .record import append_row, provenance, read_rows, write_rows
 
 BACKBONE = "test_resnet"
+"""The backbone of every head."""
 
 
-def _standalone(method: str, *more: str) -> list[str]:
-    return ["--model", f"{BACKBONE}_{method}", "--no-hybrid", *more]
+@dataclass(frozen=True)
+class Backbone:
+    """How a backbone is trained.
+
+    Attributes:
+        optimizer: arguments of ``timm-gcp train``.
+        rates: that the search begins with.
+        limits: of the search.
+        average: arguments that give it average pooling where that is not its own.
+    """
+
+    optimizer: str
+    rates: tuple[float, ...]
+    limits: tuple[float, float]
+    average: str = ""
 
 
-def _hybrid(method: str, *more: str) -> list[str]:
-    return ["--model", f"{BACKBONE}_{method}", "--hybrid", *more]
+_SGD = "--opt sgd --momentum 0.9 --weight-decay 1e-4 --warmup-lr 1e-3"
+_ADAMW = "--opt adamw --weight-decay 0.05 --warmup-lr 1e-5"
+BACKBONES = {
+    BACKBONE: Backbone(f"--last-stride 1 {_SGD}", (0.1, 0.2), (0.0125, 1.6)),
+    "test_vit": Backbone(_ADAMW, (1e-3, 2e-3), (1.25e-4, 1.6e-2), "--model-kwargs global_pool=avg"),
+    "test_convnext": Backbone(_ADAMW, (1e-3, 2e-3), (1.25e-4, 1.6e-2)),
+}
+
+
+def _standalone(method: str, *more: str) -> tuple[str, list[str]]:
+    return f"_{method}", ["--no-hybrid", *more]
+
+
+def _hybrid(method: str, *more: str) -> tuple[str, list[str]]:
+    return f"_{method}", ["--hybrid", *more]
 
 
 _FLOAT32 = ("--model-kwargs", "spectral_dtype=float32")
-HEADS = {
-    "average": ["--model", BACKBONE],
+HEADS: dict[str, tuple[str, list[str]]] = {
+    "average": ("", []),
     "isqrt": _standalone("isqrt"),
     "rsqrt": _standalone("rsqrt", "--method-args", "share=0.1"),
     "polar": _standalone("polar"),
@@ -64,7 +92,7 @@ HEADS = {
     "svdpade-hybrid": _hybrid("svdpade"),
     "polar-hybrid": _hybrid("polar"),
 }
-"""Arguments of ``timm-gcp train`` that make a head."""
+"""What a head adds to the backbone's name, and its arguments of ``timm-gcp train``."""
 
 TRUNK = "svdpade-hybrid"
 """The hybrid that is trained from the first epoch; the others branch off before its switch."""
@@ -89,16 +117,20 @@ SAME_SHOPS = 7
 FRESH_FOLD = 0
 """The fold of that stage: the search has not been judged by it."""
 
+OTHERS = {8: "test_vit", 9: "test_convnext"}
+"""Backbones of other families by stage: a search of the rate and final runs, for average pooling and `NAMED`."""
+
+NAMED = "isqrt"
+"""The head that the search named; on other backbones it is held against average pooling."""
+
 SEARCH_FOLDS = (1,)
 """Folds of the search: one half of every class holds out enough photographs (1337) to tell rates apart."""
 
-RATES = (0.1, 0.2)
-LIMITS = (0.0125, 1.6)
 EPOCHS = 30
 SEEDS = (0, 1, 2)
 RECIPE = shlex.split(
-    "--dataset grocery --last-stride 1 --img-size 112 --crop-pct 0.95 -b 32 -vb 128 --opt sgd --momentum 0.9 "
-    "--weight-decay 1e-4 --clip-grad 5 --sched cosine --sched-on-updates --warmup-lr 1e-3 --min-lr 1e-5 "
+    "--dataset grocery --img-size 112 --crop-pct 0.95 -b 32 -vb 128 --clip-grad 5 "
+    "--sched cosine --sched-on-updates --min-lr 1e-5 "
     "--device cpu --channels-last -j 0 --no-prefetcher --no-check-images"
 )
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -106,7 +138,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 CURVES = ("epoch", "lr", "method", "train_top1", "eval_top1", "kappa", "rank", "under_eps")
 """Columns of a run's summary that are kept for the report."""
 
-KEY = ("head", "lr", "seed", "epochs", "fold")
+KEY = ("backbone", "head", "lr", "seed", "epochs", "fold")
 """Columns of the table that tell a run from all others (`Run.key`)."""
 
 
@@ -119,16 +151,17 @@ class Run:
     seed: int
     epochs: int
     fold: int | None = None
+    backbone: str = BACKBONE
 
     @property
     def name(self) -> str:
         where = "final" if self.fold is None else f"fold{self.fold}"
-        return f"{where}-{self.head}-lr{self.rate:g}-seed{self.seed}"
+        return f"{where}-{self.backbone}-{self.head}-lr{self.rate:g}-seed{self.seed}"
 
     @property
     def key(self) -> tuple[str, ...]:
         fold = "" if self.fold is None else str(self.fold)
-        return (self.head, f"{self.rate:g}", str(self.seed), str(self.epochs), fold)
+        return (self.backbone, self.head, f"{self.rate:g}", str(self.seed), str(self.epochs), fold)
 
     @property
     def held(self) -> str:
@@ -138,9 +171,23 @@ class Run:
     def command(self, data: Path, output: Path) -> list[str]:
         """The arguments of ``timm-gcp`` that train it."""
         part = "train" if self.fold is None else f"fold{self.fold}-train"
+        suffix, arguments = HEADS[self.head]
+        backbone = BACKBONES[self.backbone]
+        if not suffix:
+            arguments = shlex.split(backbone.average)
         return [
             *("train", "--data-dir", str(data), "--train-split", part, "--val-split", "val"),
-            *(*HEADS[self.head], *RECIPE, "--lr", f"{self.rate:g}", "--epochs", str(self.epochs)),
+            *(
+                "--model",
+                f"{self.backbone}{suffix}",
+                *arguments,
+                *RECIPE,
+                *shlex.split(backbone.optimizer),
+                "--lr",
+                f"{self.rate:g}",
+                "--epochs",
+                str(self.epochs),
+            ),
             *("--warmup-epochs", str(self.epochs // 4), "--seed", str(self.seed)),
             *("--checkpoint-hist", str(self.epochs if self.head == TRUNK else 1)),
             *("--output", str(output), "--experiment", self.name),
@@ -156,13 +203,22 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side, one thread each")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of the final runs (%(default)s)")
     parser.add_argument("--heads", nargs="+", choices=HEADS, metavar="HEAD", help="only these heads of the stage")
-    parser.add_argument("--stage", type=int, choices=(1, *STAGES), help="only this stage (default: all in turn)")
+    parser.add_argument(
+        "--stage", type=int, choices=(1, *STAGES, *OTHERS), help="only this stage (default: all in turn)"
+    )
     args = parser.parse_args(argv)
     if not (args.data_dir / "train.txt").is_file():
         raise GCPError(f"No train.txt in {args.data_dir}; --data-dir takes the folder of the grocery data set.")
-    for stage in [args.stage] if args.stage else (1, *STAGES):
+    for stage in [args.stage] if args.stage else (1, *STAGES, *OTHERS):
         if stage == 1:
-            search(args)
+            rate = search(args, BACKBONE)[NAMED]
+            train_all(_on_folds(args, BACKBONE, ((head, rate) for head in CANDIDATES)), args)
+            continue
+        if stage in OTHERS:
+            backbone = OTHERS[stage]
+            best = search(args, backbone)
+            finals = [Run(head, best[head], seed, args.epochs, None, backbone) for seed in args.seeds for head in best]
+            train_all(finals, args)
             continue
         heads = [head for head in STAGES[stage] if head in (args.heads or STAGES[stage])]
         rates = {head: rate_of(args.results, head, args.epochs) for head in heads}
@@ -170,53 +226,59 @@ def main(argv: list[str]) -> None:
         train_all((Run(head, rates[head], seed, args.epochs, fold) for seed in args.seeds for head in heads), args)
 
 
-def search(args: argparse.Namespace) -> None:
-    """Tries rates on the folds, next to the best one too, until the best has neighbours on both sides; then heads.
+def search(args: argparse.Namespace, backbone: str) -> dict[str, float]:
+    """Tries rates on the folds, next to the best one too, until the best has neighbours on both sides.
 
     The runs are as long as the final ones: fewer epochs would favour larger rates.
+
+    Returns:
+        The rate of every head searched for.
     """
-    rates = {head: set(RATES) for head in SEARCHED}
+    first, limits = BACKBONES[backbone].rates, BACKBONES[backbone].limits
+    rates = {head: set(first) for head in SEARCHED}
     while True:
-        train_all(_on_folds(args, ((head, rate) for head in SEARCHED for rate in sorted(rates[head]))), args)
-        best = {head: rate_of(args.results, head, args.epochs) for head in SEARCHED}
-        grown = {head: with_neighbours(rates[head], best[head]) for head in SEARCHED}
+        tried = ((head, rate) for head in SEARCHED for rate in sorted(rates[head]))
+        train_all(_on_folds(args, backbone, tried), args)
+        best = {head: rate_of(args.results, head, args.epochs, backbone) for head in SEARCHED}
+        grown = {head: with_neighbours(rates[head], best[head], limits) for head in SEARCHED}
         if grown == rates:
-            break
+            return best
         rates = grown
-    train_all(_on_folds(args, ((head, best["isqrt"]) for head in CANDIDATES)), args)
 
 
-def _on_folds(args: argparse.Namespace, settings: Iterable[tuple[str, float]]) -> list[Run]:
-    return [Run(head, rate, 0, args.epochs, fold) for head, rate in settings for fold in SEARCH_FOLDS]
+def _on_folds(args: argparse.Namespace, backbone: str, settings: Iterable[tuple[str, float]]) -> list[Run]:
+    return [Run(head, rate, 0, args.epochs, fold, backbone) for head, rate in settings for fold in SEARCH_FOLDS]
 
 
-def with_neighbours(rates: set[float], best: float) -> set[float]:
+def with_neighbours(rates: set[float], best: float, limits: tuple[float, float]) -> set[float]:
     """The rates, and half or twice the best one if that is the smallest or largest of them."""
     grown = set(rates)
     if best == min(rates):
-        grown.add(max(best / 2, LIMITS[0]))
+        grown.add(max(best / 2, limits[0]))
     if best == max(rates):
-        grown.add(min(best * 2, LIMITS[1]))
+        grown.add(min(best * 2, limits[1]))
     return grown
 
 
-def fold_scores(results: Path, head: str, epochs: int) -> dict[float, list[float]]:
+def fold_scores(results: Path, head: str, epochs: int, backbone: str = BACKBONE) -> dict[float, list[float]]:
     """Rate → top-1 on the folds of the search, of the last epoch."""
     scores: dict[float, list[float]] = {}
-    for row in _fold_rows(results, epochs):
+    for row in _fold_rows(results, epochs, backbone):
         if row["head"] == head:
             scores.setdefault(float(row["lr"]), []).append(float(row["held_top1"]))
     return scores
 
 
-def _fold_rows(results: Path, epochs: int) -> list[dict[str, str]]:
+def _fold_rows(results: Path, epochs: int, backbone: str) -> list[dict[str, str]]:
     folds = [str(fold) for fold in SEARCH_FOLDS]
     return [
-        row for row in read_rows(results / "experiment.csv") if row["fold"] in folds and row["epochs"] == str(epochs)
+        row
+        for row in read_rows(results / "experiment.csv")
+        if row["fold"] in folds and row["epochs"] == str(epochs) and row["backbone"] == backbone
     ]
 
 
-def rate_of(results: Path, head: str, epochs: int) -> float:
+def rate_of(results: Path, head: str, epochs: int, backbone: str = BACKBONE) -> float:
     """The rate of a head: that of average pooling, or that of Newton–Schulz for all covariance heads.
 
     It is the smallest rate whose mean on the folds is within one standard error of the best (the rule by which trees
@@ -224,12 +286,12 @@ def rate_of(results: Path, head: str, epochs: int) -> float:
     difference between two of them is one of the methods.
     """
     searched = head if head == "average" else "isqrt"
-    scores = fold_scores(results, searched, epochs)
+    scores = fold_scores(results, searched, epochs, backbone)
     if not scores:
         raise GCPError(f"The rate of '{searched}' is not chosen yet; run --stage 1 first.")
     means = {rate: fmean(values) for rate, values in scores.items()}
     best = max(means, key=lambda rate: means[rate])
-    held = {row["fold"]: int(row["held_count"]) for row in _fold_rows(results, epochs)}
+    held = {row["fold"]: int(row["held_count"]) for row in _fold_rows(results, epochs, backbone)}
     share = means[best] / 100
     error = 100 * math.sqrt(share * (1 - share) / sum(held.values()))
     return min(rate for rate, mean in means.items() if mean >= means[best] - error)
@@ -259,8 +321,12 @@ def train_all(runs: Iterable[Run], args: argparse.Namespace) -> None:
 
 def write_curves(path: Path, curves: list[dict[str, object]]) -> None:
     """Adds a run's epochs at one go, in place of what a run that was cut off here has left."""
-    own = curves[0]["head"], str(curves[0]["seed"])
-    write_rows(path, [*(row for row in read_rows(path) if (row["head"], row["seed"]) != own), *curves])
+
+    def run(row: Mapping[str, object]) -> tuple[str, ...]:
+        return tuple(str(row[name]) for name in ("backbone", "head", "seed"))
+
+    own = run(curves[0])
+    write_rows(path, [*(row for row in read_rows(path) if run(row) != own), *curves])
 
 
 def train(run: Run, source: Path, work: Path) -> tuple[dict[str, object], list[dict[str, object]]]:
@@ -299,7 +365,10 @@ def train(run: Run, source: Path, work: Path) -> tuple[dict[str, object], list[d
     }
     if run.fold is not None:
         return row, []
-    return row, [{"head": run.head, "seed": str(run.seed), **{name: e[name] for name in CURVES}} for e in epochs]
+    return row, [
+        {"backbone": run.backbone, "head": run.head, "seed": str(run.seed), **{name: e[name] for name in CURVES}}
+        for e in epochs
+    ]
 
 
 def _trunk(run: Run, work: Path) -> Path | None:
