@@ -30,12 +30,14 @@ def heads(scores: Scores, what: str, out: Path) -> None:
         axes.errorbar(
             interval.mean, row, xerr=interval.half if len(values) > 1 else None, fmt="D", color="black", capsize=3
         )
+    label = f"{what} (%): seeds, mean, 95 % interval"
     if "average" in scores:
         axes.axvline(fmean(scores["average"].values()), color="0.6", ls="--", lw=1, zorder=0)
+        label += "; dashed: average pooling"
     axes.set_yticks(range(len(scores)), scores)
     axes.set_ylim(len(scores) - 0.5, -0.5)  # the first on top
     axes.grid(axis="x", alpha=0.3)
-    axes.set_xlabel(f"{what} (%): seeds, mean, 95 % interval; dashed: average pooling")
+    axes.set_xlabel(label)
     save_figure(figure, out, dpi=110)
 
 

@@ -3,14 +3,25 @@
 A difference is called so only if its 95 % interval leaves zero out; everything else is *level*.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 
 from . import answer_pictures as pictures
-from .experiment import CANDIDATES, FRESH_FOLD, HEADS, SEARCHED, SEEDS, TRUNK, fold_scores, rate_of
+from .experiment import (
+    BACKBONE,
+    CANDIDATES,
+    FRESH_FOLD,
+    HEADS,
+    OTHERS,
+    SEARCHED,
+    SEEDS,
+    TRUNK,
+    fold_scores,
+    rate_of,
+)
 from .intervals import Interval, paired, spread, unpaired
 from .record import read_rows
 
@@ -29,15 +40,20 @@ class Experiment:
         rows: the final runs.
         scores: head → seed → test top-1, heads in the order of the experiment.
         same_shops: head → seed → top-1 on the fold that has chosen nothing.
-        curves: every epoch of them.
+        others: backbone of another family → its final runs.
+        curves: every epoch of `rows`.
     """
 
     def __init__(self, results: Path) -> None:
         self.results = results
-        every = read_rows(results / "experiment.csv")
+        lines = read_rows(results / "experiment.csv")
+        every = [row for row in lines if row["backbone"] == BACKBONE]
         self.epochs = int(next(row["epochs"] for row in every if row["fold"]))
         self.rows = [row for row in every if not row["fold"]]
-        self.curves = read_rows(results / "experiment_curves.csv")
+        final = [row for row in lines if not row["fold"]]
+        by_backbone = {name: [row for row in final if row["backbone"] == name] for name in OTHERS.values()}
+        self.others = {name: rows for name, rows in by_backbone.items() if rows}
+        self.curves = [row for row in read_rows(results / "experiment_curves.csv") if row["backbone"] == BACKBONE]
         self.scores = _by_head(self.rows)
         self.same_shops = _by_head([row for row in every if row["fold"] == str(FRESH_FOLD)])
 
@@ -127,11 +143,13 @@ def _question(title: str, *lines: str, picture: str = "") -> str:
 
 def _says(experiment: Experiment, head: str, base: str) -> str | None:
     gap = experiment.gap(head, base)
-    if gap is None:
-        return None
+    return None if gap is None else f"`{head}` against `{base}`: {_verdict(gap)}."
+
+
+def _verdict(gap: Interval) -> str:
     if gap.number == 1:
-        return f"`{head}` against `{base}`: {gap.mean:+.1f} with one seed, which decides nothing."
-    return f"`{head}` against `{base}`: {gap.verdict()}, {gap} ({gap.number} seeds, paired)."
+        return f"{gap.mean:+.1f} with one seed, which decides nothing"
+    return f"{gap.verdict()}, {gap} ({gap.number} seeds, paired)"
 
 
 def _all(experiment: Experiment, pairs: Iterable[tuple[str, str]]) -> list[str]:
@@ -149,15 +167,36 @@ def in_the_same_shops(experiment: Experiment) -> str:
     scores = experiment.same_shops
     if not scores:
         return ""
-    lines = []
-    for head, own in scores.items():
-        gap = paired(own, scores.get("average", {})) if head != "average" else None
-        against = f"; against `average`: {gap.verdict()}, {gap} (paired)" if gap else ""
-        listed = ", ".join(f"{value:.1f}" for value in own.values())
-        lines.append(f"`{head}`: {spread(list(own.values()))} ({listed}){against}.")
+    lines = [_listed(head, own, scores.get("average", {})) for head, own in scores.items()]
     picture = "experiment_same_shops.png"
     pictures.heads(scores, "top-1 on the half held out", experiment.results / picture)
     return _question("And on photographs of the same shops?", *lines, picture=picture)
+
+
+def _listed(head: str, own: Mapping[str, float], average: Mapping[str, float]) -> str:
+    gap = paired(own, average) if head != "average" else None
+    listed = ", ".join(f"{value:.1f}" for value in own.values())
+    return f"`{head}`: {spread(list(own.values()))} ({listed})" + (
+        f"; against `average`: {_verdict(gap)}." if gap else "."
+    )
+
+
+def on_other_backbones(experiment: Experiment) -> str:
+    if not experiment.others:
+        return ""
+    lines = []
+    shown = {f"{BACKBONE}, {head}": experiment.scores[head] for head in SEARCHED if head in experiment.scores}
+    for backbone, rows in experiment.others.items():
+        scores = _by_head(rows)
+        shown |= {f"{backbone}, {head}": own for head, own in scores.items()}
+        for head, own in scores.items():
+            fit = fmean(float(row["train_top1"]) for row in rows if row["head"] == head)
+            rate = rate_of(experiment.results, head, experiment.epochs, backbone)
+            said = _listed(head, own, scores.get("average", {}))
+            lines.append(f"`{backbone}`, lr {rate:g}, {fit:.1f} on the training part: {said}")
+    picture = "experiment_backbones.png"
+    pictures.heads(shown, "test top-1", experiment.results / picture)
+    return _question("Does `isqrt` beat average pooling on other backbones?", *lines, picture=picture)
 
 
 def approximate_against_exact(experiment: Experiment) -> str:
@@ -239,6 +278,7 @@ def precision_and_smoothness(experiment: Experiment) -> str:
 QUESTIONS: tuple[Callable[[Experiment], str], ...] = (
     against_average,
     in_the_same_shops,
+    on_other_backbones,
     approximate_against_exact,
     conditioning,
     hybrid,

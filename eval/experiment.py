@@ -118,10 +118,10 @@ FRESH_FOLD = 0
 """The fold of that stage: the search has not been judged by it."""
 
 OTHERS = {8: "test_vit", 9: "test_convnext"}
-"""Backbones of other families by stage: a search of the rate and final runs, for average pooling and `NAMED`."""
+"""Backbones of other families by stage: a search of the rates and final runs of the heads searched for.
 
-NAMED = "isqrt"
-"""The head that the search named; on other backbones it is held against average pooling."""
+Newton–Schulz is the head that stage 1 had named for the comparison with average pooling.
+"""
 
 SEARCH_FOLDS = (1,)
 """Folds of the search: one half of every class holds out enough photographs (1337) to tell rates apart."""
@@ -211,7 +211,7 @@ def main(argv: list[str]) -> None:
         raise GCPError(f"No train.txt in {args.data_dir}; --data-dir takes the folder of the grocery data set.")
     for stage in [args.stage] if args.stage else (1, *STAGES, *OTHERS):
         if stage == 1:
-            rate = search(args, BACKBONE)[NAMED]
+            rate = search(args, BACKBONE)["isqrt"]
             train_all(_on_folds(args, BACKBONE, ((head, rate) for head in CANDIDATES)), args)
             continue
         if stage in OTHERS:

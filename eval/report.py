@@ -83,7 +83,7 @@ SECTIONS = (
     Section(
         "experiment",
         "Pooling heads on the grocery photographs",
-        "python -m eval experiment --data-dir GROCERY          # stages 1 to 7; resumable\n"
+        "python -m eval experiment --data-dir GROCERY          # stages 1 to 9; resumable\n"
         "python -m eval experiment --data-dir GROCERY --stage 2 --heads average isqrt svdpade-hybrid --seeds 3 4",
         answers.section,
     ),

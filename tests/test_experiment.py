@@ -1,5 +1,6 @@
 """The experiment on a miniature of the grocery data set, and the report that is made from its lines."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def test_a_hybrid_branches_off_the_trunk_to_the_last_digit(photographs, tmp_path
     trunk = Run(experiment.TRUNK, 0.05, 1, 6)
     row, curves = experiment.train(trunk, photographs, tmp_path)
     assert 0 <= float(row["held_top1"]) <= 100
-    assert "--experiment final-svdpade-hybrid-lr0.05-seed1" in row["command"]
+    assert "--experiment final-test_resnet-svdpade-hybrid-lr0.05-seed1" in row["command"]
     assert str(tmp_path) not in row["command"]
     assert (curves[0]["method"], curves[-1]["method"]) == ("isqrt", "svdpade")
     # What is finished is not trained again.
@@ -85,10 +86,11 @@ def test_a_hybrid_branches_off_the_trunk_to_the_last_digit(photographs, tmp_path
 
 def test_the_search_widens_until_the_best_has_neighbours(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "SEARCH_FOLDS", (0, 1))
-    assert experiment.with_neighbours({0.1, 0.2}, 0.2) == {0.1, 0.2, 0.4}
-    assert experiment.with_neighbours({0.1, 0.2}, 0.1) == {0.05, 0.1, 0.2}
-    assert experiment.with_neighbours({0.1, 0.2, 0.4}, 0.2) == {0.1, 0.2, 0.4}
-    assert experiment.with_neighbours({0.8, 1.6}, 1.6) == {0.8, 1.6}
+    limits = (0.0125, 1.6)
+    assert experiment.with_neighbours({0.1, 0.2}, 0.2, limits) == {0.1, 0.2, 0.4}
+    assert experiment.with_neighbours({0.1, 0.2}, 0.1, limits) == {0.05, 0.1, 0.2}
+    assert experiment.with_neighbours({0.1, 0.2, 0.4}, 0.2, limits) == {0.1, 0.2, 0.4}
+    assert experiment.with_neighbours({0.8, 1.6}, 1.6, limits) == {0.8, 1.6}
     with pytest.raises(GCPError, match="--stage 1"):
         experiment.rate_of(tmp_path, "isqrt", 12)
     for rate, fold, top1 in ((0.1, 0, 60), (0.1, 1, 70), (0.2, 0, 66), (0.2, 1, 65)):
@@ -103,8 +105,8 @@ def test_the_search_widens_until_the_best_has_neighbours(tmp_path, monkeypatch):
         experiment.rate_of(tmp_path, "average", 12)
 
 
-def line(head, rate, fold, top1, epochs, count=500):
-    key = dict(zip(experiment.KEY, (head, f"{rate:g}", 0, epochs, fold), strict=True))
+def line(head, rate, fold, top1, epochs, count=500, backbone=experiment.BACKBONE):
+    key = dict(zip(experiment.KEY, (backbone, head, f"{rate:g}", 0, epochs, fold), strict=True))
     return {**key, "train_top1": 95, "eval_top1": 50, "held_top1": top1, "held_count": count}
 
 
@@ -114,28 +116,46 @@ def test_the_command_trains_what_is_missing(photographs, tmp_path, monkeypatch):
     def train(run, source, work):
         trained.append(run.name)
         row = dict(zip(experiment.KEY, run.key, strict=True))
-        return {**row, "eval_top1": 50, "held_top1": 50 - 100 * abs(run.rate - 0.1), "held_count": 5000}, []
+        best = 0.1 if run.backbone == experiment.BACKBONE else 4e-3
+        return {**row, "eval_top1": 50, "held_top1": 50 - 10 * abs(math.log2(run.rate / best)), "held_count": 5000}, []
 
     monkeypatch.setattr(experiment, "train", train)
     given = ["--data-dir", str(photographs), "--results", str(tmp_path), "--jobs", "1"]
     experiment.main([*given, "--stage", "1"])
     # 0.1, 0.2, then 0.05 for two heads on one fold; then the two other candidates at the rate found.
     assert len(trained) == 2 * 3 + 2
-    assert trained[6:] == [f"fold1-{head}-lr0.1-seed0" for head in ("rsqrt", "polar")]
+    assert trained[6:] == [f"fold1-test_resnet-{head}-lr0.1-seed0" for head in ("rsqrt", "polar")]
     experiment.main([*given, "--stage", "2", "--seeds", "0", "1"])
-    assert trained[8:13] == [f"final-{head}-lr0.1-seed0" for head in experiment.STAGES[2]]
+    assert trained[8:13] == [f"final-test_resnet-{head}-lr0.1-seed0" for head in experiment.STAGES[2]]
     number = len(trained)
     experiment.main([*given, "--stage", "2", "--seeds", "0", "1"])
     assert len(trained) == number
     experiment.main([*given, "--stage", "7", "--seeds", "0"])
-    assert trained[number:] == [f"fold0-{head}-lr0.1-seed0" for head in experiment.STAGES[7]]
+    assert trained[number:] == [f"fold0-test_resnet-{head}-lr0.1-seed0" for head in experiment.STAGES[7]]
+    number = len(trained)
+    # Another backbone has rates of its own: 1e-3, 2e-3, then 4e-3 and 8e-3 for two heads; then the final runs.
+    experiment.main([*given, "--stage", "8", "--seeds", "0", "1"])
+    assert len(trained) == number + 2 * 4 + 2 * 2
+    finals = [f"final-test_vit-{head}-lr0.004-seed{seed}" for seed in (0, 1) for head in ("average", "isqrt")]
+    assert trained[-4:] == finals
     assert experiment.fold_scores(tmp_path, "isqrt", experiment.EPOCHS).keys() == {0.05, 0.1, 0.2}
     assert [len(own) for own in experiment.fold_scores(tmp_path, "isqrt", experiment.EPOCHS).values()] == [1, 1, 1]
 
 
+def test_average_pooling_is_asked_for_where_it_is_not_the_backbones_own():
+    command = Run("average", 1e-3, 0, 30, None, "test_vit").command(Path("D"), Path("O"))
+    assert "global_pool=avg" in command
+    assert "adamw" in command
+    assert "global_pool=avg" not in Run("isqrt", 1e-3, 0, 30, None, "test_vit").command(Path("D"), Path("O"))
+    assert "--last-stride" not in command
+    assert "--last-stride" in Run("average", 0.1, 0, 30).command(Path("D"), Path("O"))
+
+
 def test_curves_are_written_once(tmp_path):
     file = tmp_path / "curves.csv"
-    curves = [{"head": "isqrt", "seed": seed, "epoch": epoch} for seed in ("0", "1") for epoch in (0, 1)]
+    curves = [
+        {"backbone": "b", "head": "isqrt", "seed": seed, "epoch": epoch} for seed in ("0", "1") for epoch in (0, 1)
+    ]
     for part in (curves[:2], curves[2:], curves[:2]):  # the last run was cut off before its line, and is read again
         experiment.write_curves(file, part)
     assert sorted((row["seed"], row["epoch"]) for row in read_rows(file)) == [
@@ -179,6 +199,10 @@ def results(tmp_path_factory):
         for seed in (0, 1):
             own = line(head, 0.1, experiment.FRESH_FOLD, top1 + seed * (head == "isqrt"), 24)
             rows.append({**own, "seed": seed, **common})
+    for head, top1 in (("average", 30), ("isqrt", 40)):
+        rows.append({**line(head, 1e-3, experiment.SEARCH_FOLDS[0], top1, 24, backbone="test_vit"), **common})
+        own = line(head, 1e-3, "", top1 + 1, 24, backbone="test_vit")
+        rows += [{**own, "seed": seed, "held_top1": top1 + seed * (head == "isqrt"), **common} for seed in (0, 1)]
     for head, top1 in level.items():
         for seed in (0, 1):
             own = line(head, 0.1, "", top1 + 0.1 * seed * (head != "isqrt"), 24)
@@ -186,7 +210,7 @@ def results(tmp_path_factory):
             for epoch, lr in enumerate((0.01, 0.1, 0.06, 0.03, 0.001)):
                 seen = dict(epoch=epoch, lr=lr, method=head, train_top1=9, eval_top1=epoch * top1 / 5)
                 seen |= dict(kappa="" if head == "average" else 10 ** (5 - epoch), rank=48, under_eps=0.0)
-                curves.append({"head": head, "seed": seed, **seen})
+                curves.append({"backbone": experiment.BACKBONE, "head": head, "seed": seed, **seen})
     write_rows(folder / "experiment.csv", rows)
     write_rows(folder / "experiment_curves.csv", curves)
     (folder / "notes").mkdir()
@@ -206,8 +230,12 @@ def test_the_page(results):
     assert "`isqrt`: median κ 5.5e+03 while the rate is above half its peak, 1.0e+01 once" in page
     assert "What a person has to say." in page
     assert "`average`: 70.0 ± 0.0 (70.0, 70.0)." in page
-    assert "`isqrt`: 80.5 ± 0.7 (80.0, 81.0); against `average`: ahead, +10.5 ± 6.4 (paired)." in page
-    for name in ("heads", "same_shops", "curves", "gap", "conditioning", "hybrid"):
+    assert "`isqrt`: 80.5 ± 0.7 (80.0, 81.0); against `average`: ahead, +10.5 ± 6.4 (2 seeds, paired)." in page
+    assert (
+        "`test_vit`, lr 0.001, 95.0 on the training part: `isqrt`: 40.5 ± 0.7 (40.0, 41.0); against `average`: " in page
+    )
+    assert "ahead, +10.5 ± 6.4 (2 seeds, paired)." in page
+    for name in ("backbones", "heads", "same_shops", "curves", "gap", "conditioning", "hybrid"):
         with Image.open(results / f"experiment_{name}.png") as picture:
             assert min(picture.size) > 300
     before = page
