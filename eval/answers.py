@@ -123,15 +123,20 @@ def table(experiment: Experiment) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for head, own in experiment.scores.items():
-        rows = [row for row in experiment.rows if row["head"] == head]
-        train = fmean(float(row["train_top1"]) for row in rows)
+        rate, train = _rate_and_fit(experiment.rows, head)
         gaps = [str(experiment.gap(head, base) or "") if head != base else "" for base in ("average", "isqrt")]
         listed = ", ".join(f"{value:.1f}" for value in own.values())
         lines.append(
-            f"| {head} | {rows[0]['lr']} | {listed} | {spread(list(own.values()))} | {train:.1f} | {' | '.join(gaps)} |"
+            f"| {head} | {rate} | {listed} | {spread(list(own.values()))} | {train:.1f} | {' | '.join(gaps)} |"
         )
     pictures.heads(experiment.scores, "test top-1", experiment.results / "experiment_heads.png")
     return "\n".join([*lines, "", "![test top-1 of every head](experiment_heads.png)"])
+
+
+def _rate_and_fit(rows: list[dict[str, str]], head: str) -> tuple[str, float]:
+    """The rate of a head's runs, and their mean top-1 on the training part."""
+    own = [row for row in rows if row["head"] == head]
+    return own[0]["lr"], fmean(float(row["train_top1"]) for row in own)
 
 
 def _question(title: str, *lines: str, picture: str = "") -> str:
@@ -176,9 +181,8 @@ def in_the_same_shops(experiment: Experiment) -> str:
 def _listed(head: str, own: Mapping[str, float], average: Mapping[str, float]) -> str:
     gap = paired(own, average) if head != "average" else None
     listed = ", ".join(f"{value:.1f}" for value in own.values())
-    return f"`{head}`: {spread(list(own.values()))} ({listed})" + (
-        f"; against `average`: {_verdict(gap)}." if gap else "."
-    )
+    against = f"; against `average`: {_verdict(gap)}" if gap else ""
+    return f"`{head}`: {spread(list(own.values()))} ({listed}){against}."
 
 
 def on_other_backbones(experiment: Experiment) -> str:
@@ -190,10 +194,9 @@ def on_other_backbones(experiment: Experiment) -> str:
         scores = _by_head(rows)
         shown |= {f"{backbone}, {head}": own for head, own in scores.items()}
         for head, own in scores.items():
-            fit = fmean(float(row["train_top1"]) for row in rows if row["head"] == head)
-            rate = rate_of(experiment.results, head, experiment.epochs, backbone)
+            rate, train = _rate_and_fit(rows, head)
             said = _listed(head, own, scores.get("average", {}))
-            lines.append(f"`{backbone}`, lr {rate:g}, {fit:.1f} on the training part: {said}")
+            lines.append(f"`{backbone}`, lr {rate}, {train:.1f} on the training part: {said}")
     picture = "experiment_backbones.png"
     pictures.heads(shown, "test top-1", experiment.results / picture)
     return _question("Does `isqrt` beat average pooling on other backbones?", *lines, picture=picture)

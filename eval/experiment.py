@@ -44,23 +44,21 @@ class Backbone:
     """How a backbone is trained.
 
     Attributes:
-        optimizer: arguments of ``timm-gcp train``.
+        settings: arguments of ``timm-gcp train``.
         rates: that the search begins with.
         limits: of the search.
-        average: arguments that give it average pooling where that is not its own.
     """
 
-    optimizer: str
+    settings: str
     rates: tuple[float, ...]
     limits: tuple[float, float]
-    average: str = ""
 
 
 _SGD = "--opt sgd --momentum 0.9 --weight-decay 1e-4 --warmup-lr 1e-3"
 _ADAMW = "--opt adamw --weight-decay 0.05 --warmup-lr 1e-5"
 BACKBONES = {
     BACKBONE: Backbone(f"--last-stride 1 {_SGD}", (0.1, 0.2), (0.0125, 1.6)),
-    "test_vit": Backbone(_ADAMW, (1e-3, 2e-3), (1.25e-4, 1.6e-2), "--model-kwargs global_pool=avg"),
+    "test_vit": Backbone(_ADAMW, (1e-3, 2e-3), (1.25e-4, 1.6e-2)),
     "test_convnext": Backbone(_ADAMW, (1e-3, 2e-3), (1.25e-4, 1.6e-2)),
 }
 
@@ -75,7 +73,7 @@ def _hybrid(method: str, *more: str) -> tuple[str, list[str]]:
 
 _FLOAT32 = ("--model-kwargs", "spectral_dtype=float32")
 HEADS: dict[str, tuple[str, list[str]]] = {
-    "average": ("", []),
+    "average": ("", ["--model-kwargs", "global_pool=avg"]),  # of a ViT it is not the own head
     "isqrt": _standalone("isqrt"),
     "rsqrt": _standalone("rsqrt", "--method-args", "share=0.1"),
     "polar": _standalone("polar"),
@@ -172,22 +170,11 @@ class Run:
         """The arguments of ``timm-gcp`` that train it."""
         part = "train" if self.fold is None else f"fold{self.fold}-train"
         suffix, arguments = HEADS[self.head]
-        backbone = BACKBONES[self.backbone]
-        if not suffix:
-            arguments = shlex.split(backbone.average)
         return [
             *("train", "--data-dir", str(data), "--train-split", part, "--val-split", "val"),
-            *(
-                "--model",
-                f"{self.backbone}{suffix}",
-                *arguments,
-                *RECIPE,
-                *shlex.split(backbone.optimizer),
-                "--lr",
-                f"{self.rate:g}",
-                "--epochs",
-                str(self.epochs),
-            ),
+            *("--model", f"{self.backbone}{suffix}", *arguments),
+            *(*RECIPE, *shlex.split(BACKBONES[self.backbone].settings)),
+            *("--lr", f"{self.rate:g}", "--epochs", str(self.epochs)),
             *("--warmup-epochs", str(self.epochs // 4), "--seed", str(self.seed)),
             *("--checkpoint-hist", str(self.epochs if self.head == TRUNK else 1)),
             *("--output", str(output), "--experiment", self.name),
@@ -217,8 +204,8 @@ def main(argv: list[str]) -> None:
         if stage in OTHERS:
             backbone = OTHERS[stage]
             best = search(args, backbone)
-            finals = [Run(head, best[head], seed, args.epochs, None, backbone) for seed in args.seeds for head in best]
-            train_all(finals, args)
+            heads = [head for head in best if head in (args.heads or best)]
+            train_all((Run(h, best[h], seed, args.epochs, None, backbone) for seed in args.seeds for h in heads), args)
             continue
         heads = [head for head in STAGES[stage] if head in (args.heads or STAGES[stage])]
         rates = {head: rate_of(args.results, head, args.epochs) for head in heads}

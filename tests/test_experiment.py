@@ -136,6 +136,8 @@ def test_the_command_trains_what_is_missing(photographs, tmp_path, monkeypatch):
     # Another backbone has rates of its own: 1e-3, 2e-3, then 4e-3 and 8e-3 for two heads; then the final runs.
     experiment.main([*given, "--stage", "8", "--seeds", "0", "1"])
     assert len(trained) == number + 2 * 4 + 2 * 2
+    experiment.main([*given, "--stage", "8", "--seeds", "2", "--heads", "isqrt"])
+    assert trained.pop() == "final-test_vit-isqrt-lr0.004-seed2"
     finals = [f"final-test_vit-{head}-lr0.004-seed{seed}" for seed in (0, 1) for head in ("average", "isqrt")]
     assert trained[-4:] == finals
     assert experiment.fold_scores(tmp_path, "isqrt", experiment.EPOCHS).keys() == {0.05, 0.1, 0.2}
