@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from timm_gcp import GCPError
-from timm_gcp.atomic import save_atomically
+from timm_gcp.files import save_atomically
 
 from . import answers, gradients, memory, speed
 from .record import read_rows, read_values

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from timm_gcp.atomic import save_atomically
+from timm_gcp.files import save_atomically
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
 
 from .card import by_whom, cell, percent, render_card

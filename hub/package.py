@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from timm_gcp import GCPError
-from timm_gcp.atomic import save_atomically
+from timm_gcp.files import save_atomically
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest, write_manifest
 
 from .recipe import read_recipe

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from timm_gcp import GCPError
-from timm_gcp.methods import nearest
+from timm_gcp.text import nearest
 from timm_gcp.weights.download import sha256_of
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest, write_manifest
 

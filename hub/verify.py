@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from timm_gcp import GCPError
-from timm_gcp.methods import nearest
+from timm_gcp.text import nearest
 from timm_gcp.weights.download import sha256_of
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
 

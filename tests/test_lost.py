@@ -15,9 +15,9 @@ import pytest
 import torch
 from tools import COMMON, MODEL, rows_of, timm_gcp_command
 
-from timm_gcp.atomic import save_atomically
 from timm_gcp.cli import main
 from timm_gcp.errors import GCPError
+from timm_gcp.files import save_atomically
 from timm_gcp.training.checkpoint import load_training_checkpoint, newest_checkpoint
 
 KILLS = int(os.environ.get("TIMM_GCP_KILLS", "4"))

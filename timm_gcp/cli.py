@@ -55,7 +55,7 @@ def _usage() -> str:
 def _run(command: str, argv: list[str]) -> int | None:
     if command not in COMMANDS:
         from timm_gcp.errors import GCPError
-        from timm_gcp.methods import nearest
+        from timm_gcp.text import nearest
 
         raise GCPError(f"Unknown command '{command}'; there are {', '.join(COMMANDS)}{nearest(command, COMMANDS)}")
     if command == "list":
@@ -75,7 +75,8 @@ def list_models(argv: Sequence[str]) -> int:
     from rich.table import Table
 
     from timm_gcp.errors import GCPError
-    from timm_gcp.methods import METHODS, nearest
+    from timm_gcp.methods import METHODS
+    from timm_gcp.text import nearest
     from timm_gcp.training.arguments import Parser
 
     parser = Parser(prog="timm-gcp list", description="List the registered models and the methods.")

@@ -4,9 +4,8 @@ A method turns the features of an image into the vector that the classifier sees
 covariance (its square root, computed and differentiated in one way or another). A new method is a new row of ``_ROWS``.
 """
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
@@ -26,6 +25,7 @@ from .spectral.newton_schulz import newton_schulz, newton_schulz_of_features
 from .spectral.newton_schulz_eigen import root_of_sigma_with_newton_gradient, root_with_newton_gradient
 from .spectral.polar import DTYPES, hermitian_factor, polar_root
 from .spectral.scalar import balanced_root, regularised_log, regularised_root
+from .text import nearest
 
 __all__ = ["METHODS", "Method", "covariance_sqrt", "get_method", "matrix_sqrt", "pool_features"]
 
@@ -384,12 +384,6 @@ _BY_NAME = {row.name: row for row in _ROWS}  # torch 2.6 compiles no look-up in 
 
 METHODS: Mapping[str, Method] = MappingProxyType(_BY_NAME)
 """Every method by name; read-only."""
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """The end of an error message: the near matches of a mistyped name, or nothing."""
-    near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(near)}?" if near else "."
 
 
 def get_method(name: str) -> Method:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import GCPError, reason
+from .errors import GCPError
 from .product_pooling import with_product_pools
+from .text import first_line
 
 __all__ = ["check_ready", "export_onnx"]
 
@@ -123,7 +124,7 @@ def _converted(model: nn.Module, sample: Tensor, opset: int) -> Any:
     except Exception as error:  # the exporter and the checker raise all kinds
         cause = error.__cause__ or error
         raise GCPError(
-            f"This {type(model).__name__} cannot be exported at opset {opset} ({reason(cause)}); try another "
+            f"This {type(model).__name__} cannot be exported at opset {opset} ({first_line(cause)}); try another "
             "--opset, or another version of torch."
         ) from error
     return proto
@@ -140,7 +141,7 @@ def _logits(path: Path, batches: Iterable[Tensor]) -> Tensor:
         return torch.cat([torch.from_numpy(output) for output in outputs])
     except Exception as error:  # onnxruntime has an exception class for every status
         raise GCPError(
-            f"onnxruntime cannot run the exported file ({reason(error)}), so it was not kept; try another --opset."
+            f"onnxruntime cannot run the exported file ({first_line(error)}), so it was not kept; try another --opset."
         ) from error
 
 

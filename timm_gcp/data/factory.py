@@ -10,7 +10,8 @@ import timm.data
 from timm.data.readers import get_img_extensions
 from timm.data.readers.class_map import load_class_map
 
-from ..errors import GCPError, one_line
+from ..errors import GCPError
+from ..text import one_line
 from .fine_grained import FINE_GRAINED, FineGrainedReader
 from .folders import check_folder, require_root
 from .image_list import ReaderImageList

@@ -9,13 +9,13 @@ from typing import Any
 from timm.data.readers.reader_image_folder import find_images_and_targets
 
 from ..errors import GCPError
+from ..text import some_quoted
 
 _logger = logging.getLogger(__name__)
 
 _TRAIN = ("train", "training")
 _EVALUATION = ("val", "valid", "validation", "eval", "evaluation")
 _TEST = ("test", "testing")
-_NAMED = 5  # classes that a message names before it only counts
 
 
 def require_root(root: Any) -> None:
@@ -53,7 +53,7 @@ def check_folder(
         )
     if empty:
         raise GCPError(
-            f"{str(folder)!r} has no image of class {_named(empty)}: add images, or remove the class folder."
+            f"{str(folder)!r} has no image of class {some_quoted(empty)}: add images, or remove the class folder."
         )
     if class_map:
         _check_class_map(folder, class_map, have, training)
@@ -63,7 +63,8 @@ def check_folder(
         unknown = sorted(have - set(class_map))
         if class_map and unknown:
             raise GCPError(
-                f"{str(folder)!r} has class {_named(unknown)}, which {str(train)!r} lacks: rename it, or add it there."
+                f"{str(folder)!r} has class {some_quoted(unknown)}, which {str(train)!r} lacks: rename it, or add it "
+                "there."
             )
     return folder, class_map
 
@@ -72,12 +73,12 @@ def _check_class_map(folder: Path, class_map: dict[str, int], have: set[str], tr
     absent = [name for name in class_map if name not in have]
     if absent and (training or len(absent) == len(class_map)):
         raise GCPError(
-            f"{str(folder)!r} has no image of class {_named(absent)}, which --class-map names: add images, or take it "
-            "out of the map."
+            f"{str(folder)!r} has no image of class {some_quoted(absent)}, which --class-map names: add images, or "
+            "take it out of the map."
         )
     left_out = sorted(have - set(class_map))
     if left_out:
-        _logger.warning("Left out of %r, since the class map lacks it: %s", str(folder), _named(left_out))
+        _logger.warning("Left out of %r, since the class map lacks it: %s", str(folder), some_quoted(left_out))
 
 
 def _find_split(root: Path, split: str, training: bool) -> Path:
@@ -141,8 +142,3 @@ def _scan(folder: Path, types: Collection[str]) -> tuple[set[str], list[str]]:
         elif not folders and not top and not os.path.basename(path).startswith("."):
             empty.append(relative)
     return have, sorted(empty)
-
-
-def _named(classes: list[str]) -> str:
-    more = f" and {len(classes) - _NAMED} more" if len(classes) > _NAMED else ""
-    return ", ".join(map(repr, classes[:_NAMED])) + more

@@ -68,9 +68,10 @@ class ReaderImageList(ListedReader):
     def _check_every_class(self) -> None:
         have = {label for _, label in self.samples}
         if number := self.num_classes - len(have):
-            first = islice((label for label in range(self.num_classes) if label not in have), 5)
+            # A wrong label may be huge: look at no more labels than are named.
+            first = list(islice((label for label in range(self.num_classes) if label not in have), 5))
             named = [self.class_names[label] if self.class_names else str(label) for label in first]
-            more = f" and {number - 5} more" if number > 5 else ""
+            more = f" and {number - len(first)} more" if number > len(first) else ""
             raise GCPError(
                 f"{str(self.list_file)!r} has no image of class {', '.join(map(repr, named))}{more}: add images, or "
                 "take the class out (labels count from 0 without gaps)."

@@ -9,7 +9,8 @@ from typing import Any
 
 from torchvision.datasets.utils import check_integrity
 
-from ..errors import GCPError, one_line
+from ..errors import GCPError
+from ..text import one_line
 from ..weights.download import TIMEOUT, download
 
 

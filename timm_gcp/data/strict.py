@@ -11,10 +11,10 @@ from timm.data import ImageDataset
 from tqdm.auto import tqdm
 
 from ..errors import GCPError
+from ..text import some_quoted
 
 _logger = logging.getLogger(__name__)
 
-_NAMED = 5  # files that a message names before it only counts
 _BATCH = 1024  # files handed to the pool at a time, so that a large data set does not queue at once
 
 
@@ -137,18 +137,18 @@ def check_images(dataset: Any, progress: bool = True, workers: int | None = None
         if len(bad) == 1:
             raise next(iter(bad.values()))
         raise GCPError(
-            f"{len(bad)} of {len(samples)} images cannot be read ({_shortened(names)}): replace them, or add "
+            f"{len(bad)} of {len(samples)} images cannot be read ({some_quoted(names)}): replace them, or add "
             "--skip-bad-images to go on without them."
         )
     kept = [sample for index, sample in enumerate(samples) if index not in bad]
     if not kept:
-        raise GCPError(f"none of the {len(samples)} images can be read ({_shortened(names)}): replace them.")
+        raise GCPError(f"none of the {len(samples)} images can be read ({some_quoted(names)}): replace them.")
     lost = {label for _, label in samples} - {label for _, label in kept}
     if lost:
         known = dataset.class_names
         classes = [known[label] if known else str(label) for label in sorted(lost)]
         raise GCPError(
-            f"no image of class {_shortened(classes)} can be read: replace the files (such as {names[0]!r}), or take "
+            f"no image of class {some_quoted(classes)} can be read: replace the files (such as {names[0]!r}), or take "
             "the class out."
         )
     for index, name in zip(bad, names, strict=True):
@@ -173,8 +173,3 @@ def _errors(dataset: StrictImageDataset, progress: bool, workers: int | None) ->
             for error in pool.map(error_of, range(start, min(start + _BATCH, len(dataset)))):
                 bar.update()
                 yield error
-
-
-def _shortened(names: list[str]) -> str:
-    more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(map(repr, names[:_NAMED])) + more

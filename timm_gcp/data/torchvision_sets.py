@@ -6,7 +6,8 @@ from typing import Any
 
 from torchvision import datasets
 
-from ..errors import GCPError, one_line
+from ..errors import GCPError
+from ..text import one_line
 from .listed import Listing
 
 # torchvision gives out images only; the attributes with their paths are the same from 0.21 to 0.29.

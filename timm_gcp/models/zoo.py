@@ -21,7 +21,8 @@ from timm.models._pretrained import DefaultCfg
 from torch import Tensor, nn
 
 from ..errors import GCPError
-from ..methods import METHODS, get_method, nearest
+from ..methods import METHODS, get_method
+from ..text import nearest
 from ..weights.manifest import Checkpoint, read_manifest
 from .features import features_of
 from .graft import DEFAULT_REDUCE, GCPMixin, graft

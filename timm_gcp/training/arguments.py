@@ -12,7 +12,8 @@ from timm.utils import ParseKwargs
 
 from ..data import FINE_GRAINED
 from ..errors import GCPError
-from ..methods import get_method, nearest
+from ..methods import get_method
+from ..text import nearest
 from ..weights.upstream import TRIU_ORDERS
 from .freezing import PARTS
 from .recipe import find_recipe, recipe_names

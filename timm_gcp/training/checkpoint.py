@@ -14,8 +14,8 @@ import torch
 from timm.utils import CheckpointSaver, get_state_dict
 from torch import nn
 
-from ..atomic import clear_scratch, save_atomically, sync_folder
 from ..errors import GCPError
+from ..files import clear_scratch, save_atomically, sync_folder
 from ..weights.file import load_file
 
 __all__ = ["AtomicSaver", "RunSaver", "load_training_checkpoint", "newest_checkpoint"]

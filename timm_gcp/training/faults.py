@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..atomic import save_atomically
 from ..errors import GCPError
+from ..files import save_atomically
 from ..pooling import GlobalCovariancePool, find_pools
+from ..text import some_of
 from .monitor import conditioning, largest_k
 
 __all__ = ["Batch", "Faults", "Findings", "examine"]
@@ -209,8 +210,7 @@ class Faults:
 
     def _describe(self, batch: Batch, findings: Findings) -> str:
         names = self.names(batch.index)
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        text = f" ({', '.join(names[:3])}{more})" if names else ""
+        text = f" ({some_of(names, 3)})" if names else ""
         # The batch of another process, or what only the compiled model does.
         text += f": first not finite is {findings.where}" if findings.where else ": a second pass over it was finite"
         if len(findings.kappa):

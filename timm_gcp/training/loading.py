@@ -11,11 +11,12 @@ from torch import nn
 
 import timm_gcp  # noqa: F401  registers the models
 
-from ..errors import GCPError, reason
-from ..methods import METHODS, get_method, nearest
+from ..errors import GCPError
+from ..methods import METHODS, get_method
 from ..models import ensure_registered
 from ..models.stride import set_last_stride
 from ..pooling import find_pools
+from ..text import first_line, nearest
 from ..weights.file import load_weights, read_weights, weights_of
 from ..weights.folder import built_for
 from .checkpoint import load_training_checkpoint
@@ -110,7 +111,7 @@ def create_model(
     except GCPError:
         raise
     except Exception as error:  # timm, torch and the Hub's client raise all kinds
-        raise GCPError(f"{name} cannot be built: {reason(error)}.") from error
+        raise GCPError(f"{name} cannot be built: {first_line(error)}.") from error
     return model
 
 

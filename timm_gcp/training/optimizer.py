@@ -11,7 +11,8 @@ from timm.optim import create_optimizer_v2, optimizer_kwargs, param_groups_layer
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from torch import nn
 
-from ..errors import GCPError, reason
+from ..errors import GCPError
+from ..text import first_line
 from .hybrid import (
     HybridSchedule,
     preview_learning_rates,
@@ -34,7 +35,7 @@ def make_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Op
     try:
         return create_optimizer_v2(model, **kwargs)
     except Exception as error:  # an optimiser's own checks
-        raise GCPError(f"Optimizer '{args.opt}' cannot be made: {reason(error)}.") from error
+        raise GCPError(f"Optimizer '{args.opt}' cannot be made: {first_line(error)}.") from error
 
 
 def _groups(args: argparse.Namespace, model: nn.Module) -> list[dict[str, Any]]:
@@ -105,7 +106,7 @@ def make_scheduler(
     try:
         scheduler, epochs = make(optimizer)
     except (ValueError, AssertionError) as error:
-        raise GCPError(f"Scheduler '{args.sched}' cannot be made: {reason(error)}.") from error
+        raise GCPError(f"Scheduler '{args.sched}' cannot be made: {first_line(error)}.") from error
     if scheduler is None and args.sched != "none":
         raise GCPError(f"Scheduler '{args.sched}' is not known to timm {timm.__version__}; update timm or use cosine.")
     if start > epochs:

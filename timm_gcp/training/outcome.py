@@ -10,9 +10,10 @@ import timm
 import torch
 from safetensors import SafetensorError
 
-from ..atomic import save_atomically
-from ..errors import GCPError, one_line
+from ..errors import GCPError
+from ..files import save_atomically
 from ..pooling import find_pools
+from ..text import one_line
 from ..version import __version__
 from ..weights.file import load_weights, weights_of
 from ..weights.folder import save_folder

@@ -6,7 +6,8 @@ from PIL import Image
 from timm.data.readers.img_extensions import get_img_extensions
 
 from ..data import UnreadableImageError
-from ..errors import GCPError, reason
+from ..errors import GCPError
+from ..text import first_line
 
 __all__ = ["find_pictures", "open_picture"]
 
@@ -42,4 +43,4 @@ def open_picture(file: Path, mode: str) -> Image.Image:
         with Image.open(file) as image:
             return image.convert(mode)
     except Exception as error:  # decoders raise OSError, but also SyntaxError, ValueError, struct.error, ...
-        raise UnreadableImageError(f"{file} cannot be read ({reason(error)}); name others.") from error
+        raise UnreadableImageError(f"{file} cannot be read ({first_line(error)}); name others.") from error

@@ -15,9 +15,9 @@ from rich.text import Text
 from timm.data import create_transform
 from tqdm import tqdm
 
-from ..atomic import save_atomically
 from ..data import UnreadableImageError
 from ..errors import GCPError
+from ..files import save_atomically
 from .arguments import parse_predict_args
 from .inputs import preprocessing
 from .loading import load_model

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..errors import GCPError
-from ..methods import nearest
+from ..text import nearest
 
 __all__ = ["find_recipe", "recipe_names"]
 

@@ -21,10 +21,11 @@ from timm.utils import ModelEmaV2, ModelEmaV3, is_primary, onnx
 from torch import nn
 from torch.onnx.errors import UnsupportedOperatorError
 
-from ..errors import GCPError, reason
+from ..errors import GCPError
 from ..methods import get_method
 from ..pooling import find_pools
 from ..product_pooling import with_product_pools
+from ..text import first_line
 from ..weights.file import load_file
 from .arguments import add_hybrid_arguments, check_switch
 from .hybrid import HybridSchedule, base_learning_rate, preview_learning_rates
@@ -226,7 +227,7 @@ def _exporting_products(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(with_product_pools(model), *args, **kwargs)  # ONNX has no eigensolver
         except UnsupportedOperatorError as error:
             raise GCPError(
-                f"torch's older exporter cannot export a covariance pool ({reason(error)}); add --dynamo, or use "
+                f"torch's older exporter cannot export a covariance pool ({first_line(error)}); add --dynamo, or use "
                 "timm-gcp export."
             ) from error
 

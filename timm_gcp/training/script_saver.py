@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import torch
 
-from ..atomic import save_atomically
+from ..files import save_atomically
 from .checkpoint import AtomicSaver
 from .hybrid import HybridSchedule
 

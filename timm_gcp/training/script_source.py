@@ -6,7 +6,7 @@ from pathlib import Path
 import timm
 
 from ..errors import GCPError
-from ..methods import nearest
+from ..text import nearest
 from ..weights.download import download
 from ..weights.resolve import cache_folder
 

@@ -24,9 +24,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import check_images, create_dataset
-from ..errors import GCPError, reason
+from ..errors import GCPError
 from ..methods import get_method
 from ..pooling import find_pools
+from ..text import first_line
 from ..weights.file import load_weights, read_weights, weights_of
 from .checkpoint import load_training_checkpoint, newest_checkpoint
 from .engine import Progress, Stepper
@@ -294,7 +295,7 @@ def _check_image_size(model: nn.Module, input_size: Sequence[int], name: str, de
         with torch.inference_mode():
             model.eval()(torch.zeros(1, *input_size, device=device))
     except Exception as error:  # whatever a model does with a size that it does not take
-        raise GCPError(f"{name} cannot take images of {size} pixels: {reason(error)}.") from error
+        raise GCPError(f"{name} cannot take images of {size} pixels: {first_line(error)}.") from error
     finally:
         for handle in handles:
             handle.remove()
@@ -399,7 +400,7 @@ def _train_loader(
             worker_seeding=shield_worker,
         )
     except (AssertionError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise GCPError(f"The augmentation arguments cannot be used: {reason(error)}.") from error
+        raise GCPError(f"The augmentation arguments cannot be used: {first_line(error)}.") from error
     if as_evaluation:
         loader.dataset.transform = crop_as_in_evaluation(loader.dataset.transform, data_config)
     if hasattr(loader.dataset, "__len__") and not len(loader):
@@ -449,8 +450,8 @@ def _load_resumed(
                 scaler.load_state_dict(checkpoint[scaler.state_dict_key])
         except (KeyError, ValueError, RuntimeError, AttributeError) as error:
             raise GCPError(
-                f"{args.resume} holds no state that fits this optimiser ({reason(error)}); give the run's own --opt "
-                "arguments, or --no-resume-opt."
+                f"{args.resume} holds no state that fits this optimiser ({first_line(error)}); give the run's own "
+                "--opt arguments, or --no-resume-opt."
             ) from error
     state = checkpoint.get("hybrid")
     if schedule is not None and state is None:

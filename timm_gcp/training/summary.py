@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..atomic import save_atomically
+from ..files import save_atomically
 from .run import Run
 
 

@@ -22,7 +22,7 @@ from timm.utils import (
     random_seed,
 )
 
-from ..atomic import save_atomically
+from ..files import save_atomically
 from ..pooling import find_pools
 from ..weights.folder import model_arguments
 from .arguments import parse_train_args

@@ -12,9 +12,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ..atomic import save_atomically
 from ..data import check_images, create_dataset
 from ..errors import GCPError
+from ..files import save_atomically
 from ..pooling import find_pools
 from .arguments import parse_validate_args
 from .engine import evaluate

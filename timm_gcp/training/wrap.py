@@ -17,7 +17,8 @@ import timm
 
 import timm_gcp  # noqa: F401  registers the models
 
-from ..errors import GCPError, one_line
+from ..errors import GCPError
+from ..text import one_line
 from .arguments import Parser
 from .script_hooks import ScriptHooks
 from .script_source import SCRIPTS, find_script

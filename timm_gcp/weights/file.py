@@ -13,6 +13,7 @@ from timm.models import clean_state_dict, load_state_dict
 from torch import Tensor, nn
 
 from ..errors import GCPError
+from ..text import some_of
 
 __all__ = ["load_file", "load_weights", "read_weights", "weights_of"]
 
@@ -110,7 +111,7 @@ def load_weights(
         if key in weights and weights[key].shape != own[key].shape and not key.startswith(optional)
     ]
     parts = [
-        f"{title} {_some(keys)}"
+        f"{title} {some_of(keys, 3)}"
         for title, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
         if keys
     ]
@@ -126,8 +127,3 @@ def load_weights(
 
 def _shape(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape)) or "scalar"
-
-
-def _some(keys: list[str], shown: int = 3) -> str:
-    more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
-    return ", ".join(keys[:shown]) + more

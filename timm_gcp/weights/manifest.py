@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..atomic import save_atomically
 from ..errors import GCPError
+from ..files import save_atomically
 
 __all__ = ["MANIFEST", "Checkpoint", "Upstream", "read_manifest", "write_manifest"]
 

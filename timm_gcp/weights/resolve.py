@@ -15,7 +15,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ..errors import GCPError, reason
+from ..errors import GCPError
+from ..text import first_line
 from .download import download, sha256_of
 from .manifest import Checkpoint, Upstream
 from .upstream import read_published
@@ -94,7 +95,7 @@ def _on_hub(row: Checkpoint, hub: str) -> Path:
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "there is no connection to the Hub"
         raise GCPError(f"{row.name} is not in the cache and {why}; connect once, or {by_hand}.") from error
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise GCPError(f"The Hub did not give {row.name} ({reason(error)}); try again, or {by_hand}.") from error
+        raise GCPError(f"The Hub did not give {row.name} ({first_line(error)}); try again, or {by_hand}.") from error
     try:
         _check(path, row, f"what the Hub gave for {hub}; try again")
     except GCPError:

@@ -14,6 +14,7 @@ from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from ..errors import GCPError
+from ..text import some_of
 from .download import is_web_page, sha256_of
 from .file import load_file, load_weights, read_weights, weights_of
 
@@ -232,8 +233,8 @@ def convert(
             ours[layout.layers[layer] + key[len(layer) :]] = value.float() if value.is_floating_point() else value
     if unknown:
         raise GCPError(
-            f"{source} is no published {layout.backbone}: it has {_some(unknown)}; give a checkpoint of fast-MPN-COV "
-            f"or DifferentiableSVD."
+            f"{source} is no published {layout.backbone}: it has {some_of(unknown, 3)}; give a checkpoint of "
+            f"fast-MPN-COV or DifferentiableSVD."
         )
     for key in [key for key in ours if key.endswith(".running_mean")]:  # PyTorch before 0.4.1 did not count batches
         ours.setdefault(key.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
@@ -255,7 +256,7 @@ def convert(
     published.build("isqrt", (stride or 1) if strided else None)  # every name and shape
     bad = [key for key, value in ours.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
-        raise GCPError(f"{source} holds NaN or infinite weights ({_some(bad)}); use another checkpoint.")
+        raise GCPError(f"{source} holds NaN or infinite weights ({some_of(bad, 3)}); use another checkpoint.")
     return published
 
 
@@ -277,7 +278,7 @@ def _layout(weights: Mapping[str, Tensor], source: str) -> _Layout:
     if shape == (64, 3, 11, 11):
         return _with_hidden("alexnet", (0, 2, 4) if batch_norm else (1, 4, 6), "head", batch_norm=batch_norm)
     raise GCPError(
-        f"{source} has none of the published layouts (its entries begin with {_some(list(weights))}); give a "
+        f"{source} has none of the published layouts (its entries begin with {some_of(list(weights), 3)}); give a "
         f"checkpoint of fast-MPN-COV or DifferentiableSVD: ResNet-50, ResNet-101, VGG-16-BN or AlexNet with a "
         f"covariance head."
     )
@@ -320,7 +321,9 @@ def _check_storage(weights: Mapping[str, Tensor], source: str) -> None:
         or value.numel() * value.element_size() > value.untyped_storage().nbytes()
     ]
     if bad:
-        raise GCPError(f"{source} holds tensors without values of their own ({_some(bad)}); use another checkpoint.")
+        raise GCPError(
+            f"{source} holds tensors without values of their own ({some_of(bad, 3)}); use another checkpoint."
+        )
 
 
 def _check_head(weights: Mapping[str, Tensor], layout: _Layout, reduce: int, source: str) -> None:
@@ -335,10 +338,6 @@ def _check_head(weights: Mapping[str, Tensor], layout: _Layout, reduce: int, sou
             f"{source} has no covariance head: its classifier sees {width} values, and the covariance of {channels} "
             f"channels has {wanted}; give a checkpoint of MPNCOV, SVD_Pade, SEB or another root."
         )
-
-
-def _some(keys: Sequence[str], shown: int = 3) -> str:
-    return ", ".join(keys[:shown]) + (f" and {len(keys) - shown} more" if len(keys) > shown else "")
 
 
 @dataclass(frozen=True)

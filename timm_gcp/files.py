@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .errors import GCPError, one_line
+from .errors import GCPError
+from .text import one_line
 
 __all__ = ["clear_scratch", "save_atomically", "sync_folder"]
 

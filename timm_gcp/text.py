@@ -1,0 +1,34 @@
+"""Pieces of messages: near matches of a mistyped name, 'a, b and 3 more', an error on one line."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+__all__ = ["first_line", "nearest", "one_line", "some_of", "some_quoted"]
+
+
+def one_line(error: BaseException) -> str:
+    """The whole message of another package's error on one line, without its full stop."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another package's error message, without its full stop."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).rstrip(".")
+
+
+def some_of(names: Sequence[str], shown: int = 5) -> str:
+    """The first few names of a list, then the number of the others: 'a, b and 3 more'."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{', '.join(names[:shown])}{more}"
+
+
+def some_quoted(names: Sequence[str], shown: int = 5) -> str:
+    """As `some_of`, each name in quotes."""
+    return some_of([repr(name) for name in names], shown)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The end of an error message about a mistyped name: its near matches, or a full stop."""
+    near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(near)}?" if near else "."
