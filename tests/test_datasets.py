@@ -311,7 +311,7 @@ def test_unreadable_image_is_named(miniature):
 def test_without_scipy(name, tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if module == "scipy" else find(module))
-    assert "pip install 'timm-gcp[mat]'" in refused("takes scipy", name, tmp_path, "train")
+    assert "pip install scipy" in refused("takes scipy", name, tmp_path, "train")
     assert not {name: row for name, row in FINE_GRAINED.items() if row.matlab != (name in ("cars", "dogs", "flowers"))}
 
 

@@ -4,6 +4,7 @@ A method turns the features of an image into the vector that the classifier sees
 covariance (its square root, computed and differentiated in one way or another). A new method is a new row of ``_ROWS``.
 """
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -423,7 +424,8 @@ def _scaled(
         row.check_dtype(dtype, sigma=sigma)
     dtype = dtype or (row.dtype if sigma else row.precision(given, args))
     power = 2 if sigma else 1
-    with torch.autocast(given.device.type, enabled=False):
+    # The meta device has no autocast to leave.
+    with contextlib.nullcontext() if given.is_meta else torch.autocast(given.device.type, enabled=False):
         work = given.to(torch.promote_types(given.dtype, torch.float32))
         unit = binary_scale(work)
         if sigma:

@@ -28,7 +28,7 @@ def check_ready(path: str | os.PathLike[str]) -> None:
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise GCPError(f"The export needs {', '.join(missing)}: pip install 'timm-gcp[onnx]'.")
+        raise GCPError(f"The export needs packages that are not installed: pip install {' '.join(missing)}.")
     target = Path(path)
     if target.is_dir():
         raise GCPError(f"{target} is a folder; name a file in it, such as {target / 'model.onnx'}.")

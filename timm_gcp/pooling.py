@@ -141,6 +141,8 @@ class GlobalCovariancePool(nn.Module):
         Raises:
             GCPError: the input does not have the channels or the dimensions that ``input_fmt`` says.
         """
+        if isinstance(x, torch.fx.Proxy):  # one node of any tracer's graph: what happens inside depends on shapes
+            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})
         dim = _FORMATS[self.input_fmt]
         if x.dim() != len(self.input_fmt) or x.shape[dim] != self.in_features:
             raise GCPError(

@@ -158,8 +158,10 @@ def _through_timm(name: str, root: Any, split: str, arguments: dict[str, Any]) -
     try:
         return timm.data.create_dataset(name, root=None if root is None else str(root), split=split, **arguments)
     except ImportError as error:
-        package = error.name or str(error)
-        raise GCPError(f"{where} needs a package that is not installed: pip install {package}.") from error
+        module = error.name or one_line(error)  # of a package whose name may be another one
+        raise GCPError(
+            f"{where} needs the module {module}, which is not installed; install the package that has it."
+        ) from error
     except Exception as error:  # assertions, and whatever the package behind the name raises
         raise GCPError(
             f"{where}, split {split!r}, cannot be opened ({one_line(error)}): correct the name, the split or "

@@ -183,9 +183,7 @@ class FineGrainedReader(ListedReader):
     ) -> None:
         row = FINE_GRAINED[name]
         if row.matlab and importlib.util.find_spec("scipy") is None:
-            raise GCPError(
-                f"{row.title} has its lists in MATLAB files, which takes scipy: pip install 'timm-gcp[mat]'."
-            )
+            raise GCPError(f"{row.title} has its lists in MATLAB files, which takes scipy: pip install scipy.")
         split = _find_split(row, split, is_training)
         folder = _find_folder(row, Path(os.path.abspath(root)), download)
         super().__init__(folder)

@@ -94,7 +94,7 @@ def batched_eigh(a: Tensor) -> tuple[Tensor, Tensor]:
 
 def recorded(a: Tensor) -> bool:
     """Whether what is done with this tensor becomes part of a graph, which can neither time nor look at values."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or type(a) is not Tensor
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or type(a) is not Tensor or a.is_meta
 
 
 def in_parallel(a: Tensor, threads: int) -> tuple[Tensor, Tensor]:
