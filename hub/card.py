@@ -1,9 +1,10 @@
 """The model card of a row of the manifest; ``publish`` and ``cards`` write the same one."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from timm_gcp import METHODS
 from timm_gcp.weights.manifest import Checkpoint
@@ -86,12 +87,36 @@ def cell(text: object) -> str:
 
 
 def _metadata(row: Checkpoint) -> str:
+    """The YAML block by which the Hub shows licence, tags and results."""
+    results = _eval_results(row)
     return ModelCardData(
         license=row.licence.lower() if row.licence else None,
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["image-classification", "timm", "timm-gcp", "global-covariance-pooling"],
+        # The Hub needs a model's name beside its results, and refuses one without results.
+        model_name=row.name if results else None,
+        eval_results=results or None,
     ).to_yaml()
+
+
+def _eval_results(row: Checkpoint) -> list[EvalResult]:
+    """The measurements of a row in the Hub's form (``model-index``), accuracies in per cent."""
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=re.sub(r"[^a-z0-9]+", "-", str(metric["data"]).lower()).strip("-"),
+            dataset_name=str(metric["data"]),
+            metric_type="accuracy",
+            metric_name=name,
+            metric_value=metric[key],
+            source_name=by_whom(metric) if row.origin_url else None,
+            source_url=row.origin_url,
+        )
+        for metric in row.metrics
+        for key, name in (("top1", "Top-1 accuracy"), ("top5", "Top-5 accuracy"))
+        if metric.get("data") and metric.get(key) is not None
+    ]
 
 
 def _standing(row: Checkpoint) -> str:

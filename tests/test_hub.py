@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from huggingface_hub import ModelCard
 from loopback_hub import TOKEN, Fault, LoopbackHub
 from PIL import Image
 
@@ -172,6 +173,8 @@ def test_card(desk, published):
     card = repo.commits[repo.head]["README.md"].decode()
     assert card.startswith("---\nlibrary_name: timm\nlicense: apache-2.0\n")
     assert "| textures\\|validation | 91.50 |  | us | `timm-gcp validate` |" in card
+    results = [(r.metric_name, r.metric_value, r.dataset_name) for r in ModelCard(card).data.eval_results]
+    assert results == [("Top-1 accuracy", 91.5, "textures|validation")]
     assert "timm-gcp train --data-dir textures --lr 0.1" in card
     assert str(desk.folder) not in card
     for text in (
