@@ -5,6 +5,7 @@ import importlib
 import sys
 
 from timm_gcp import GCPError
+from timm_gcp.output import lenient_output
 
 COMMANDS = {
     "accuracy": "a list of models or folders on one data set, into one CSV",
@@ -19,6 +20,11 @@ COMMANDS = {
 
 
 def main() -> int:
+    with lenient_output():
+        return _main()
+
+
+def _main() -> int:
     listing = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="python -m eval", epilog=f"commands:\n{listing}", formatter_class=argparse.RawDescriptionHelpFormatter

@@ -5,6 +5,7 @@ import importlib
 import sys
 
 from timm_gcp import GCPError
+from timm_gcp.output import lenient_output
 
 COMMANDS = {
     "publish": "put a checkpoint of the manifest on the Hub, check it there, and pin it in the manifest",
@@ -15,6 +16,11 @@ COMMANDS = {
 
 
 def main() -> int:
+    with lenient_output():
+        return _main()
+
+
+def _main() -> int:
     listing = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="python -m hub", epilog=f"commands:\n{listing}", formatter_class=argparse.RawDescriptionHelpFormatter

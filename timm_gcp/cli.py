@@ -4,6 +4,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from timm_gcp.output import lenient_output, lost
+
 COMMANDS = {
     "demo": "train, compare, save and load a tiny model on synthetic textures, in minutes",
     "train": "train a model on your images, with the hybrid protocol",
@@ -14,18 +16,30 @@ COMMANDS = {
     "wrap": "run timm's own train.py, validate.py, ... with our models and the hybrid protocol",
     "list": "list the registered models and the methods",
 }
+WRITES_FOLDERS = ("demo", "train", "wrap")
+"""Commands whose results are files: what they print may be lost without loss."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a sub-command.
+    """Runs a sub-command. Its output is lenient: printing never ends it.
 
     Args:
         argv: arguments; None takes those of the process.
 
     Returns:
-        Exit status: 0, 2 for bad input (one sentence on stderr), 130 when interrupted.
+        Exit status: 0, 2 for bad input (one sentence on stderr) or results that could not be printed, 130 when
+        interrupted.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    with lenient_output() as output:
+        status = _main(argv)
+        if reason := lost(output):
+            print(f"timm-gcp: error: Standard output could not be written ({reason}).", file=sys.stderr)
+            status = status or (0 if argv[:1] and argv[0] in WRITES_FOLDERS else 2)
+    return status
+
+
+def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0 if argv else 2

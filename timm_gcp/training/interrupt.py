@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C: a wish to stop, which the run fulfils where it can be taken up again."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -62,7 +63,8 @@ class Interrupt:
     def _note(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT:
             # print could have been interrupted itself; write has no state.
-            os.write(2, b"\nStopping after this update; Ctrl-C again stops at once.\n")
+            with contextlib.suppress(OSError):
+                os.write(2, b"\nStopping after this update; Ctrl-C again stops at once.\n")
             signal.signal(signal.SIGINT, signal.default_int_handler)
         self.signal = self.signal or number
 
