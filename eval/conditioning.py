@@ -29,6 +29,13 @@ def main(argv: list[str]) -> None:
     rows = [{"run": name, **row, **provenance()} for name, found in courses.items() for row in found]
     write_rows(args.results / "conditioning.csv", rows)
     draw(courses, args.results / "conditioning.png")
+    for name, found in courses.items():
+        first, last = found[0], found[-1]
+        print(
+            f"{name}: {len(found)} epochs, κ {first['kappa']:.3g} in epoch {first['epoch']} ({first['method']}), "
+            f"{last['kappa']:.3g} in epoch {last['epoch']} ({last['method']})."
+        )
+    print(f"Written: {args.results / 'conditioning.csv'} and {args.results / 'conditioning.png'}.")
 
 
 def course(run: Path) -> list[dict[str, float | str]]:

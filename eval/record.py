@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import io
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from timm_gcp.files import save_text
 
 
 def machine() -> str:
@@ -59,9 +62,8 @@ def append_row(path: Path, row: Mapping[str, object]) -> None:
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Writes a CSV file aside and renames it, so that a kill never leaves half a line."""
-    aside = path.with_suffix(".tmp")
-    with aside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(aside, path)
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    save_text(path, buffer.getvalue())

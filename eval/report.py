@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from timm_gcp import GCPError
-from timm_gcp.files import save_atomically
+from timm_gcp.files import save_text
 
 from . import answers, gradients, memory, speed
 from .record import read_rows, read_values
@@ -130,7 +130,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     out = args.results / "README.md"
     content = page(args.results)
-    save_atomically(out, lambda file: file.write(content.encode()))
+    save_text(out, content)
     print(out)
 
 

@@ -2,11 +2,9 @@
 
 import argparse
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
-from timm_gcp.files import save_atomically
+from timm_gcp.files import save_text
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
 
 from .card import by_whom, cell, percent, render_card
@@ -29,13 +27,9 @@ def main(argv: list[str]) -> int:
         repo = row.hub.partition("@")[0] if row.hub else None
         pages[f"{name}.md"] = render_card(row, repo=repo, parameters=parameters[name])
     for name, text in pages.items():
-        save_atomically(args.out / name, partial(_put, text))
+        save_text(args.out / name, text)
     print(f"{args.out} has {INDEX} and the cards of {', '.join(rows)}.")
     return 0
-
-
-def _put(text: str, file: BinaryIO) -> None:
-    file.write(text.encode())
 
 
 def index(rows: Mapping[str, Checkpoint], parameters: Mapping[str, int | None]) -> str:

@@ -104,7 +104,7 @@ def test_refused(pictures, tmp_path, capsys):
     assert "has no images in it" in error_of(pictures, tmp_path / "empty")
     assert "None of 2 images can be read" in error_of(tmp_path / "bad.jpg", tmp_path / "none.jpg")
     assert "is a folder" in error_of(pictures, "--csv", tmp_path)
-    assert "There is no folder" in error_of(pictures, "--csv", tmp_path / "deep" / "p.csv")
+    assert "is a file, not a folder" in error_of(pictures, "--csv", pictures / "a.jpg" / "p.csv")
     assert "--top must be at least 1" in error_of(pictures, "--top", "0")
     assert "required: IMAGE" in error_of()
     assert "did you mean resnet50_svdpade" in error_of(pictures, "--model", "resnet5_svdpade")

@@ -1,18 +1,46 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there: what a command writes, and where it may write it.
 
+A path that a user gives may be a regular file, a link, a pipe or a device. Only regular files are renamed over. Links
+are followed to the file that they name. Pipes and devices take text, straight, and no binary format. Nothing is written
+into a cache of the Hugging Face Hub, whose files stand for what was downloaded.
+"""
+
+import contextlib
+import errno
+import itertools
 import os
 import re
-from collections.abc import Callable
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from .errors import GCPError
 from .text import one_line
 
-__all__ = ["clear_scratch", "save_atomically", "sync_folder"]
+__all__ = [
+    "check_output",
+    "check_output_folder",
+    "clear_scratch",
+    "is_stream",
+    "make_parents",
+    "output_target",
+    "put_in_place",
+    "save_atomically",
+    "save_text",
+    "sync_folder",
+    "written_aside",
+]
+
+PathLike = str | os.PathLike[str]
+
+_DESCRIPTOR = re.compile(r"/dev/(?P<name>stdout|stderr)|/(dev|proc/(self|thread-self|\d+))/fd/(?P<number>\d+)")
+_HUB_REPOSITORY = re.compile(r"(models|datasets|spaces|kernels)--.+")
 
 
-def sync_folder(folder: str | os.PathLike[str]) -> None:
+def sync_folder(folder: PathLike) -> None:
     """Brings a folder's names to the disk, where the system can."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
@@ -22,22 +50,144 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
             os.close(descriptor)
 
 
-def save_atomically(path: str | os.PathLike[str], write: Callable[[Any], None]) -> None:
-    """Writes a file under a temporary name beside it, brings it to the disk, then puts it in place.
+def _descriptor(path: PathLike) -> int | None:
+    """The open descriptor that a name such as /dev/stdout stands for.
+
+    Whatever is behind it is written through it: a file opened anew would start again at its first byte.
+    """
+    match = _DESCRIPTOR.fullmatch(os.fspath(path)) if os.name == "posix" else None
+    if match is None:
+        return None
+    return {"stdout": 1, "stderr": 2}[match["name"]] if match["name"] else int(match["number"])
+
+
+def _mode(path: PathLike, option: str = "") -> int | None:
+    """``st_mode`` of what a path leads to; None where there is nothing yet."""
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise _unusable(path, option, error) from error
+
+
+def _unusable(path: PathLike, option: str, error: Exception) -> GCPError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
+    shown = os.fspath(path)
+    shown = shown if len(shown) <= 120 else f"{shown[:60]}…{shown[-40:]}"
+    return GCPError(f"{option} {shown!r} cannot be used ({reason}); choose another.".lstrip())
+
+
+def is_stream(path: PathLike) -> bool:
+    """Whether a path leads to a pipe or a device, which takes text and keeps nothing."""
+    if _descriptor(path) is not None:
+        return True
+    mode = _mode(path)
+    return mode is not None and (stat.S_ISCHR(mode) or stat.S_ISFIFO(mode))
+
+
+def output_target(path: PathLike, option: str = "") -> Path:
+    """The regular file or folder that a write to a path changes: links are followed to their end.
 
     Args:
-        path: the file.
-        write: writes the content to the binary file it is given.
+        path: where to write; it need not exist.
+        option: the option that gave it, for the message; '' for none.
 
     Raises:
-        GCPError: the disk is full, or the place cannot be written; the file that was there before is as it was.
+        GCPError: it is a pipe, a device or a socket, the links go round in a circle, or they lead into a cache of the
+            Hugging Face Hub.
     """
-    target = Path(path)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}")
+    mode = None if _descriptor(path) is not None else _mode(path, option)
+    if _descriptor(path) is not None or (mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)):
+        raise GCPError(f"{option} {path} is a device or a pipe, which takes text only; name a file.".lstrip())
     try:
-        with open(scratch, "wb") as file:
-            write(file)
-            file.flush()
+        target = Path(os.path.realpath(path))
+    except (OSError, ValueError) as error:
+        raise _unusable(path, option, error) from error
+    folders = [*reversed(target.parents), target]
+    for folder, below in itertools.pairwise(folders):
+        if _HUB_REPOSITORY.fullmatch(folder.name) and below.name in ("blobs", "snapshots", "refs"):
+            raise GCPError(
+                f"{option} {path} leads into the cache of the Hugging Face Hub ({folder}), whose files stand for what "
+                "was downloaded; choose another.".lstrip()
+            )
+    return target
+
+
+def check_output(path: PathLike, option: str = "", *, binary: bool = False) -> None:
+    """Makes sure, before any work is done, that a file can be written to a path. Missing folders do not matter.
+
+    Args:
+        path: where the file will be written.
+        option: the option that gave it, for the message.
+        binary: the format is no text, so that pipes and devices are refused.
+
+    Raises:
+        GCPError: the path is a folder, lies under a file, or cannot be written to.
+    """
+    if is_stream(path) and not binary:
+        return
+    target = output_target(path, option)
+    if target.is_dir():
+        raise GCPError(f"{option} {path} is a folder; name a file in it.".lstrip())
+    _check_writable(target.parent, path, option)
+
+
+def check_output_folder(path: PathLike, option: str = "") -> None:
+    """Makes sure, before any work is done, that a folder can be made at a path, or written to where it exists.
+
+    Raises:
+        GCPError: the path is a file, lies under one, or cannot be written to.
+    """
+    if is_stream(path):
+        raise GCPError(f"{option} {path} is a device or a pipe; name a folder.".lstrip())
+    target = output_target(path, option)
+    if target.is_file():
+        raise GCPError(f"{option} {path} is a file; name a folder.".lstrip())
+    _check_writable(target, path, option)
+
+
+def _check_writable(folder: Path, path: PathLike, option: str) -> None:
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    if not there.is_dir():
+        raise GCPError(f"{option} {path} cannot be written: {there} is a file, not a folder; choose another.".lstrip())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise GCPError(f"{option} {path} cannot be written: you may not write to {there}; choose another.".lstrip())
+
+
+def make_parents(path: PathLike) -> None:
+    """Makes the folders above a file to write, where they are missing; a pipe or a device has none.
+
+    Raises:
+        GCPError: the system refuses, or as `output_target`.
+    """
+    if is_stream(path):
+        return
+    folder = output_target(path).parent
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise GCPError(f"The folder {folder} cannot be made ({error.strerror or error}); choose another.") from error
+
+
+@contextlib.contextmanager
+def written_aside(path: PathLike) -> Iterator[Path]:
+    """A temporary file beside the one to write; at the end of the block it is brought to the disk and put in place.
+
+    Args:
+        path: the file; links are followed.
+
+    Raises:
+        GCPError: the path takes no binary file (`output_target`), the disk is full, or the place cannot be written; the
+            file that was there before is as it was.
+    """
+    target = output_target(path)
+    # A name takes 255 bytes on most file systems.
+    name = os.fsencode(target.name)[:200].decode(errors="ignore")
+    scratch = target.with_name(f".{name}.{os.getpid()}")
+    try:
+        yield scratch
+        with open(scratch, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(scratch, target)
         sync_folder(target.parent)
@@ -46,13 +196,85 @@ def save_atomically(path: str | os.PathLike[str], write: Callable[[Any], None]) 
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        reason = cause.strerror or one_line(cause)
-        raise GCPError(f"Cannot write {target} ({reason}): make room there or choose another place.") from error
+        raise _unwritten(target, cause) from error
     finally:
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
 
 
-def clear_scratch(folder: str | os.PathLike[str]) -> None:
+def _unwritten(path: PathLike, error: OSError) -> GCPError:
+    reason = error.strerror or one_line(error)
+    if error.errno == errno.EPIPE:
+        return GCPError(f"Cannot write {path} ({reason}): nobody reads it any more.")
+    return GCPError(f"Cannot write {path} ({reason}): make room there or choose another place.")
+
+
+def put_in_place(source: PathLike, path: PathLike) -> None:
+    """Renames a finished file over another, or to a free name.
+
+    Args:
+        source: the file; gone afterwards.
+        path: where to; links are followed, also to another disk.
+
+    Raises:
+        GCPError: as `written_aside`.
+        OSError: the system refuses the renaming.
+    """
+    target = output_target(path)
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with written_aside(target) as scratch:
+            shutil.copyfile(source, scratch)
+        os.unlink(source)
+    sync_folder(target.parent)
+
+
+def save_atomically(path: PathLike, write: Callable[[Any], None]) -> None:
+    """Writes a file under a temporary name beside it, brings it to the disk, then puts it in place.
+
+    Args:
+        path: the file; links are followed.
+        write: writes the content to the binary file it is given.
+
+    Raises:
+        GCPError: as `written_aside`.
+    """
+    with written_aside(path) as scratch, open(scratch, "wb") as file:
+        write(file)
+
+
+def save_text(path: PathLike, text: str) -> None:
+    """Writes a text file in UTF-8: whole or not at all where it is a regular file, straight to a pipe or a device.
+
+    Args:
+        path: the file; links are followed.
+        text: the whole content.
+
+    Raises:
+        GCPError: as `written_aside`.
+    """
+    if not is_stream(path):
+        save_atomically(path, lambda file: file.write(text.encode()))
+        return
+    try:
+        descriptor = _descriptor(path)
+        if descriptor is None:
+            # Neither O_CREAT nor O_TRUNC: if the pipe has gone in the meantime, no file takes its place.
+            opened = os.open(path, os.O_WRONLY | getattr(os, "O_NOCTTY", 0))
+        else:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            opened = os.dup(descriptor)
+        with open(opened, "wb") as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise _unwritten(path, error) from error
+
+
+def clear_scratch(folder: PathLike) -> None:
     """Removes what a killed process left of its temporary files in a folder that no other process writes to."""
     for file in Path(folder).glob(".*"):
         if re.fullmatch(r"\..+\.\d+(\.tmp)?", file.name) and file.is_file():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import GCPError
+from .files import check_output, make_parents, written_aside
 from .product_pooling import with_product_pools
 from .text import first_line
 
@@ -24,16 +25,12 @@ def check_ready(path: str | os.PathLike[str]) -> None:
     """Makes sure that a file can be exported to a place, before any work is done.
 
     Raises:
-        GCPError: a package is not installed, or the place is a folder or lies in none.
+        GCPError: a package is not installed, or the place cannot be written.
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise GCPError(f"The export needs packages that are not installed: pip install {' '.join(missing)}.")
-    target = Path(path)
-    if target.is_dir():
-        raise GCPError(f"{target} is a folder; name a file in it, such as {target / 'model.onnx'}.")
-    if not target.parent.is_dir():
-        raise GCPError(f"There is no folder {target.parent} to write {target.name} to; make it first.")
+    check_output(path, binary=True)
 
 
 def export_onnx(
@@ -54,7 +51,7 @@ def export_onnx(
 
     Args:
         model: any classifier, with covariance pooling or without, on any device.
-        path: the file to write, in a folder that exists.
+        path: the file to write; missing folders are made.
         images: ``[N, channels, height, width]``, float32, preprocessed: what the check is made on.
         batch_size: images a batch in the check, at least 1; the first image is also checked alone. The model is traced
             at another size, so that the check holds for sizes that were not traced.
@@ -80,20 +77,10 @@ def export_onnx(
     for key, value in (metadata or {}).items():
         proto.metadata_props.add(key=key, value=value)
 
-    target = Path(path)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    make_parents(path)
+    with written_aside(path) as scratch:
         scratch.write_bytes(proto.SerializeToString())
-        difference = _checked(_logits(scratch, batches), expected, tolerance)
-        os.replace(scratch, target)
-    except OSError as error:
-        raise GCPError(
-            f"{target} cannot be written ({error.strerror or error}); name a file on a disk with room that you may "
-            "write to."
-        ) from error
-    finally:
-        scratch.unlink(missing_ok=True)
-    return difference
+        return _checked(_logits(scratch, batches), expected, tolerance)
 
 
 def _converted(model: nn.Module, sample: Tensor, opset: int) -> Any:

@@ -12,6 +12,7 @@ from timm.utils import ParseKwargs
 
 from ..data import FINE_GRAINED
 from ..errors import GCPError
+from ..files import check_output_folder, is_stream
 from ..methods import get_method
 from ..text import nearest
 from ..weights.upstream import TRIU_ORDERS
@@ -375,6 +376,7 @@ def convert_parser() -> Parser:
     parser.add_argument("file", metavar="FILE", help="the checkpoint: a file, a URL, or drive:ID of Google Drive")
     parser.add_argument("--model", default="", metavar="NAME", help="such as resnet50_svdpade")
     parser.add_argument("--out", required=True, metavar="DIR", help="the model folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace a model folder that is there")
     parser.add_argument("--sha256", default="", metavar="HEX", help="hash of the file, or its first digits")
     parser.add_argument("--class-names", metavar="FILE", help="text file, a class a line, in the order of the logits")
     group = parser.add_argument_group("What the file may not tell")
@@ -545,6 +547,8 @@ def parse_train_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namesp
     if args.resume and args.initial_checkpoint:
         raise GCPError("--resume and --initial-checkpoint exclude each other: a resumed run brings its own weights.")
     check_switch(args)
+    if args.output:
+        check_output_folder(args.output, "--output")
     return args, text
 
 
@@ -590,7 +594,7 @@ def parse_validate_args(argv: Sequence[str] | None = None) -> argparse.Namespace
         get_method(args.method)
     if not args.model and not args.checkpoint:
         raise GCPError("Nothing to evaluate: give --model NAME, a model folder, or --checkpoint FILE.")
-    if args.results_file and not args.results_file.endswith((".csv", ".json")):
+    if args.results_file and not args.results_file.endswith((".csv", ".json")) and not is_stream(args.results_file):
         raise GCPError(f"--results-file {args.results_file} must end in .csv or .json.")
     return args
 

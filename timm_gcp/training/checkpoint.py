@@ -15,7 +15,7 @@ from timm.utils import CheckpointSaver, get_state_dict
 from torch import nn
 
 from ..errors import GCPError
-from ..files import clear_scratch, save_atomically, sync_folder
+from ..files import clear_scratch, put_in_place, save_atomically, sync_folder
 from ..weights.file import load_file
 
 __all__ = ["AtomicSaver", "RunSaver", "load_training_checkpoint", "newest_checkpoint"]
@@ -29,8 +29,7 @@ class AtomicSaver(CheckpointSaver):
     """timm's saver without a moment in which a file that was there is missing."""
 
     def _replace(self, src: str, dst: str) -> None:
-        os.replace(src, dst)
-        sync_folder(self.checkpoint_dir)
+        put_in_place(src, dst)
 
     def _duplicate(self, src: str, dst: str) -> None:
         scratch = os.path.join(self.checkpoint_dir, f".link{self.extension}")
@@ -40,7 +39,7 @@ class AtomicSaver(CheckpointSaver):
             os.link(src, scratch)
         except OSError:
             shutil.copy2(src, scratch)
-        os.replace(scratch, dst)
+        put_in_place(scratch, dst)
         # A rename between two links of one file does nothing and leaves both.
         if os.path.exists(scratch):
             os.unlink(scratch)

@@ -13,6 +13,7 @@ import timm_gcp  # noqa: F401  registers the models
 
 from ..data import create_dataset
 from ..errors import GCPError
+from ..files import check_output_folder
 from ..methods import get_method
 from ..weights.download import download
 from ..weights.folder import save_folder
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_convert_args(argv)
     if args.model:
         source_of(args.model)
-    _check_out(Path(args.out))
+    _check_out(Path(args.out), args.overwrite)
     names = _class_names(args.class_names) if args.class_names else None
     published = _read(args)
     method = _method(args.model, published)
@@ -77,10 +78,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, overwrite: bool) -> None:
+    check_output_folder(out, "--out")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
     # save_folder replaces a folder, so one that is something else has to be safe from it.
-    if out.exists() and not (out.is_dir() and ((out / "config.json").is_file() or not any(out.iterdir()))):
+    if not (out / "config.json").is_file():
         raise GCPError(f"--out {out} exists and is not a model folder; choose another.")
+    if not overwrite:
+        raise GCPError(f"--out {out} is a model folder already; choose another, or give --overwrite to replace it.")
 
 
 def _read(args: argparse.Namespace) -> Published:

@@ -5,7 +5,6 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..errors import GCPError
+from ..files import written_aside
 
 __all__ = ["draw_comparison", "draw_curves", "save_figure"]
 
@@ -237,18 +237,11 @@ def _stack(paths: Sequence[PathLike], metric: str) -> tuple[np.ndarray, np.ndarr
 
 
 def save_figure(figure: Figure, out_png: PathLike, dpi: int = 150) -> None:
-    """Writes a picture aside and renames it.
+    """Writes a plot as a PNG file, aside and renamed.
 
     Raises:
-        GCPError: the place cannot be written.
+        GCPError: the place cannot be written, or is a pipe or a device.
     """
-    out = Path(out_png)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     FigureCanvasAgg(figure)
-    try:
-        figure.savefig(partial, format="png", dpi=dpi)
-        os.replace(partial, out)
-    except OSError as error:
-        raise GCPError(f"Cannot write the picture '{out}': {error.strerror}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_aside(out_png) as scratch:
+        figure.savefig(scratch, format="png", dpi=dpi)

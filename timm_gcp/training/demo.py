@@ -16,6 +16,7 @@ from timm.data import create_transform, resolve_model_data_config
 from ..data import create_dataset
 from ..data.textures import write_textures
 from ..errors import GCPError
+from ..files import check_output_folder
 from .arguments import Parser
 from .curves import draw_comparison, save_figure
 from .loading import model_from_checkpoint
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.epochs < 2:
         raise GCPError(f"The demo switches its method between two epochs: give --epochs 2 or more, not {args.epochs}.")
+    check_output_folder(args.output, "--output")
     began = time.monotonic()
     console = Console()
     data = args.output / "textures"

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from ..errors import GCPError
-from ..files import save_atomically
+from ..files import save_text
 from ..pooling import find_pools
 from ..text import one_line
 from ..version import __version__
@@ -70,7 +70,7 @@ def finish(run: Run) -> None:
             "python": platform.python_version(),
         },
     }
-    save_atomically(run.folder / "result.json", lambda file: file.write((json.dumps(result, indent=2) + "\n").encode()))
+    save_text(run.folder / "result.json", json.dumps(result, indent=2) + "\n")
     draw_curves(run.folder / "summary.csv", run.folder / "curves.png")
     run.progress.say(_outcome(run, result))
 

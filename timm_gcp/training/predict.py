@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..data import UnreadableImageError
 from ..errors import GCPError
-from ..files import save_atomically
+from ..files import check_output, make_parents, save_text
 from .arguments import parse_predict_args
 from .inputs import preprocessing
 from .loading import load_model
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parse_predict_args(argv)
     if args.csv not in ("", "-"):
-        _check_place(Path(args.csv))
+        check_output(args.csv, "--csv")
     files = list(dict.fromkeys(file for path in args.images for file in find_pictures(Path(path))))
     model: Any = load_model(args).to(args.device).eval()
     config = preprocessing(args, model, use_test_size=True)
@@ -79,13 +79,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _is_long(files: Sequence[Path], batch_size: int) -> bool:
     return len(files) > batch_size and sys.stderr.isatty()
-
-
-def _check_place(target: Path) -> None:
-    if target.is_dir():
-        raise GCPError(f"--csv {target} is a folder; name a file in it, such as {target / 'predictions.csv'}.")
-    if not target.parent.is_dir():
-        raise GCPError(f"There is no folder {target.parent} to write {target.name} to; make it first.")
 
 
 def _class_names(model: Any) -> list[str]:
@@ -131,7 +124,8 @@ def _write(place: str, found: Sequence[_Prediction]) -> None:
     if place == "-":
         sys.stdout.write(buffer.getvalue())
     else:
-        save_atomically(place, lambda content: content.write(buffer.getvalue().encode()))
+        make_parents(place)
+        save_text(place, buffer.getvalue())
 
 
 if __name__ == "__main__":

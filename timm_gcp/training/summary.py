@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import save_atomically
+from ..files import save_text
 from .run import Run
 
 
@@ -61,7 +61,7 @@ def write_summary(run: Run) -> None:
     writer = csv.DictWriter(buffer, fieldnames=columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(run.rows)
-    save_atomically(run.folder / "summary.csv", lambda file: file.write(buffer.getvalue().encode()))
+    save_text(run.folder / "summary.csv", buffer.getvalue())
 
 
 def read_summary(path: Path, before: int) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from timm.utils import (
     random_seed,
 )
 
-from ..files import save_atomically
+from ..files import save_text
 from ..pooling import find_pools
 from ..weights.folder import model_arguments
 from .arguments import parse_train_args
@@ -199,7 +199,7 @@ def _within(run: Run) -> dict[str, Any]:
 
 def _open_folder(run: Run) -> RunSaver:
     run.folder.mkdir(parents=True, exist_ok=True)
-    save_atomically(run.folder / "args.yaml", lambda file: file.write(run.arguments.encode()))
+    save_text(run.folder / "args.yaml", run.arguments)
     saver = RunSaver(
         run.plain,
         run.stepper.optimizer,

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ..data import check_images, create_dataset
 from ..errors import GCPError
-from ..files import save_atomically
+from ..files import check_output, is_stream, make_parents, save_text
 from ..pooling import find_pools
 from .arguments import parse_validate_args
 from .engine import evaluate
@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         GCPError: bad input, before anything is evaluated.
     """
     args = parse_validate_args(argv)
-    if args.results_file.endswith(".csv"):
+    if args.results_file:
+        check_output(args.results_file, "--results-file")
         _check_columns(args.results_file)
     device = torch.device(args.device)
     keep_heap(device)
@@ -115,26 +116,25 @@ def _show(row: Mapping[str, Any]) -> None:
 
 def _check_columns(path: str) -> None:
     file = Path(path)
-    if file.is_file() and file.stat().st_size:
+    if not path.endswith(".json") and not is_stream(path) and file.is_file() and file.stat().st_size:
         with open(file, newline="", encoding="utf-8", errors="replace") as content:
             if next(csv.reader(content), None) != _COLUMNS:
                 raise GCPError(f"{path} is not a results file of this command; choose another --results-file.")
 
 
 def _write(path: str, row: Mapping[str, Any]) -> None:
-    file = Path(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_parents(path)
     if path.endswith(".json"):
         text = json.dumps(row, indent=2) + "\n"
     else:
-        old = file.read_text(encoding="utf-8") if file.is_file() else ""
+        old = "" if is_stream(path) or not Path(path).is_file() else Path(path).read_text(encoding="utf-8")
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, fieldnames=_COLUMNS, lineterminator="\n")
         if not old:
             writer.writeheader()
         writer.writerow(row)
         text = old + ("\n" if old and not old.endswith("\n") else "") + buffer.getvalue()
-    save_atomically(file, lambda content: content.write(text.encode()))
+    save_text(path, text)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from timm.utils import unwrap_model
 from torch import nn
 
 from ..errors import GCPError
+from ..files import check_output_folder, output_target
 from ..methods import METHODS
 from ..models import BACKBONES
 from ..pooling import GlobalCovariancePool, find_pools
@@ -115,23 +116,22 @@ def save_folder(
     plain.pretrained_cfg = plain.default_cfg = config
     model_config = {"label_names": list(class_names)} if class_names is not None else {}
 
-    target = Path(folder)
+    check_output_folder(folder, "The model folder")
+    target = output_target(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
         written = Path(scratch) / "new"
         save_for_hf(plain, str(written), model_config=model_config, model_args=arguments, safe_serialization=True)
         _say_once(written / "config.json")
         card = written / "README.md"
-        card.write_text(_card(name, target.name, config, metrics, origin), encoding="utf-8")
+        card.write_text(_card(name, Path(folder).name, config, metrics, origin), encoding="utf-8")
         # safetensors writes for the owner alone; who may read the card may read the weights.
         (written / "model.safetensors").chmod(card.stat().st_mode)
         if target.is_dir():
             os.replace(target, Path(scratch) / "old")
-        elif target.exists():
-            raise GCPError(f"{target} is a file; choose another place for the model folder.")
         os.replace(written, target)
         shutil.rmtree(Path(scratch) / "old", ignore_errors=True)
-    return target
+    return Path(folder)
 
 
 def _say_once(config: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GCPError
-from ..files import save_atomically
+from ..files import save_text
 
 __all__ = ["MANIFEST", "Checkpoint", "Upstream", "read_manifest", "write_manifest"]
 
@@ -148,7 +148,7 @@ def write_manifest(rows: Mapping[str, Checkpoint], path: str | os.PathLike[str] 
     for row in rows.values():
         row.check()
     text = json.dumps([_plain(row) for row in rows.values()], indent=2, ensure_ascii=False) + "\n"
-    save_atomically(path, lambda file: file.write(text.encode()))
+    save_text(path, text)
 
 
 def _row(given: Mapping[str, Any]) -> Checkpoint:

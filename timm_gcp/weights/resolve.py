@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ..errors import GCPError
+from ..files import written_aside
 from ..text import first_line
 from .download import download, sha256_of
 from .manifest import Checkpoint, Upstream
@@ -144,12 +145,8 @@ def _convert(raw: Path, row: Checkpoint, target: Path) -> None:
             f"manifest is wrong; convert it with timm-gcp convert FILE --model {published.backbone}_isqrt --out DIR."
         )
     weights = {key: value.contiguous() for key, value in published.state_dict().items()}
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    with written_aside(target) as aside:
         save_file(weights, aside, metadata={"format": "pt", _ARGUMENTS: json.dumps(dict(published.model_args))})
-        os.replace(aside, target)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
