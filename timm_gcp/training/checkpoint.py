@@ -1,9 +1,7 @@
 """Checkpoints of a run: written so that a kill at any moment loses nothing, and read without trusting them."""
 
 import argparse
-import logging
 import os
-import re
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
@@ -18,11 +16,9 @@ from ..errors import GCPError
 from ..files import clear_scratch, put_in_place, save_atomically, sync_folder
 from ..weights.file import load_file
 
-__all__ = ["AtomicSaver", "RunSaver", "load_training_checkpoint", "newest_checkpoint"]
+__all__ = ["EXTENSION", "AtomicSaver", "RunSaver", "load_training_checkpoint"]
 
 EXTENSION = ".pth.tar"
-
-_logger = logging.getLogger(__name__)
 
 
 class AtomicSaver(CheckpointSaver):
@@ -254,28 +250,3 @@ def load_training_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(checkpoint.get("epoch"), int):
         raise GCPError(f"{path} is not a checkpoint of a training run: it holds no 'epoch'.")
     return checkpoint
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run folder; None if it has none at all. A damaged one is passed over aloud.
-
-    Raises:
-        GCPError: there are checkpoints, but none can be read.
-    """
-    numbered = {
-        int(match[1]): file
-        for file in folder.glob(f"checkpoint-*{EXTENSION}")
-        if (match := re.fullmatch(rf"checkpoint-(\d+){re.escape(EXTENSION)}", file.name))
-    }
-    named = (folder / f"{name}{EXTENSION}" for name in ("last", "previous"))
-    files = [file for file in (*named, *(numbered[epoch] for epoch in sorted(numbered, reverse=True))) if file.exists()]
-    for file in files:
-        try:
-            load_training_checkpoint(file)
-        except GCPError as error:
-            _logger.warning("%s Trying the checkpoint before it.", error)
-            continue
-        return file
-    if files:
-        raise GCPError(f"No checkpoint in {folder} can be read; remove the folder to start again.")
-    return None

@@ -203,10 +203,16 @@ class Faults:
         text = f"{what} {place}, batch {batch.index}{self._describe(batch, findings)}"
         text += f"; the batch is in {self._save(batch, findings, epoch, update, method)}"
         if not self.skip:
-            raise GCPError(f"{text}; {REMEDY}, or go on without such updates (--on-nonfinite skip).")
+            raise GCPError(f"{text}; {REMEDY}, or go on without such updates (--on-nonfinite skip){self._again()}.")
         if self._in_a_row >= IN_A_ROW:
-            raise GCPError(f"{text}; {IN_A_ROW} updates in a row were skipped, so nothing is learned: {REMEDY}.")
+            raise GCPError(
+                f"{text}; {IN_A_ROW} updates in a row were skipped, so nothing is learned: {REMEDY}{self._again()}."
+            )
         _logger.warning("%s; skipped", text)
+
+    def _again(self) -> str:
+        last = self.folder / "last.pth.tar"
+        return f"; each of these takes effect with --resume {last}" if last.exists() else ""
 
     def _describe(self, batch: Batch, findings: Findings) -> str:
         names = self.names(batch.index)

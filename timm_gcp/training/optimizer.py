@@ -18,6 +18,9 @@ from .hybrid import (
     preview_learning_rates,
 )
 
+# The settings of torch's ReduceLROnPlateau, which its state_dict holds among the state.
+_PLATEAU_SETTINGS = ("factor", "patience", "cooldown", "mode", "threshold", "threshold_mode", "min_lrs", "eps")
+
 
 def set_learning_rate(args: argparse.Namespace) -> None:
     """Sets ``args.lr`` from ``--lr-base`` and the global batch, as timm does, where ``--lr`` is not given."""
@@ -121,13 +124,30 @@ def make_scheduler(
             scheduler.step(start)
         plateau = (resumed or {}).get("plateau")
         if plateau is not None and hasattr(scheduler, "lr_scheduler"):
-            scheduler.lr_scheduler.load_state_dict(plateau["state"])
-            for group, lr in zip(optimizer.param_groups, plateau["lrs"], strict=True):
-                group["lr"] = lr
+            ratio = rate_ratio(args, (resumed or {}).get("args"))
+            _load_plateau(scheduler.lr_scheduler, optimizer, plateau, ratio)
     elif scheduler is None:
         for group, (lr, _) in zip(optimizer.param_groups, groups_before, strict=True):
             group["lr"] = lr
     return scheduler, epochs
+
+
+def rate_ratio(args: argparse.Namespace, before: argparse.Namespace | None) -> float:
+    """The learning rate of this run over that of the run that it continues; 1 where that is not known."""
+    old = getattr(before, "lr", None)
+    return args.lr / old if isinstance(old, float) and old > 0 and old != args.lr else 1.0
+
+
+def _load_plateau(plateau: Any, optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], ratio: float) -> None:
+    """Takes up a metric-driven schedule from a checkpoint; its settings are those of this run."""
+    if len(saved["lrs"]) != len(optimizer.param_groups):
+        raise GCPError(
+            f"The checkpoint holds a plateau schedule of {len(saved['lrs'])} parameter groups, and this optimiser has "
+            f"{len(optimizer.param_groups)}; give the run's own --weight-decay and --layer-decay."
+        )
+    plateau.load_state_dict({k: v for k, v in saved["state"].items() if k not in _PLATEAU_SETTINGS})
+    for group, lr in zip(optimizer.param_groups, saved["lrs"], strict=True):
+        group["lr"] = lr * ratio
 
 
 def classifiers(model: Any) -> list[nn.Module]:

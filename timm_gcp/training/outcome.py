@@ -1,28 +1,28 @@
 """What a finished run leaves behind: the best model, evaluated under the final method, and pictures of the course."""
 
 import json
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
-import torch
 from safetensors import SafetensorError
 
 from ..errors import GCPError
 from ..files import save_text
 from ..pooling import find_pools
 from ..text import one_line
-from ..version import __version__
 from ..weights.file import load_weights, weights_of
 from ..weights.folder import save_folder
 from .checkpoint import load_training_checkpoint
 from .curves import draw_curves
 from .engine import evaluate
+from .history import closed, past_segments, say_differences, write_history
 from .inputs import evaluation_loader
 from .loading import set_method
+from .resume import checkpoint_args, differences
 from .run import Run
+
+RESULT = "result.json"
 
 
 def finish(run: Run) -> None:
@@ -33,7 +33,7 @@ def finish(run: Run) -> None:
     best = run.folder / "model_best.pth.tar"
     path = next((p for p in (best, run.folder / "last.pth.tar") if p.is_file()), Path(args.resume))
     checkpoint = load_training_checkpoint(path)
-    load_weights(model, weights_of(checkpoint, path, use_ema=run.ema is not None), path)
+    load_weights(model, weights_of(checkpoint, path, use_ema=_ranked_by_average(run, checkpoint)), path)
     if run.final_method:
         set_method(model, run.final_method)
     metrics: dict[str, float] = {}
@@ -48,6 +48,7 @@ def finish(run: Run) -> None:
             tta=args.tta,
             description="evaluating the best model",
         )
+    segments = closed(run.segments, run.epochs - 1)
     result = {
         **{key: metrics.get(key) for key in ("top1", "top5", "loss", "count")},
         "method": run.final_method,
@@ -57,22 +58,60 @@ def finish(run: Run) -> None:
         "model": args.model,
         "split": args.val_split,
         "tta": args.tta,
-        "seed": args.seed,
+        "seed": args.seed if run.trains else getattr(checkpoint_args(run.resumed), "seed", None),
         "parameters": sum(p.numel() for p in model.parameters()),
         "skipped_updates": sum(int(row.get("skipped") or 0) for row in run.rows),
         "eigensolver_fallbacks": sum(int(row.get("fallbacks") or 0) for row in run.rows),
         "wall_seconds": round(run.seconds, 1),
-        "command": run.command,
-        "versions": {
-            "timm_gcp": __version__,
-            "timm": timm.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        "command": segments[-1]["command"],
+        "versions": segments[-1].get("versions"),
+        "segments": segments,
     }
-    save_text(run.folder / "result.json", json.dumps(result, indent=2) + "\n")
     draw_curves(run.folder / "summary.csv", run.folder / "curves.png")
-    run.progress.say(_outcome(run, result))
+    text = _outcome(run, result)
+    if run.trains:
+        write_history(run.folder, segments)
+    if run.trains or not _has_result(run):
+        # The last of all: it says that the folder is complete.
+        save_text(run.folder / RESULT, json.dumps(result, indent=2, default=str) + "\n")
+    run.progress.say(text)
+
+
+def is_finished(run: Run) -> bool:
+    """Whether the run folder holds the results of these epochs and their model, so that there is nothing to add."""
+    return _has_result(run) and ((run.folder / "model").is_dir() or not _has_folder(run))
+
+
+def _has_result(run: Run) -> bool:
+    try:
+        result = json.loads((run.folder / RESULT).read_text(encoding="utf-8"))
+        epochs, segments = result["epochs"], result.get("segments")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    past = json.loads(json.dumps(past_segments(run.resumed), default=str))
+    return epochs > run.epochs or (epochs == run.epochs and segments in (None, past))
+
+
+def _has_folder(run: Run) -> bool:
+    # timm itself cannot build a backbone with an undilated stride 1: a folder would load as another network.
+    return run.args.last_stride != 1 or bool(find_pools(run.plain))
+
+
+def nothing_to_train(run: Run) -> str:
+    """What a command says that finds all epochs trained and the results written."""
+    changed = differences(checkpoint_args(run.resumed), run.args)
+    ignored = f" ({say_differences(changed)} has no effect)" if changed else ""
+    best = run.folder / "model_best.pth.tar"
+    return (
+        f"All {run.epochs} epochs of {run.folder} are trained and its results written; nothing is changed{ignored}. "
+        f"A larger --epochs trains on; timm-gcp validate --checkpoint {best} evaluates it again."
+    )
+
+
+def _ranked_by_average(run: Run, checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint of this run, or of one that it continues, was evaluated with averaged weights."""
+    record = checkpoint.get("gcp")
+    return bool(record["ema"]) if isinstance(record, Mapping) and "ema" in record else run.ema is not None
 
 
 def _outcome(run: Run, result: Mapping[str, Any]) -> str:
@@ -85,8 +124,7 @@ def _outcome(run: Run, result: Mapping[str, Any]) -> str:
         text += f" with --tta {result['tta']}"
     if result["method"]:
         text += f" under {result['method']}"
-    if args.last_stride == 1 and not find_pools(model):
-        # timm itself cannot build this network: a folder would load as another one.
+    if not _has_folder(run):
         return f"{text}. No model folder: timm has no undilated stride 1 for {args.model}; use the checkpoint."
     shown = {
         key: result[key] for key in ("top1", "top5", "loss", "tta", "method", "epoch") if result[key] not in (None, "")

@@ -50,6 +50,13 @@ class Run:
     command: str = ""
     arguments: str = ""
     rows: list[dict[str, Any]] = field(default_factory=list)
+    segments: list[dict[str, Any]] = field(default_factory=list)
+    started_from: Any = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is an epoch left to train."""
+        return self.start_epoch < self.epochs
 
     @property
     def plain(self) -> nn.Module:

@@ -5,7 +5,6 @@ import functools
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 from timm.data import FastCollateMixup, Mixup, create_loader
 from timm.layers import convert_sync_batchnorm
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
-from timm.models import safe_model_name
 from timm.utils import (
     ModelEmaV3,
     NativeScaler,
@@ -29,7 +27,7 @@ from ..methods import get_method
 from ..pooling import find_pools
 from ..text import first_line
 from ..weights.file import load_weights, read_weights, weights_of
-from .checkpoint import load_training_checkpoint, newest_checkpoint
+from .checkpoint import load_training_checkpoint
 from .engine import Progress, Stepper
 from .faults import Faults
 from .freezing import freeze_all_but
@@ -46,16 +44,18 @@ from .loading import create_model
 from .monitor import ConditioningMonitor
 from .optimizer import classifiers, make_optimizer, make_scheduler, set_learning_rate
 from .order import batch_names, record_order
-from .position import Position
 from .processes import by_first
+from .resume import load_resumed, resume_from, resumed_position
 from .run import Run
+from .run_folder import RunFolder
 from .transforms import CROP_AS_IN_EVALUATION, crop_as_in_evaluation
 
 
-def prepare(args: argparse.Namespace, device: torch.device) -> Run:
-    """Builds everything and checks it; nothing is written yet."""
-    args.resume = _resume_from(args, device)
-    folder = _run_folder(args)
+def prepare(args: argparse.Namespace, device: torch.device, folder: RunFolder) -> Run:
+    """Builds everything and checks it; nothing is written yet but the lock of the run folder."""
+    folder.claim_named()
+    args.resume = resume_from(args, device)
+    folder.check_free()
     resumed = load_training_checkpoint(args.resume) if args.resume else None
     random_seed(args.seed, args.rank)
     channels = args.in_chans or (args.input_size[0] if args.input_size else 3)
@@ -89,7 +89,7 @@ def prepare(args: argparse.Namespace, device: torch.device) -> Run:
     set_learning_rate(args)
     optimizer = make_optimizer(args, model)
     if resumed is not None:
-        _load_resumed(args, resumed, model, optimizer, scaler, schedule)
+        load_resumed(args, resumed, model, optimizer, scaler, schedule)
     ema = ModelEmaV3(model, decay=args.model_ema_decay, use_warmup=args.model_ema_warmup) if args.model_ema else None
     if ema is not None:
         if resumed is not None and "state_dict_ema" in resumed:
@@ -104,7 +104,7 @@ def prepare(args: argparse.Namespace, device: torch.device) -> Run:
     stepper = Stepper(model, optimizer, scaler, *clipping, args.grad_accum_steps, frozen)
     updates = stepper.updates(len(loader))
     start = resumed["epoch"] + 1 if resumed else 0
-    position = _resumed_position(args, resumed, len(loader), monitor)
+    position = resumed_position(args, resumed, len(loader), monitor)
     done = math.ceil(position.batches / args.grad_accum_steps)
     scheduler, epochs = make_scheduler(args, optimizer, updates, schedule, start, resumed, done)
     wrapped: Any = model
@@ -113,12 +113,12 @@ def prepare(args: argparse.Namespace, device: torch.device) -> Run:
     if args.distributed:
         wrapped = DistributedDataParallel(wrapped, device_ids=[device] if device.type == "cuda" else None)
     stepper.model = wrapped
-    folder = folder or _dated_folder(args, data_config)
+    path = folder.path or folder.claim_dated(data_config["input_size"][-1])
     skip, names = args.on_nonfinite == "skip", functools.partial(batch_names, loader)
     return Run(
         args=args,
         device=device,
-        folder=folder,
+        folder=path,
         model=wrapped,
         data_config=data_config,
         class_names=getattr(train_data, "class_names", None),
@@ -137,74 +137,10 @@ def prepare(args: argparse.Namespace, device: torch.device) -> Run:
         resumed=resumed,
         progress=Progress(start, epochs, args.log_interval, is_primary(args)),
         autocast=autocast,
-        faults=Faults(folder, skip=skip, names=names, rank=args.rank),
+        faults=Faults(path, skip=skip, names=names, rank=args.rank),
         position=position,
         seconds=float((resumed or {}).get("gcp", {}).get("seconds", 0.0)),
     )
-
-
-def _resume_from(args: argparse.Namespace, device: torch.device) -> str:
-    """What ``--resume`` means; '' to start from the beginning. The first process decides for all."""
-    if args.resume != "auto":
-        return args.resume
-    return by_first(lambda: str(newest_checkpoint(_experiment(args)) or ""), is_primary(args), device)
-
-
-def _experiment(args: argparse.Namespace) -> Path:
-    return Path(args.output or "output/train") / args.experiment
-
-
-def _resumed_position(
-    args: argparse.Namespace, resumed: Mapping[str, Any] | None, batches: int, monitor: ConditioningMonitor | None
-) -> Position:
-    """How far the first epoch of this run is."""
-    within = (resumed or {}).get("within")
-    if within is None:
-        return Position()
-    if within["of"] != batches:
-        raise GCPError(
-            f"{args.resume} was written within an epoch of {within['of']} batches, and this run's epochs have "
-            f"{batches}; give the run's own --batch-size, data and number of processes, or resume from the end of an "
-            "epoch (a checkpoint-N.pth.tar)."
-        )
-    position = Position(**within["position"])
-    if monitor is not None and within["monitor"] is not None:
-        monitor.load_state_dict(within["monitor"], first=is_primary(args))
-    if not is_primary(args):
-        # The first process has the sums of all.
-        position = Position(batches=position.batches, skipped=position.skipped, seconds=position.seconds)
-    return position
-
-
-def _run_folder(args: argparse.Namespace) -> Path | None:
-    """The folder that the arguments name, if it is free or the resumed run's own; None if they name none."""
-    if not args.experiment:
-        return None
-    folder = _experiment(args)
-    if folder.exists() and not folder.is_dir():
-        raise GCPError(f"{folder} is a file; choose another --experiment.")
-    if not is_primary(args) or not folder.is_dir() or all(_leftover(file) for file in folder.iterdir()):
-        return folder
-    last = folder / "last.pth.tar"
-    if not args.resume:
-        remedy = f", or continue it with --resume {last}" if last.exists() else ""
-        raise GCPError(f"The run folder {folder} is not empty; choose another --experiment{remedy}.")
-    if Path(args.resume).resolve().parent != folder.resolve():
-        raise GCPError(
-            f"The run folder {folder} holds another run than --resume {args.resume}; choose another --experiment."
-        )
-    return folder
-
-
-def _leftover(file: Path) -> bool:
-    """Whether a run that ended in its first epoch leaves this: arguments, what it was writing, the batch at fault."""
-    return file.name in ("args.yaml", "summary.csv") or file.name.startswith((".", "nonfinite-"))
-
-
-def _dated_folder(args: argparse.Namespace, data_config: Mapping[str, Any]) -> Path:
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    name = safe_model_name(args.model.rstrip("/").rpartition("/")[2].rpartition(":")[2])
-    return Path(args.output or "output/train") / f"{stamp}-{name}-{data_config['input_size'][-1]}"
 
 
 def _datasets(args: argparse.Namespace, channels: int, device: torch.device) -> tuple[Any, Any]:
@@ -432,34 +368,3 @@ def _loss(args: argparse.Namespace) -> nn.Module:
     if args.smoothing:
         return LabelSmoothingCrossEntropy(smoothing=args.smoothing)
     return nn.CrossEntropyLoss()
-
-
-def _load_resumed(
-    args: argparse.Namespace,
-    checkpoint: dict[str, Any],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: Any,
-    schedule: HybridSchedule | None,
-) -> None:
-    load_weights(model, weights_of(checkpoint, args.resume), args.resume)
-    if not args.no_resume_opt:
-        try:
-            optimizer.load_state_dict(checkpoint["optimizer"])
-            if scaler is not None and scaler.state_dict_key in checkpoint:
-                scaler.load_state_dict(checkpoint[scaler.state_dict_key])
-        except (KeyError, ValueError, RuntimeError, AttributeError) as error:
-            raise GCPError(
-                f"{args.resume} holds no state that fits this optimiser ({first_line(error)}); give the run's own "
-                "--opt arguments, or --no-resume-opt."
-            ) from error
-    state = checkpoint.get("hybrid")
-    if schedule is not None and state is None:
-        raise GCPError(
-            f"{args.resume} was trained without the hybrid protocol; add --no-hybrid, or start from its weights with "
-            "--initial-checkpoint."
-        )
-    if schedule is None and state is not None:
-        raise GCPError(f"{args.resume} was trained with the hybrid protocol; leave --no-hybrid out.")
-    if schedule is not None and state is not None:
-        schedule.load_state_dict(state)

@@ -3,6 +3,7 @@
 Under ``torchrun --nproc-per-node N -m timm_gcp.training.train ...`` it trains on several devices.
 """
 
+import argparse
 import functools
 import shlex
 import sys
@@ -29,11 +30,15 @@ from .arguments import parse_train_args
 from .checkpoint import RunSaver
 from .engine import evaluate, totals, train_one_epoch
 from .heap import keep_heap
+from .history import past_segments, say_differences, segment, write_history
 from .hybrid import base_learning_rate
 from .interrupt import Interrupt, Interrupted
-from .outcome import finish
+from .outcome import finish, is_finished, nothing_to_train
 from .position import Position
+from .processes import by_first
+from .resume import checkpoint_args, differences
 from .run import Run
+from .run_folder import RunFolder
 from .setup import prepare
 from .summary import describe, epoch_line, read_summary, summary_row, write_summary
 
@@ -58,10 +63,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_heap(device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    run = prepare(args, device)
-    run.command = shlex.join(["timm-gcp", "train", *argv])
-    run.arguments = text
-    last, status = run.folder / "last.pth.tar", 0
+    with RunFolder(args, device) as folder:
+        run = prepare(args, device, folder)
+        run.command = shlex.join(["timm-gcp", "train", *argv])
+        run.arguments = text
+        return _work(run)
+
+
+def _work(run: Run) -> int:
+    """Trains, then evaluates the best model; returns the exit status."""
+    args, last, status = run.args, run.folder / "last.pth.tar", 0
+    if not run.trains and by_first(lambda: is_finished(run), is_primary(args), run.device):
+        run.progress.say(nothing_to_train(run))
+        _leave(args)
+        return 0
     try:
         with Interrupt() as interrupt:
             try:
@@ -73,12 +88,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         run.progress.say(f"Stopped; go on with --resume {last}" if last.exists() else "Stopped.")
         return 130
     finished = is_primary(args) and not status
-    if args.distributed:
-        dist.barrier()
-        dist.destroy_process_group()
+    _leave(args)
     if finished:
         finish(run)
     return status
+
+
+def _leave(args: argparse.Namespace) -> None:
+    if args.distributed:
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def seed_epoch(seed: int, epoch: int, rank: int, *part: int) -> None:
@@ -198,8 +217,7 @@ def _within(run: Run) -> dict[str, Any]:
 
 
 def _open_folder(run: Run) -> RunSaver:
-    run.folder.mkdir(parents=True, exist_ok=True)
-    save_text(run.folder / "args.yaml", run.arguments)
+    _record(run)
     saver = RunSaver(
         run.plain,
         run.stepper.optimizer,
@@ -214,9 +232,28 @@ def _open_folder(run: Run) -> RunSaver:
     if run.resumed is not None:
         saver.resume(run.resumed, run.args.resume)
         run.rows = read_summary(Path(run.args.resume).parent / "summary.csv", run.start_epoch)
-        if run.rows:
+        if run.rows and (run.trains or not (run.folder / "summary.csv").exists()):
             write_summary(run)
     return saver
+
+
+def _record(run: Run) -> None:
+    """Writes down under which settings the run folder is trained; a run that trains nothing adds nothing."""
+    run.segments = past_segments(run.resumed)
+    changed = differences(checkpoint_args(run.resumed), run.args)
+    if changed:
+        effect = "" if run.trains else ", without effect: there is nothing to train"
+        run.progress.say(f"Settings that differ from the checkpoint's: {say_differences(changed)}{effect}.")
+    arguments = run.arguments
+    if run.trains:
+        start = run.start_epoch, run.position.batches
+        run.segments.append(segment(*start, run.command, str(run.device), changed))
+    elif (before := Path(run.args.resume).with_name("args.yaml")).is_file():
+        arguments = before.read_text(encoding="utf-8")
+    if run.trains or not (run.folder / "args.yaml").exists():
+        save_text(run.folder / "args.yaml", arguments)
+    if run.trains or not (run.folder / "history.json").exists():
+        write_history(run.folder, run.segments)
 
 
 def _extra_state(run: Run) -> dict[str, Any]:
@@ -236,6 +273,7 @@ def _extra_state(run: Run) -> dict[str, Any]:
             "final_method": run.final_method,
             "ema": run.ema is not None,
             "seconds": run.seconds,
+            "segments": run.segments,
         }
     }
     if run.schedule is not None:
