@@ -241,7 +241,7 @@ def test_folders_refuse_what_timm_would_misread(folders):
     refused("no image of class 'fly'", "", folders, "train")
     (folders / "train" / "fly" / ".cache").mkdir()
     photograph(folders / "train" / "fly" / ".cache" / "0.jpg")
-    refused("hidden folder '.cache'", "", folders, "train")
+    refused("hidden folder 'fly/.cache'", "", folders, "train")
     photograph(folders / "train" / "stray.jpg")
     refused("outside its class folders", "", folders, "train")
 
@@ -270,13 +270,14 @@ def test_folder_without_images(tmp_path):
         create_dataset("", tmp_path / "train" / "ant" / "a.txt", "train")
 
 
-def test_class_tree_takes_the_last_part_of_the_path(tmp_path):
+def test_leaves_of_a_class_tree(tmp_path):
     for path in ("fruit/apple", "fruit/pear", "milk"):
         photograph(tmp_path / "train" / path / "0.jpg")
     (tmp_path / "train" / "milk" / "annotations").mkdir()  # lies within a class, is none
-    assert create_dataset("", tmp_path, "train").class_names == ["apple", "milk", "pear"]
+    leaf = {"class_from": "leaf"}
+    assert create_dataset("", tmp_path, "train", **leaf).class_names == ["apple", "milk", "pear"]
     (tmp_path / "train" / "fruit" / "plum").mkdir()
-    refused("no image of class 'fruit.plum'", "", tmp_path, "train")
+    refused("no image of class 'fruit.plum'", "", tmp_path, "train", **leaf)
 
 
 def test_class_map(folders, caplog):
@@ -295,7 +296,7 @@ def test_class_map(folders, caplog):
 
 def test_other_image_types_by_input_key(tmp_path):
     photograph(tmp_path / "train" / "ant" / "0.webp")
-    refused("holds no image", "", tmp_path, "train")
+    refused("holds no image", "", tmp_path, "train", input_key=".png")
     assert len(create_dataset("", tmp_path, "train", input_key=".webp;.png")) == 1
 
 

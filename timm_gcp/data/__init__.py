@@ -2,11 +2,14 @@
 
 from .factory import create_dataset
 from .fine_grained import FINE_GRAINED, FineGrained, FineGrainedReader
+from .folder_scan import CLASS_FROM
+from .image_files import UnreadableImageError, find_images, image_extensions, open_image
 from .image_list import ReaderImageList
-from .strict import StrictImageDataset, UnreadableImageError, check_images
+from .strict import StrictImageDataset, check_images
 from .textures import TextureDataset, write_textures
 
 __all__ = [
+    "CLASS_FROM",
     "FINE_GRAINED",
     "FineGrained",
     "FineGrainedReader",
@@ -16,5 +19,8 @@ __all__ = [
     "UnreadableImageError",
     "check_images",
     "create_dataset",
+    "find_images",
+    "image_extensions",
+    "open_image",
     "write_textures",
 ]

@@ -1,25 +1,28 @@
 """One way to every data set: image folders, list files, textures, and what timm reads beside."""
 
+import contextlib
 import difflib
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import timm.data
-from timm.data.readers import get_img_extensions
-from timm.data.readers.class_map import load_class_map
+from timm.data.readers import get_img_extensions, set_img_extensions
 
 from ..errors import GCPError
 from ..text import one_line
+from .class_map import read_class_map
 from .fine_grained import FINE_GRAINED, FineGrainedReader
-from .folders import check_folder, require_root
+from .folders import FolderReader, require_root
+from .image_files import image_extensions
 from .image_list import ReaderImageList
 from .strict import StrictImageDataset
 from .textures import TextureDataset
 
 _TEXTURES = ("num_classes", "images_per_class", "img_size", "transform", "target_transform")
 _LISTS = ("grocery", "list")
+_READING = ("load_bytes", "transform", "target_transform")  # arguments of timm's ImageDataset
 _PACKAGES = {  # timm's prefix -> the module it imports and what installs it; None needs nothing
     "torch": None,
     "hfds": ("datasets", "datasets"),
@@ -39,6 +42,8 @@ def create_dataset(
     download: bool = False,
     input_img_mode: str = "RGB",
     skip_bad_images: bool = False,
+    orient: bool = True,
+    class_from: str = "top",
     is_training: bool = False,
     seed: int = 0,
     **kwargs: Any,
@@ -53,12 +58,16 @@ def create_dataset(
         root: folder of the data set; None for 'textures'.
         split: 'train', 'validation' or 'test' and timm's synonyms, or the name of a folder or list. For image
             folders '' means ``root`` itself, which also serves an evaluation split if there are no split folders.
-        class_map: image folders: path of a text file with a class a line, in the order of the labels, or a mapping
-            from class to label; images of other classes are left out. '' numbers the class folders in timm's
+        class_map: image folders: path of a text file with a class on each line, in the order of the labels, or a
+            mapping from class to label; images of other classes are left out. '' numbers the class folders in timm's
             (natural) order, those of the training split wherever there is one, so that labels agree.
         download: fetch the data set if it is not there, where timm or its row in ``FINE_GRAINED`` can.
         input_img_mode: PIL mode of the images.
         skip_bad_images: go on without unreadable images (see ``StrictImageDataset`` and ``check_images``).
+        orient: turn images upright by their EXIF orientation, in the data sets that are read file by file (folders,
+            .tar files, lists, the named ones, 'hfds/...'); the packages behind other names decode by themselves.
+        class_from: image folders: 'top' for the folders directly below the split as the classes, 'leaf' for those that
+            hold the images (see ``FolderReader``). A .tar file has leaves.
         is_training: the split is trained on: every class must have an image, and streamed data sets shuffle.
         seed: of textures, and of the order of streamed data sets.
         **kwargs: the data set's own arguments ('textures': ``num_classes``, ``images_per_class``, ``img_size``), or
@@ -73,84 +82,77 @@ def create_dataset(
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     if name == "textures":
         return TextureDataset(split, seed=seed, input_img_mode=input_img_mode, **_own(name, kwargs, _TEXTURES))
-    prefix = name.partition("/")[0].lower()
-    listed = name in _LISTS or name in FINE_GRAINED
-    if name and not listed and ("/" not in name or prefix not in _PACKAGES):
-        known = ["textures", *_LISTS, *FINE_GRAINED, *(f"{known}/..." for known in _PACKAGES)]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(known)}, or leave it out for image folders."
-        raise GCPError(f"--dataset {name!r} is unknown: {hint}")
-    if listed:
+    _check_name(name)
+    reading: dict[str, Any] = {"skip_bad_images": skip_bad_images, "orient": orient, "input_img_mode": input_img_mode}
+    if name in _LISTS or name in FINE_GRAINED:
         require_root(root)
         if class_map:
             source = "from classes.csv or classes.txt" if name in _LISTS else "with them"
             raise GCPError(f"--class-map is for image folders: --dataset {name} brings its names {source}.")
-        options = _own(name, kwargs, ("load_bytes", "transform", "target_transform"))
-        reader = (
+        options = _own(name, kwargs, _READING)
+        listed = (
             ReaderImageList(str(root), split, is_training)
             if name in _LISTS
             else FineGrainedReader(name, str(root), split, is_training, download)
         )
-        dataset = StrictImageDataset(
-            root, reader=reader, skip_bad_images=skip_bad_images, input_img_mode=input_img_mode, **options
-        )
-        dataset.class_names, dataset.num_classes = reader.class_names, reader.num_classes
+        dataset = StrictImageDataset(root, reader=listed, **reading, **options)
+        dataset.class_names, dataset.num_classes = listed.class_names, listed.num_classes
         return dataset
-    arguments = {
-        "is_training": is_training,
-        "download": download,
-        "seed": seed,
-        "input_img_mode": input_img_mode,
-        "class_map": _checked_class_map(class_map, root),
-        **kwargs,
-    }
-    if name:
-        package = _PACKAGES[prefix]
-        if package and importlib.util.find_spec(package[0]) is None:
-            raise GCPError(f"--dataset {name!r} needs a package that is not installed: pip install {package[1]}.")
+    labels = read_class_map(class_map, root)
+    if not name and not _is_tar(root):
+        options = _own(name, kwargs, (*_READING, "input_key"))
+        key = options.pop("input_key", None)
+        types = frozenset(key.split(";")) if key else None
+        folders = FolderReader(root or "", split, labels, is_training, class_from, types)
+        dataset = StrictImageDataset(folders.root, reader=folders, **reading, **options)
     else:
-        types = frozenset(kwargs["input_key"].split(";")) if "input_key" in kwargs else get_img_extensions(as_set=True)
-        root, arguments["class_map"] = check_folder(root, split, arguments["class_map"], is_training, types)
-        arguments["search_split"] = False
-    dataset = _through_timm(name, root, split, arguments)
-    if isinstance(dataset, timm.data.ImageDataset):
-        dataset = StrictImageDataset(
-            root,
-            reader=dataset.reader,
-            skip_bad_images=skip_bad_images,
-            load_bytes=dataset.load_bytes,
-            input_img_mode=dataset.input_img_mode,
-            transform=dataset.transform,
-            target_transform=dataset.target_transform,
-            additional_features=dataset.additional_features,
-        )
+        hints = {"is_training": is_training, "download": download, "seed": seed, "input_img_mode": input_img_mode}
+        with _every_extension():
+            dataset = _through_timm(name, root, split, {**hints, "class_map": labels, **kwargs})
+        if isinstance(dataset, timm.data.ImageDataset):
+            options = {key: getattr(dataset, key) for key in (*_READING, "additional_features")}
+            dataset = StrictImageDataset(root, reader=dataset.reader, **reading, **options)
     dataset.class_names, dataset.num_classes = _classes(dataset)
     return dataset
+
+
+def _check_name(name: str) -> None:
+    """Refuses a name that neither we nor timm know, and one whose package is not installed."""
+    prefix = name.partition("/")[0].lower()
+    if not name or name in _LISTS or name in FINE_GRAINED:
+        return
+    if "/" not in name or prefix not in _PACKAGES:
+        known = ["textures", *_LISTS, *FINE_GRAINED, *(f"{known}/..." for known in _PACKAGES)]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(known)}, or leave it out for image folders."
+        raise GCPError(f"--dataset {name!r} is unknown: {hint}")
+    package = _PACKAGES[prefix]
+    if package and importlib.util.find_spec(package[0]) is None:
+        raise GCPError(f"--dataset {name!r} needs a package that is not installed: pip install {package[1]}.")
+
+
+def _is_tar(root: Any) -> bool:
+    return bool(root) and os.path.isfile(root) and os.path.splitext(root)[1] == ".tar"
+
+
+@contextlib.contextmanager
+def _every_extension() -> Iterator[None]:
+    """timm's readers of .tar files take their extensions from a list of timm's; ours inside."""
+    before = get_img_extensions()
+    set_img_extensions(tuple(sorted(image_extensions())))
+    try:
+        yield
+    finally:
+        set_img_extensions(before)
 
 
 def _own(name: str, kwargs: dict[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
     """The arguments that a data set of ours takes, without hints for streamed ones."""
     unknown = set(kwargs) - {*known, *_HINTS}
     if unknown:
-        raise GCPError(
-            f"--dataset {name} takes no argument {min(unknown)!r}: leave it out ({', '.join(known)} are known)."
-        )
+        what = f"--dataset {name}" if name else "an image folder"
+        raise GCPError(f"{what} takes no argument {min(unknown)!r}: leave it out ({', '.join(known)} are known).")
     return {key: value for key, value in kwargs.items() if key in known}
-
-
-def _checked_class_map(class_map: str | Mapping[str, int], root: Any) -> dict[str, int]:
-    if isinstance(class_map, Mapping) or not class_map:
-        return dict(class_map or {})
-    if not str(class_map).endswith(".txt"):  # timm would unpickle a .pkl
-        raise GCPError(f"--class-map {str(class_map)!r} is not a .txt file: write one with a class a line.")
-    try:
-        index = load_class_map(str(class_map), str(root or ""))
-    except (AssertionError, OSError, UnicodeError) as error:
-        raise GCPError(
-            f"--class-map {str(class_map)!r} cannot be read: give a text file with a class a line."
-        ) from error
-    index.pop("", None)  # an empty last line
-    return index
 
 
 def _through_timm(name: str, root: Any, split: str, arguments: dict[str, Any]) -> Any:

@@ -14,8 +14,9 @@ from torchvision import datasets
 from ..errors import GCPError
 from .cub import read_cub
 from .dogs import read_dogs
-from .listed import SPLIT_SYNONYMS, ListedReader, Listing, same_split, split_remedy
+from .listed import ListedReader, Listing
 from .obtain import fetch_archive, fetch_with_torchvision
+from .splits import is_training_split, same_split, split_remedy
 from .torchvision_sets import read_aircraft, read_cars, read_flowers, read_food, read_pets
 
 _WORDS = {"train": "training", "val": "validation"}
@@ -193,8 +194,8 @@ class FineGrainedReader(ListedReader):
 
 
 def _find_split(row: FineGrained, split: str, is_training: bool) -> str:
-    training = is_training or split in SPLIT_SYNONYMS[0]
-    for candidate in (*same_split(split), *(("trainval",) if split in SPLIT_SYNONYMS[0] else ())):
+    training = is_training or is_training_split(split)
+    for candidate in (*same_split(split), *(("trainval",) if is_training_split(split) else ())):
         if candidate in row.images:
             return candidate
     splits = list(row.images)

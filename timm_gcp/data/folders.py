@@ -1,21 +1,24 @@
-"""Image folders, ``root/<split>/<class>/*.jpg``: what timm would silently read as something else is refused."""
+"""Image folders, ``root/<split>/<class>/*.jpg``: found, checked, and read."""
 
 import logging
 import os
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from timm.data.readers.reader_image_folder import find_images_and_targets
+from timm.utils.misc import natural_key
 
 from ..errors import GCPError
 from ..text import some_quoted
+from .folder_scan import CLASS_FROM, FolderScan, class_of, scan_folder
+from .image_files import say_left_out
+from .listed import ListedReader
+from .splits import EVALUATION, TEST, TRAIN, entry_of, is_training_split, same_split
+
+__all__ = ["FolderReader", "require_root"]
 
 _logger = logging.getLogger(__name__)
-
-_TRAIN = ("train", "training")
-_EVALUATION = ("val", "valid", "validation", "eval", "evaluation")
-_TEST = ("test", "testing")
 
 
 def require_root(root: Any) -> None:
@@ -24,49 +27,96 @@ def require_root(root: Any) -> None:
         raise GCPError("the folder of the data set is missing: give it with --data-dir.")
 
 
-def check_folder(
-    root: Any, split: str, class_map: dict[str, int], is_training: bool, types: Collection[str]
-) -> tuple[Path, dict[str, int]]:
-    """Finds the split's folder and its class -> label map, and refuses what timm would read as something else."""
-    require_root(root)
-    root = Path(root)
-    if root.is_file() and root.suffix == ".tar":
-        return root, class_map
+class FolderReader(ListedReader):
+    """Reads image folders, in timm's order of images and labels.
+
+    Files that are not images are counted and named in a warning, and so are folders within class folders.
+
+    Args:
+        root: the folder with the splits, or a split itself.
+        split: name of the split; '' for ``root`` itself.
+        class_map: class -> label; empty numbers the classes in natural order, those of the training split wherever
+            there is one, so that the labels of all splits agree.
+        is_training: the split is trained on: every class must have an image.
+        class_from: 'top': the folders directly below the split are the classes, and deeper ones belong to them;
+            'leaf': the folders that hold the images are (as timm has it).
+        types: extensions that count as images; None for ``image_extensions``.
+
+    Attributes:
+        class_to_idx: class -> label.
+
+    Raises:
+        GCPError: there is no such folder or split, or its images do not lie in class folders.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        split: str = "",
+        class_map: dict[str, int] | None = None,
+        is_training: bool = False,
+        class_from: str = "top",
+        types: Collection[str] | None = None,
+    ) -> None:
+        require_root(root)
+        if class_from not in CLASS_FROM:
+            raise GCPError(f"--class-from {class_from!r} is unknown: use {' or '.join(CLASS_FROM)}.")
+        training = is_training or is_training_split(split)
+        folder = _find_split(_folder(Path(root)), split, training)
+        super().__init__(folder)
+        scan = scan_folder(folder, types)
+        _check(scan, folder, class_from)
+        if class_map:
+            _check_class_map(folder, class_map, scan.classes(class_from), training)
+        elif not training and (train := _sibling_train(folder)):
+            # numbered by itself, a split that lacks a class would shift the labels after it
+            class_map = _numbered(scan_folder(train, types).classes(class_from))
+            if unknown := sorted(scan.classes(class_from) - set(class_map)):
+                raise GCPError(
+                    f"{str(folder)!r} has class {some_quoted(unknown)}, which {str(train)!r} lacks: rename it, or add "
+                    "it there."
+                )
+        self.class_to_idx = class_map or _numbered(scan.classes(class_from))
+        labelled = ((path, self.class_to_idx.get(class_of(inner, class_from))) for path, inner in scan.images)
+        self.samples = sorted(
+            ((path, label) for path, label in labelled if label is not None), key=lambda sample: natural_key(sample[0])
+        )
+        self.num_classes = 1 + max(self.class_to_idx.values())
+        _say_nested(scan, folder, class_from)
+        say_left_out(folder, scan.others, types)
+
+
+def _numbered(classes: Collection[str]) -> dict[str, int]:
+    return {name: label for label, name in enumerate(sorted(classes, key=natural_key))}
+
+
+def _folder(root: Path) -> Path:
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise GCPError(
             f"--data-dir {str(root)!r} {what}: give the folder that holds train/<class> and validation/<class>."
         )
-    training = is_training or split in _TRAIN
-    folder = _find_split(root, split, training)
-    have, empty = _scan(folder, types)
-    if not have:
-        known = ", ".join(sorted(types))
-        raise GCPError(f"{str(folder)!r} holds no image ({known}): put images into a folder for each class.")
-    if "" in have:
+    return root
+
+
+def _check(scan: FolderScan, folder: Path, class_from: str) -> None:
+    """Refuses a split whose images do not lie in class folders."""
+    if not scan.images:
+        there = f" among its files ({scan.other_files('')})" if scan.others else ""
+        raise GCPError(f"{str(folder)!r} holds no image{there}: put images into a folder for each class.")
+    if "" in scan.folders:
         raise GCPError(
             f"{str(folder)!r} holds images outside its class folders: move them into a folder for each class."
         )
-    if hidden := sorted(name for name in have if name.startswith(".")):
+    hidden = sorted(path for path in scan.folders if any(part.startswith(".") for part in path.split(os.sep)))
+    if hidden:
+        raise GCPError(f"{str(folder)!r} holds images in the hidden folder {hidden[0]!r}: remove it.")
+    if empty := scan.empty(class_from):
+        there = next((f" (files in {name!r}: {found})" for name in empty if (found := scan.other_files(name))), "")
         raise GCPError(
-            f"{str(folder)!r} holds images in the hidden folder {hidden[0]!r}, which would be a class: remove it."
+            f"{str(folder)!r} has no image of class {some_quoted(empty)}{there}: add images, or remove the class "
+            "folder."
         )
-    if empty:
-        raise GCPError(
-            f"{str(folder)!r} has no image of class {some_quoted(empty)}: add images, or remove the class folder."
-        )
-    if class_map:
-        _check_class_map(folder, class_map, have, training)
-    elif not training and (train := _sibling_train(folder)):
-        # timm numbers the classes of every split by itself: one that lacks a class would shift the labels after it
-        class_map = find_images_and_targets(str(train), types=types, sort=False)[1]
-        unknown = sorted(have - set(class_map))
-        if class_map and unknown:
-            raise GCPError(
-                f"{str(folder)!r} has class {some_quoted(unknown)}, which {str(train)!r} lacks: rename it, or add it "
-                "there."
-            )
-    return folder, class_map
 
 
 def _check_class_map(folder: Path, class_map: dict[str, int], have: set[str], training: bool) -> None:
@@ -81,33 +131,66 @@ def _check_class_map(folder: Path, class_map: dict[str, int], have: set[str], tr
         _logger.warning("Left out of %r, since the class map lacks it: %s", str(folder), some_quoted(left_out))
 
 
+def _say_nested(scan: FolderScan, folder: Path, class_from: str) -> None:
+    """Warns where another reading of the folders would give other classes."""
+    if class_from == "top":
+        nested = Counter(inner for _, inner in scan.images if os.sep in inner)
+        if nested:
+            classes = {class_of(inner, "top") for inner in nested}
+            _logger.warning(
+                "%s: %d images lie in folders within a class (%s) and belong to the class above (%s); if the inner "
+                "folders are the classes, give --class-from leaf.",
+                folder,
+                nested.total(),
+                some_quoted(sorted(nested, key=natural_key), 3),
+                some_quoted(sorted(classes, key=natural_key), 3),
+            )
+        return
+    places = defaultdict(list)
+    for inner in sorted(scan.folders):
+        places[class_of(inner, "leaf")].append(inner)
+    for name, found in places.items():
+        if len(found) > 1:
+            _logger.warning("%s: %s together make the class %r.", folder, some_quoted(found), name)
+
+
 def _find_split(root: Path, split: str, training: bool) -> Path:
     if not split:
         return root
-    group = next((group for group in (_TRAIN, _EVALUATION, _TEST) if split in group), ())
-    for candidate in (split, *group):
-        if _holds_folders(root / candidate):
-            return root / candidate
-    every = (*_TRAIN, *_EVALUATION, *_TEST)
-    others = [name for name in every if _holds_folders(root / name)]
+    names = same_split(split)
+    for candidate in names:
+        if _holds_folders(entry := entry_of(root, candidate)):
+            return entry
     folders = {entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
-    flat = folders & {split, *group}
-    if flat and (others or folders <= set(every)):
+    every = (*TRAIN, *EVALUATION, *TEST)
+    others = [name for name in sorted(folders) if name.lower() in every and _holds_folders(root / name)]
+    flat = {name for name in folders if name in names or name.lower() in names}
+    if flat and (others or {name.lower() for name in folders} <= set(every)):
         raise GCPError(
             f"{str(root / min(flat))!r} holds no class folders: put its images into a folder for each class."
         )
-    option = "--train-split" if training else "--val-split (validate: --split)"
     if others:
-        raise GCPError(
-            f"--data-dir {str(root)!r} has no folder for split {split!r}, only {', '.join(others)}: choose one with "
-            f"{option}."
-        )
-    if training or not group:
+        raise GCPError(f"--data-dir {str(root)!r} has no folder for split {split!r}, {_remedy(others, training)}")
+    if training or len(names) == 1:
+        option = "--train-split" if training else "--val-split (validate: --split)"
+        whole = " (--train-split '' --val-split '' trains on the folders that are there)" if training else ""
         raise GCPError(
             f"--data-dir {str(root)!r} has no folder {split!r}: make it, as {split}/<class>/*.jpg, or choose another "
-            f"with {option}."
+            f"with {option}{whole}."
         )
     return root  # no splits: the class folders themselves, to evaluate on
+
+
+def _remedy(others: list[str], training: bool) -> str:
+    """The end of the sentence about a split that is not there: which there are, and what to do."""
+    if training:
+        return f"only {', '.join(others)}: choose one with --train-split."
+    if all(is_training_split(name) for name in others):
+        return (
+            f"only {others[0]!r}: move a part of the images of every class to validation/<class>, or give "
+            f"--val-split '' to train without evaluation (validate: --split {others[0]})."
+        )
+    return f"only {', '.join(others)}: choose one with --val-split (validate: --split)."
 
 
 def _holds_folders(folder: Path) -> bool:
@@ -117,28 +200,7 @@ def _holds_folders(folder: Path) -> bool:
 
 def _sibling_train(folder: Path) -> Path | None:
     folder = folder.absolute()
-    if folder.name not in (*_EVALUATION, *_TEST):
+    if folder.name.lower() not in (*EVALUATION, *TEST):
         return None
-    return next((folder.parent / name for name in _TRAIN if _holds_folders(folder.parent / name)), None)
-
-
-def _scan(folder: Path, types: Collection[str]) -> tuple[set[str], list[str]]:
-    """The classes of a split (by timm's rule the last part of every path with images) and its empty class folders.
-
-    Empty is a folder at the bottom of the tree without images, unless it lies within a class.
-    """
-    have: set[str] = set()
-    empty = []
-    within: set[str] = set()  # folders with images, and what lies in them
-    for path, folders, files in os.walk(folder, followlinks=True):
-        relative = os.path.relpath(path, folder)
-        top = relative == os.curdir
-        if any(os.path.splitext(file)[1].lower() in types for file in files):
-            have.add("" if top else os.path.basename(path))
-            if not top:
-                within.add(path)
-        elif os.path.dirname(path) in within:
-            within.add(path)
-        elif not folders and not top and not os.path.basename(path).startswith("."):
-            empty.append(relative)
-    return have, sorted(empty)
+    candidates = (entry_of(folder.parent, name) for name in TRAIN)
+    return next((candidate for candidate in candidates if _holds_folders(candidate)), None)

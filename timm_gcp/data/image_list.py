@@ -5,10 +5,11 @@ import os
 import re
 from collections import Counter
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from ..errors import GCPError
-from .listed import SPLIT_SYNONYMS, ListedReader, numbered_lines, same_split, split_remedy
+from .listed import ListedReader, numbered_lines
+from .splits import entry_of, is_training_split, same_split, split_remedy
 
 _NAME_FILES = ("classes.csv", "classes.txt")
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
@@ -62,7 +63,7 @@ class ReaderImageList(ListedReader):
         else:
             others = (_largest_label(file) for file in _list_files(folder))
             self.num_classes = 1 + max([label for _, label in self.samples] + [label for label in others if label])
-        if is_training or self.list_file.stem in SPLIT_SYNONYMS[0]:
+        if is_training or is_training_split(self.list_file.stem):
             self._check_every_class()
 
     def _check_every_class(self) -> None:
@@ -82,7 +83,7 @@ def _find_list(folder: Path, split: str) -> Path:
     stem = split.removesuffix(".txt")
     if stem and os.path.basename(stem) == stem:
         for name in same_split(stem):
-            if (file := folder / f"{name}.txt").is_file():
+            if (file := entry_of(folder, f"{name}.txt")).is_file():
                 return file
     found = [file.stem for file in _list_files(folder)]
     if not found:
@@ -90,7 +91,7 @@ def _find_list(folder: Path, split: str) -> Path:
             f"{str(folder)!r} holds no list '{stem}.txt': write one, a line 'path, label' for each image, or leave "
             "--dataset out if the images lie in class folders."
         )
-    option = split_remedy(found, training=stem in SPLIT_SYNONYMS[0])
+    option = split_remedy(found, training=is_training_split(stem))
     raise GCPError(
         f"{str(folder)!r} holds no list for split {split!r}, only {', '.join(f'{name}.txt' for name in found)}: choose "
         f"one with {option}."
@@ -139,8 +140,10 @@ def _parse(line: str, where: str) -> tuple[str, int]:
 
 
 def _locate(folder: Path, path: str, where: str) -> str:
+    if not os.path.isfile(os.path.join(folder, path)):
+        path = path.replace("\\", "/")  # as Windows writes it
     normal = os.path.normpath(path)
-    if os.path.isabs(path) or normal.split(os.sep)[0] == os.pardir:
+    if os.path.isabs(path) or PureWindowsPath(path).drive or normal.split(os.sep)[0] == os.pardir:
         raise GCPError(f"{where}: path {path!r} leaves the data set: write it relative to the list's folder.")
     full = os.path.join(folder, normal)
     if not os.path.isfile(full):

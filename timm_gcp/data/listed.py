@@ -1,34 +1,16 @@
-"""What data sets that list their images share: the reader of the listed files, numbered lines, and names of splits."""
+"""What data sets that list their images share: the reader of the listed files, and numbered lines."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from timm.data.readers.reader import Reader
 
-from ..errors import GCPError
-
-SPLIT_SYNONYMS = [
-    ("train", "training"),
-    ("val", "validation", "valid", "eval", "evaluation"),
-    ("test", "testing"),
-]
-"""Names that mean the same split: training, validation, test."""
+from ..text_files import read_text
 
 Listing = tuple[list[tuple[str, int]], list[str] | None]
 """``(path, label)`` of every image of a split, and the names of the classes by label (None: not known)."""
-
-
-def same_split(split: str) -> tuple[str, ...]:
-    """The names under which a split may be found, its own first."""
-    return split, *next((group for group in SPLIT_SYNONYMS if split in group), ())
-
-
-def split_remedy(splits: Sequence[str], training: bool) -> str:
-    """The option that names another split, for the end of a sentence: 'test' where there is one to evaluate on."""
-    remedy = "test" if "test" in splits and not training else "NAME"
-    return f"--train-split {remedy}" if training else f"--val-split {remedy} (validate: --split {remedy})"
 
 
 class ListedReader(Reader):
@@ -63,10 +45,6 @@ class ListedReader(Reader):
 
 
 def numbered_lines(file: Path, strict: bool = True) -> Iterator[tuple[int, str]]:
-    """Numbered lines that are not blank; the mark that Windows editors put first is taken off."""
-    try:
-        with open(file, encoding="utf-8-sig", errors="strict" if strict else "replace") as text:
-            yield from ((number, line.strip()) for number, line in enumerate(text, 1) if line.strip())
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise GCPError(f"{str(file)!r} cannot be read ({reason}): save it as a plain text file.") from error
+    """Numbered lines of a text file (see ``read_text``) that are not blank, without spaces at their ends."""
+    text = read_text(file, repr(str(file)), strict)
+    yield from ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip())

@@ -6,27 +6,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from PIL import Image
 from timm.data import ImageDataset
 from tqdm.auto import tqdm
 
 from ..errors import GCPError
 from ..text import some_quoted
+from .image_files import UnreadableImageError, decode_image, reason_of
 
 _logger = logging.getLogger(__name__)
 
 _BATCH = 1024  # files handed to the pool at a time, so that a large data set does not queue at once
-
-
-class UnreadableImageError(GCPError):
-    """An image file that cannot be decoded.
-
-    ``str()`` is one sentence also after a DataLoader worker raised it: torch raises it again in the main process with
-    the worker's whole traceback as its message (still there in ``args[0]``).
-    """
-
-    def __str__(self) -> str:
-        return super().__str__().rsplit(f"{type(self).__name__}: ", 1)[-1].strip()
 
 
 class StrictImageDataset(ImageDataset):
@@ -37,6 +26,7 @@ class StrictImageDataset(ImageDataset):
         reader: a timm reader or the name of one.
         skip_bad_images: go on with the next readable image instead of raising, and log every file once (in each
             process). ``check_images`` takes such files out beforehand, so that no image counts twice.
+        orient: turn images upright by their EXIF orientation.
         **kwargs: those of timm's ``ImageDataset``.
 
     Attributes:
@@ -45,9 +35,12 @@ class StrictImageDataset(ImageDataset):
         skipped: names of the files skipped so far by this process.
     """
 
-    def __init__(self, root: Any, reader: Any = None, skip_bad_images: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, root: Any, reader: Any = None, skip_bad_images: bool = False, orient: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(root, reader=reader, **kwargs)
         self.skip_bad_images = skip_bad_images
+        self.orient = orient
         self.class_names: list[str] | None = None
         self.num_classes: int | None = None
         self.skipped: list[str] = []
@@ -76,13 +69,13 @@ class StrictImageDataset(ImageDataset):
         try:
             file, target, *features = self.reader[index]
             with file:
-                image: Any = file.read() if self.load_bytes else _decode(file, self.input_img_mode)
+                image: Any = file.read() if self.load_bytes else decode_image(file, self.input_img_mode, self.orient)
         except (IndexError, MemoryError):
             raise
         except Exception as error:  # decoders raise OSError, but also SyntaxError, ValueError, struct.error, ...
             raise UnreadableImageError(
-                f"image {self.filename(index, absolute=True)!r} cannot be read ({_reason(error)}): replace it, or add "
-                "--skip-bad-images to go on without it."
+                f"image {self.filename(index, absolute=True)!r} cannot be read ({reason_of(error)}): replace it, or "
+                "add --skip-bad-images to go on without it."
             ) from error
         return image, target, *features
 
@@ -90,21 +83,7 @@ class StrictImageDataset(ImageDataset):
         name = self.filename(index, absolute=True)
         if name not in self.skipped:
             self.skipped.append(name)
-            _logger.warning("Skipped image %r (%s)", name, _reason(error.__cause__))
-
-
-def _decode(file: Any, mode: str | None) -> Image.Image:
-    image = Image.open(file)
-    image.load()  # the whole file: what is cut off raises here
-    return image.convert(mode) if mode else image
-
-
-def _reason(error: BaseException | None) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if type(error).__name__ == "UnidentifiedImageError":  # its message repeats the file object
-        return "not an image of a known format"
-    return " ".join(str(error).split()) or type(error).__name__
+            _logger.warning("Skipped image %r (%s)", name, reason_of(error.__cause__))
 
 
 def check_images(dataset: Any, progress: bool = True, workers: int | None = None) -> list[str]:
@@ -152,7 +131,7 @@ def check_images(dataset: Any, progress: bool = True, workers: int | None = None
             "the class out."
         )
     for index, name in zip(bad, names, strict=True):
-        _logger.warning("Skipped image %r (%s)", name, _reason(bad[index].__cause__))
+        _logger.warning("Skipped image %r (%s)", name, reason_of(bad[index].__cause__))
     _logger.warning("Skipped %d unreadable images of %d", len(bad), len(samples))
     dataset.reader.samples = kept
     dataset.skipped.extend(names)

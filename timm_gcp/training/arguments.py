@@ -10,7 +10,7 @@ import torch
 import yaml
 from timm.utils import ParseKwargs
 
-from ..data import FINE_GRAINED
+from ..data import CLASS_FROM, FINE_GRAINED
 from ..errors import GCPError
 from ..files import check_output_folder, is_stream
 from ..methods import get_method
@@ -65,6 +65,13 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--dataset-download", action="store_true", help="download the data set if it is not there")
     group.add_argument("--class-map", metavar="FILE", default="", help="file that maps class names to indices")
+    group.add_argument(
+        "--class-from",
+        default="top",
+        choices=CLASS_FROM,
+        help="image folders: the class is the first folder below the split (top) or the innermost one (leaf, as in "
+        "timm; default: top)",
+    )
     group.add_argument("--skip-bad-images", action="store_true", help="leave unreadable images out and go on")
     group.add_argument("--no-check-images", action="store_true", help="don't open every image before the start")
 
@@ -80,6 +87,11 @@ def _add_input(group: Any) -> None:
         choices=("center", "squash", "border"),
         help="evaluation's resize: of the shorter side, of both to a square, of the longer with a border "
         "(default: the model's)",
+    )
+    group.add_argument(
+        "--ignore-exif-orientation",
+        action="store_true",
+        help="read photographs as their sensor stored them (default: turned upright by their EXIF orientation)",
     )
     group.add_argument("--mean", type=float, nargs="+", help="mean of the pixels, 0 to 1")
     group.add_argument("--std", type=float, nargs="+", help="standard deviation of the pixels")

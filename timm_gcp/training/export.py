@@ -9,13 +9,12 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from ..data import TextureDataset
+from ..data import TextureDataset, find_images, open_image
 from ..onnx_export import check_ready, export_onnx
 from ..pooling import find_pools
 from .arguments import parse_export_args
 from .inputs import preprocessing
 from .loading import load_model
-from .pictures import find_pictures, open_picture
 
 __all__ = ["main"]
 
@@ -38,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_ready(args.out)
     model: Any = load_model(args)
     config = preprocessing(args, model, use_test_size=True)
-    pictures, source = _pictures(args.images, config["input_size"])
+    pictures, source = _pictures(args.images, config["input_size"], not args.ignore_exif_orientation)
     transform: Any = create_transform(**config, is_training=False)
     images = torch.stack([transform(picture) for picture in pictures])
 
@@ -54,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         batch_size=args.batch,
         tolerance=args.tolerance,
         opset=args.opset,
-        metadata=_metadata(name, model, config),
+        metadata=_metadata(name, model, config, not args.ignore_exif_orientation),
     )
     print(
         f"{args.out}: {Path(args.out).stat().st_size / 1e6:.1f} MB; largest difference {difference:.1e} of the largest "
@@ -63,25 +62,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _metadata(name: str, model: Any, config: Mapping[str, Any]) -> dict[str, str]:
+def _metadata(name: str, model: Any, config: Mapping[str, Any], orient: bool) -> dict[str, str]:
     """What a user of the file has to know; lists as JSON."""
     pools = find_pools(model)
     entries: dict[str, Any] = {"model": name, "method": pools[0].method if pools else ""}
     entries.update({key: config[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")})
+    entries["exif_orientation"] = "applied" if orient else "ignored"  # before the resize
     names = (model.pretrained_cfg or {}).get("label_names")
     if names:
         entries["class_names"] = list(names)
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}
 
 
-def _pictures(paths: Sequence[str], input_size: Sequence[int]) -> tuple[list[Image.Image], str]:
+def _pictures(paths: Sequence[str], input_size: Sequence[int], orient: bool) -> tuple[list[Image.Image], str]:
     """A handful of images, and what they are in words."""
     mode = "RGB" if input_size[0] == 3 else "L"
     if not paths:
         textures = TextureDataset("validation", num_classes=_IMAGES, img_size=max(16, *input_size[1:]))
         return [textures.image(i).convert(mode) for i in range(_IMAGES)], f"{_IMAGES} synthetic textures"
-    files = [file for path in paths for file in find_pictures(Path(path))]
+    files = [file for path in paths for file in find_images(Path(path))]
     count = min(_IMAGES, len(files))
     chosen = [files[i * len(files) // count] for i in range(count)]  # evenly, so from many classes
     what = f"{count} of {len(files)} images" if count < len(files) else f"{count} images"
-    return [open_picture(file, mode) for file in chosen], f"{what} of --images"
+    return [open_image(file, mode, orient) for file in chosen], f"{what} of --images"

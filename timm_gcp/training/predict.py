@@ -15,13 +15,12 @@ from rich.text import Text
 from timm.data import create_transform
 from tqdm import tqdm
 
-from ..data import UnreadableImageError
+from ..data import UnreadableImageError, find_images, open_image
 from ..errors import GCPError
 from ..files import check_output, make_parents, save_text
 from .arguments import parse_predict_args
 from .inputs import preprocessing
 from .loading import load_model
-from .pictures import find_pictures, open_picture
 
 __all__ = ["main"]
 
@@ -43,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_predict_args(argv)
     if args.csv not in ("", "-"):
         check_output(args.csv, "--csv")
-    files = list(dict.fromkeys(file for path in args.images for file in find_pictures(Path(path))))
+    files = list(dict.fromkeys(file for path in args.images for file in find_images(Path(path))))
     model: Any = load_model(args).to(args.device).eval()
     config = preprocessing(args, model, use_test_size=True)
     transform: Any = create_transform(**config, is_training=False)
@@ -59,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             read: list[tuple[Path, Any]] = []
             for file in chunk:
                 try:
-                    read.append((file, transform(open_picture(file, mode))))
+                    read.append((file, transform(open_image(file, mode, not args.ignore_exif_orientation))))
                 except UnreadableImageError as error:
                     unreadable.append(error)
             found.extend(_predict(model, read, names, args.top, args.device))

@@ -150,6 +150,8 @@ def _datasets(args: argparse.Namespace, channels: int, device: torch.device) -> 
         class_map=args.class_map,
         input_img_mode="RGB" if channels == 3 else "L",
         skip_bad_images=args.skip_bad_images,
+        orient=not args.ignore_exif_orientation,
+        class_from=args.class_from,
         batch_size=args.batch_size,
         seed=args.seed,
     )

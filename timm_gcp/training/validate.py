@@ -60,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         download=args.dataset_download,
         input_img_mode="RGB" if data_config["input_size"][0] == 3 else "L",
         skip_bad_images=args.skip_bad_images,
+        orient=not args.ignore_exif_orientation,
+        class_from=args.class_from,
     )
     check_classes(model, dataset)
     if not args.no_check_images:

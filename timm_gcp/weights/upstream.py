@@ -9,10 +9,10 @@ from typing import Any
 
 import timm
 import torch
-from PIL import Image
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
+from ..data.image_files import open_image
 from ..errors import GCPError
 from ..text import some_of
 from .download import is_web_page, sha256_of
@@ -391,7 +391,7 @@ def choose_by_images(
             model = published.build(method, stride, order)
             right, loss = 0, 0.0
             for file, label in images:
-                logits = model(transform(_open(file)).unsqueeze(0))[0]
+                logits = model(transform(open_image(file, "RGB", remedy="leave it out")).unsqueeze(0))[0]
                 right += int(logits.argmax() == label)
                 loss += float(nn.functional.cross_entropy(logits, torch.tensor(label)))
             choice = Choice(stride, order, 100 * right / len(images), loss / len(images))
@@ -405,11 +405,3 @@ def choose_by_images(
             f"order of the classes, or give --last-stride and --triu-order."
         )
     return best
-
-
-def _open(file: str | os.PathLike[str]) -> Image.Image:
-    try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except Exception as error:  # decoders raise OSError, but also SyntaxError, ValueError, struct.error, ...
-        raise GCPError(f"{file} cannot be read as an image; leave it out.") from error

@@ -1,0 +1,95 @@
+"""The files below a folder, and the class of each by the folders that it lies in."""
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .image_files import count_left_out, is_image
+
+__all__ = ["CLASS_FROM", "FolderScan", "class_of", "scan_folder"]
+
+CLASS_FROM = ("top", "leaf")
+"""Which folder of an image's path is its class: the first below the split, or the one that holds the image."""
+
+
+@dataclass
+class FolderScan:
+    """What lies below a folder.
+
+    Attributes:
+        images: ``(path, folder)`` of every image; the folder is relative, '' for the scanned one.
+        others: relative paths of the files that are not images.
+        bottom: relative paths of the folders without folders.
+        types: the extensions that counted as images; None for ``image_extensions``.
+    """
+
+    images: list[tuple[str, str]] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    bottom: list[str] = field(default_factory=list)
+    types: Collection[str] | None = None
+
+    @property
+    def folders(self) -> set[str]:
+        """Relative paths of the folders with images in them."""
+        return {folder for _, folder in self.images}
+
+    def classes(self, class_from: str) -> set[str]:
+        """Names of the classes with an image; '' stands for images outside any class folder."""
+        return {class_of(folder, class_from) for folder in self.folders}
+
+    def empty(self, class_from: str) -> list[str]:
+        """Class folders without an image: directly below the scanned folder, or, of leaves, at the end of a path.
+
+        A folder without images that lies in a class is none, and neither is a hidden one.
+        """
+        have = self.folders
+        if class_from == "top":
+            found = {class_of(folder, "top") for folder in self.bottom} - self.classes("top")
+        else:
+            found = {folder for folder in self.bottom if not have & set(_upwards(folder))}
+        return sorted(folder for folder in found if folder and not os.path.basename(folder).startswith("."))
+
+    def other_files(self, name: str) -> str:
+        """The files below one folder that are not images, counted by extension; '' where there are none."""
+        names = [file for file in self.others if _within(file, name)]
+        return count_left_out(names, self.types) if names else ""
+
+
+def class_of(folder: str, class_from: str) -> str:
+    """The class of the images of a folder.
+
+    Args:
+        folder: relative to the split; '' is the split itself.
+        class_from: one of ``CLASS_FROM``.
+    """
+    return folder.split(os.sep)[0] if class_from == "top" else os.path.basename(folder)
+
+
+def scan_folder(root: str | os.PathLike[str], types: Collection[str] | None = None) -> FolderScan:
+    """Walks a folder, through links as well.
+
+    Args:
+        root: the folder.
+        types: extensions that count as images; None for ``image_extensions``.
+    """
+    scan = FolderScan(types=types)
+    for path, folders, files in os.walk(str(root), followlinks=True):
+        relative = "" if Path(path) == Path(root) else os.path.relpath(path, root)
+        for file in files:
+            if is_image(file, types):
+                scan.images.append((os.path.join(path, file), relative))
+            else:
+                scan.others.append(os.path.join(relative, file))
+        if not folders:
+            scan.bottom.append(relative)
+    return scan
+
+
+def _upwards(folder: str) -> list[str]:
+    """A relative folder and those that it lies in."""
+    return [str(path) for path in (Path(folder), *Path(folder).parents) if path != Path()]
+
+
+def _within(path: str, folder: str) -> bool:
+    return not folder or path == folder or path.startswith(folder + os.sep)

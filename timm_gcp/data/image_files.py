@@ -1,0 +1,188 @@
+"""Which files are images, and how one is opened: the same for training, evaluation, prediction and export."""
+
+import functools
+import importlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import IO
+
+from PIL import Image, ImageOps
+
+from ..errors import GCPError
+from ..text import some_of
+from .pixels import convert_image
+
+__all__ = [
+    "UnreadableImageError",
+    "count_left_out",
+    "decode_image",
+    "find_images",
+    "image_extensions",
+    "is_image",
+    "open_image",
+    "reason_of",
+    "say_left_out",
+]
+
+_logger = logging.getLogger(__name__)
+
+# Pillow lists these as formats that it opens, but it has no decoder of its own for their pixels.
+_NO_DECODER = {"BUFR", "EMF", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+_PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_avif": None}  # package -> what registers it
+_HEIF = (".heic", ".heif", ".hif")
+
+
+class UnreadableImageError(GCPError):
+    """An image file that cannot be decoded.
+
+    ``str()`` is one sentence also after a DataLoader worker raised it: torch raises it again in the main process with
+    the worker's whole traceback as its message (still there in ``args[0]``).
+    """
+
+    def __str__(self) -> str:
+        return super().__str__().rsplit(f"{type(self).__name__}: ", 1)[-1].strip()
+
+
+@functools.cache
+def image_extensions() -> frozenset[str]:
+    """The file name extensions (lower case, with the dot) that Pillow and its installed plugins decode.
+
+    ``pillow-heif`` and ``pillow-avif-plugin`` are registered with Pillow where they are installed.
+    """
+    for package, register in _PLUGINS.items():
+        try:
+            plugin = importlib.import_module(package)
+            if register:
+                getattr(plugin, register)()
+        except (ImportError, AttributeError, OSError):
+            continue
+    known = Image.registered_extensions().items()
+    readable = {*Image.OPEN, "MPO"} - _NO_DECODER  # MPO: several JPEGs in a file, which the JPEG decoder opens
+    return frozenset(ending for ending, kind in known if kind in readable)
+
+
+def is_image(name: str, types: Collection[str] | None = None) -> bool:
+    """Whether a file counts as an image by its name; hidden files (such as macOS's ``._a.jpg``) do not.
+
+    Args:
+        name: of the file, with or without its folder.
+        types: extensions that count; None for ``image_extensions``.
+    """
+    base = os.path.basename(name)
+    ending = os.path.splitext(base)[1].lower()
+    return not base.startswith(".") and ending in (image_extensions() if types is None else types)
+
+
+def say_left_out(folder: str | os.PathLike[str], names: Iterable[str], types: Collection[str] | None = None) -> None:
+    """Logs a warning that counts, by extension, the files of a folder that are not read as images.
+
+    Args:
+        folder: the folder.
+        names: the files, relative to it.
+        types: extensions that count as images; None for ``image_extensions``.
+    """
+    names = sorted(names)
+    if names:
+        _logger.warning("%s: %d files are not read as images: %s", folder, len(names), count_left_out(names, types))
+
+
+def count_left_out(names: Iterable[str], types: Collection[str] | None = None) -> str:
+    """Files that are not read as images, counted by extension: '16 .heic (pip install pillow-heif), 2 .txt'."""
+    counts = Counter(
+        "hidden" if is_image(os.path.basename(name).lstrip("."), types) else os.path.splitext(name)[1].lower()
+        for name in names
+    )
+    kinds = []
+    for ending, count in counts.most_common():
+        remedy = " (pip install pillow-heif)" if ending in _HEIF and ending not in image_extensions() else ""
+        kinds.append(f"{count} {ending or 'without an extension'}{remedy}")
+    first = min(names, default="")
+    return f"{some_of(kinds)}; the first is {first!r}"
+
+
+def find_images(path: Path) -> list[Path]:
+    """The images in a folder and the folders in it, sorted; anything that is no folder is taken as an image.
+
+    Files of a folder that are not images are counted and named in a warning.
+
+    Args:
+        path: a file or a folder.
+
+    Raises:
+        GCPError: a folder without images.
+    """
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    found = [file for file in files if is_image(file.name)]
+    others = [str(file.relative_to(path)) for file in files if not is_image(file.name)]
+    if not found:
+        what = f" ({count_left_out(others)})" if others else ""
+        raise GCPError(f"{path} has no images in it{what}; name another folder.")
+    say_left_out(path, others)
+    return found
+
+
+def decode_image(file: str | os.PathLike[str] | IO[bytes], mode: str | None, orient: bool = True) -> Image.Image:
+    """Decodes the first frame of an image, turns it upright and converts it (see ``pixels``).
+
+    Args:
+        file: path or open binary file.
+        mode: of PIL, such as 'RGB'; None keeps the image's own.
+        orient: turn and mirror the image as its EXIF orientation tells, so that it is as a viewer shows it.
+
+    Raises:
+        Exception: whatever Pillow's decoders raise: OSError, SyntaxError, ValueError, struct.error and others.
+    """
+    image_extensions()  # registers the plugins, in every process
+    with Image.open(file) as image:
+        image.load()  # the whole file: what is cut off raises here
+        if orient:
+            _turn_upright(image)
+        return convert_image(image, mode) if mode else image.copy()
+
+
+def _turn_upright(image: Image.Image) -> None:
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception as error:  # a damaged EXIF block does not make the pixels unreadable
+        _say_damaged(getattr(image, "filename", "") or "an image", reason_of(error))
+
+
+@functools.lru_cache(maxsize=1024)
+def _say_damaged(name: str, reason: str) -> None:
+    _logger.warning("The EXIF block of %s is damaged (%s): its orientation is not applied", name, reason)
+
+
+def open_image(
+    file: str | os.PathLike[str], mode: str, orient: bool = True, remedy: str = "name others"
+) -> Image.Image:
+    """As ``decode_image``, with an error that names the file.
+
+    Args:
+        file: the image.
+        mode: of PIL, such as 'RGB'.
+        orient: apply the EXIF orientation.
+        remedy: the end of the error's sentence, without its full stop.
+
+    Raises:
+        UnreadableImageError: there is no such file, or it cannot be decoded.
+    """
+    try:
+        return decode_image(file, mode, orient)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise OSError, but also SyntaxError, ValueError, struct.error, ...
+        raise UnreadableImageError(f"{file} cannot be read ({reason_of(error)}); {remedy}.") from error
+
+
+def reason_of(error: BaseException | None) -> str:
+    """Why an image cannot be read, for the brackets of a sentence."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if type(error).__name__ == "UnidentifiedImageError":  # its message repeats the file object
+        return "not an image of a known format"
+    return " ".join(str(error).split()) or type(error).__name__
