@@ -291,7 +291,8 @@ def train_all(runs: Iterable[Run], args: argparse.Namespace) -> None:
     finished = {tuple(row[name] for name in KEY) for row in read_rows(table)}
     todo = [run for run in runs if run.key not in finished]
     lock = Lock()
-    with tqdm(total=len(todo), desc="runs", disable=not todo) as bar, ThreadPoolExecutor(args.jobs) as pool:
+    hidden = None if todo else True  # None: where standard error is no terminal
+    with tqdm(total=len(todo), desc="runs", disable=hidden) as bar, ThreadPoolExecutor(args.jobs) as pool:
 
         def work(run: Run) -> None:
             row, curves = train(run, args.data_dir, args.work)

@@ -75,7 +75,7 @@ def measure(batch: int, seed: int) -> list[dict[str, object]]:
     """One row for every method, shape and exponent."""
     rows: list[dict[str, object]] = []
     methods = [name for name, row in METHODS.items() if row.of_sigma is not None]
-    with tqdm(total=len(SHAPES) * len(EXPONENTS) * len(methods), desc="gradients") as bar:
+    with tqdm(total=len(SHAPES) * len(EXPONENTS) * len(methods), desc="gradients", disable=None) as bar:
         for c, m in SHAPES:
             for exponent in EXPONENTS:
                 torch.manual_seed(seed)

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
         return
     args.results.mkdir(parents=True, exist_ok=True)
     rows = []
-    for setting in tqdm(SETTINGS, desc="settings"):
+    for setting in tqdm(SETTINGS, desc="settings", disable=None):
         command = [sys.executable, "-m", "eval", "memory", *argv, "--setting", setting]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         given = {key: getattr(args, key) for key in ("backbone", "method", "img_size", "batch_size", "device")}

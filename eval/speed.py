@@ -152,7 +152,7 @@ def measure(chosen: dict[str, Layer], x: Tensor, repeats: int, title: str) -> di
     """Medians of forward and backward, in milliseconds; layers in turn, after a round that is not counted."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in chosen}
     device = x.device.type
-    for number in tqdm(range(repeats + 1), desc=title):
+    for number in tqdm(range(repeats + 1), desc=title, disable=None):
         for name, run in chosen.items():
             given = x.clone().requires_grad_()
             _wait(device)
@@ -209,7 +209,7 @@ def steps(args: argparse.Namespace) -> list[dict[str, Any]]:
         model = model.to(args.device, memory_format=torch.channels_last).train()
         heads[head] = model, torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
     seconds: dict[str, list[float]] = {head: [] for head in heads}
-    for number in tqdm(range(args.repeats + 2), desc=args.step):
+    for number in tqdm(range(args.repeats + 2), desc=args.step, disable=None):
         for head, (model, optimizer) in heads.items():
             taken = _step(model, optimizer, images, labels, args.amp)
             if number >= 2:

@@ -15,6 +15,7 @@ def test_demo(tmp_path):
     done = timm_gcp_command("demo", "--output", out, "--epochs", "2", "--images", "4")
     assert done.returncode == 0, done.stderr
     assert "Validation, best epoch" in done.stdout
+    assert "%|" not in done.stderr  # no bar where there is no terminal
     results = {head: json.loads((out / head / "result.json").read_text()) for head in ("average", "svdpade")}
     assert (results["average"]["method"], results["svdpade"]["method"]) == (None, "svdpade")
     assert rows_of(out / "svdpade")[0]["method"] == "isqrt"

@@ -22,6 +22,7 @@ from timm_gcp.training.engine import Stepper
 from timm_gcp.training.faults import IN_A_ROW, KEPT, Batch, Faults, Findings, examine
 from timm_gcp.training.monitor import largest_k
 from timm_gcp.training.position import Position
+from timm_gcp.training.progress import Progress
 
 LOSS = nn.CrossEntropyLoss()
 
@@ -68,7 +69,7 @@ def test_stops_with_the_batch_saved(gradient, images, tmp_path, monkeypatch, cap
     assert error.count("\n") == 1
     what = "gradient became infinite or nan" if gradient else "loss became nan"
     assert re.search(
-        rf"The {what} at update 2 \(epoch 0\) under method 'isqrt', batch 2 \(\S+\.jpg, .* and 5 more\)", error
+        rf"The {what} at update 2 \(epoch 1\) under method 'isqrt', batch 2 \(\S+\.jpg, .* and 5 more\)", error
     )
     assert re.search(r"largest κ \d.*, largest \|K\| \d", error)
     assert "--clip-grad 5" in error
@@ -110,7 +111,7 @@ def one_epoch(model, batches, faults, **more):
         LOSS,
         epoch=0,
         device=torch.device("cpu"),
-        progress=engine.Progress(0, 1, 1, enabled=False),
+        progress=Progress(0, 1, 1, enabled=False),
         method=lambda: None,
         lr=lambda: 0.1,
         after_update=lambda done, loss: None,

@@ -154,17 +154,17 @@ def test_sigterm_and_ctrl_c_lose_no_update(whole, images, tmp_path):
     """Twice within an epoch, with all loader processes signalled too; the checkpoint goes on at the very update."""
     argv, folder = arguments(images, tmp_path, "-j", "2"), tmp_path / "run"
     with open(tmp_path / "errors.txt", "w+") as log:
-        read, status = stop_after(r"^epoch 0 \[2/", signal.SIGTERM, argv, log, group=True)
+        read, status = stop_after(r"^epoch 1 \[2/", signal.SIGTERM, argv, log, group=True)
         assert status == 143, log.seek(0) or log.read()
         assert f"Stopped; go on with --resume {folder / 'last.pth.tar'}" in read
         done = load_training_checkpoint(folder / "last.pth.tar")["within"]["position"]["batches"]
         assert 2 <= done <= 4
-        read, status = stop_after(r"^epoch 1 \[3/", signal.SIGINT, argv, log, group=True)
+        read, status = stop_after(r"^epoch 2 \[3/", signal.SIGINT, argv, log, group=True)
         assert status == 130
-        assert f"epochs 0 (after {done} batches) to 3" in read
+        assert f"epochs 1 (after {done} batches) to 4" in read
         # What was done is not done again.
-        assert f"epoch 0 [{done + 1}/4]" in read or done == 4
-        assert f"epoch 0 [{done}/4]" not in read
+        assert f"epoch 1 [{done + 1}/4]" in read or done == 4
+        assert f"epoch 1 [{done}/4]" not in read
         log.seek(0)
         assert "Traceback" not in log.read()
     assert timm_gcp_command(*argv).returncode == 0
@@ -223,7 +223,7 @@ def test_a_second_ctrl_c_stops_at_once(images, tmp_path):
         "sys.exit(main(sys.argv[1:]))\n"
     )
     argv = arguments(images, tmp_path, "-j", "0")
-    read, status = stop_after(r"^epoch 1 \[1/", signal.SIGINT, argv, subprocess.STDOUT, program=(str(script),))
+    read, status = stop_after(r"^epoch 2 \[1/", signal.SIGINT, argv, subprocess.STDOUT, program=(str(script),))
     assert status == 130
     assert "Ctrl-C again stops at once" in read
     checkpoint = load_training_checkpoint(tmp_path / "run" / "last.pth.tar")
@@ -251,7 +251,7 @@ def test_two_processes_stop_and_go_on_together(images, tmp_path):
     status, read = run("a")
     assert status == 0, read
     last = tmp_path / "b" / "run" / "last.pth.tar"
-    for stop_at, whom, epoch in (("epoch 0 [1/", "worker", 0), ("epoch 1 [1/", "torchrun", 1)):
+    for stop_at, whom, epoch in (("epoch 1 [1/", "worker", 0), ("epoch 2 [1/", "torchrun", 1)):
         status, read = run("b", stop_at, whom)
         assert status != 0
         assert f"Stopped; go on with --resume {last}" in read

@@ -45,7 +45,7 @@ def test_run_folder(run, images):
         assert all(math.isfinite(float(row[key])) for row in rows)
     assert all(float(row["kappa"]) >= 1 and float(row["rank"]) >= 1 for row in rows)
     log = (run.parent / "log.txt").read_text()
-    assert "epoch 2: method isqrt → svdpade" in log
+    assert "epoch 3: method isqrt → svdpade" in log
     assert "left: epoch 0:00:" in log
 
     result = json.loads((run / "result.json").read_text())

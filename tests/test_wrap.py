@@ -104,7 +104,7 @@ def test_switch_takes_model_and_average(base):
     expected = {0: "isqrt isqrt", 1: "isqrt isqrt", 2: "svdpade svdpade", 3: "svdpade svdpade"}
     assert told(done, "epoch") == expected
     assert told(done, "evaluates epoch") == expected
-    assert "isqrt first, switches to svdpade at the start of epoch 2" in done.stderr
+    assert "isqrt first, switches to svdpade after 2 epochs" in done.stderr
     assert "Epoch 2: method isqrt → svdpade" in done.stderr
 
 
@@ -470,7 +470,7 @@ def test_timm_resumes(trained, images, tmp_path):
         done = timm_gcp_command("wrap", "train", "--", "--data-dir", images, *COMMON, *argv)
         assert done.returncode == 0, done.stderr
         assert ("Epoch 2: method isqrt → svdpade" in done.stderr) == announced
-        assert ("svdpade since epoch 2, isqrt before" in done.stderr) != announced
+        assert ("switched from isqrt to svdpade after 2 epochs" in done.stderr) != announced
         assert load_file(tmp_path / str(epoch) / "last.pth.tar")["hybrid"]["switched_at"]["epoch"] == 2
 
 

@@ -14,7 +14,10 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["LenientStream", "columns_of", "fold", "lenient_output", "lost"]
+__all__ = ["BAR", "LenientStream", "columns_of", "fold", "lenient_output", "lost"]
+
+BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {remaining} left"
+"""``bar_format`` of tqdm's bars: short enough for a terminal of 40 columns."""
 
 _SPELLED = {
     **{"κ": "kappa", "λ": "lambda", "Σ": "Sigma", "δ": "delta", "ε": "eps", "α": "alpha", "Λ": "Lambda", "∂": "d"},

@@ -10,6 +10,7 @@ from timm.data import ImageDataset
 from tqdm.auto import tqdm
 
 from ..errors import GCPError
+from ..output import BAR
 from ..text import some_quoted
 from .image_files import UnreadableImageError, decode_image, reason_of
 
@@ -95,7 +96,7 @@ def check_images(dataset: Any, progress: bool = True, workers: int | None = None
 
     Args:
         dataset: what ``create_dataset`` returned.
-        progress: show a progress bar.
+        progress: show a progress bar where standard error is a terminal.
         workers: threads (decoding leaves Python's lock); None for one a core.
 
     Returns:
@@ -147,7 +148,8 @@ def _errors(dataset: StrictImageDataset, progress: bool, workers: int | None) ->
         return None
 
     pool = ThreadPoolExecutor(workers or os.cpu_count())
-    with pool, tqdm(total=len(dataset), desc="checking images", unit="image", disable=not progress) as bar:
+    hidden = None if progress else True  # None: where standard error is no terminal
+    with pool, tqdm(total=len(dataset), desc="checking images", disable=hidden, bar_format=BAR) as bar:
         for start in range(0, len(dataset), _BATCH):
             for error in pool.map(error_of, range(start, min(start + _BATCH, len(dataset)))):
                 bar.update()

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from ..errors import GCPError
+from ..output import BAR
 
 # How a thread moves the three channels: the direction of its variation in RGB. Entries are +-1, so every thread gives
 # every channel the same variance, and only the signs of the correlations between channels tell two threads apart.
@@ -181,7 +182,7 @@ def write_textures(
         validation_per_class: of 'validation'; by default 50.
         img_size: side of the images in pixels.
         seed: of the images.
-        progress: show a progress bar.
+        progress: show a progress bar where standard error is a terminal.
 
     Returns:
         The folder.
@@ -203,7 +204,7 @@ def write_textures(
             for name in split.class_names:
                 (part / split.split / name).mkdir(parents=True)
         work = itertools.chain.from_iterable(((split, index) for index in range(len(split))) for split in splits)
-        bar = tqdm(work, "textures", sum(map(len, splits)), unit="image", disable=not progress)
+        bar = tqdm(work, "textures", sum(map(len, splits)), disable=None if progress else True, bar_format=BAR)
         for split, index in bar:
             split.image(index).save(part / split.split / split.filename(index))
         if folder.exists():

@@ -17,6 +17,7 @@ from ..methods import get_method
 from ..text import nearest
 from ..weights.upstream import TRIU_ORDERS
 from .freezing import PARTS
+from .glossary import GLOSSARY
 from .recipe import find_recipe, recipe_names
 
 DEMONSTRATION = "test_resnet_svdpade.grocery"
@@ -130,6 +131,8 @@ def train_parser() -> Parser:
     parser = Parser(
         prog="timm-gcp train",
         description="Train a timm model, with the hybrid protocol where it ends in covariance pooling.",
+        epilog=GLOSSARY,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "-c", "--config", default="", metavar="FILE", help="YAML file of arguments; those of the command line win"

@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         own = ["--data-dir", str(data), "--model", model, "--epochs", str(args.epochs), "--seed", str(args.seed)]
         switch = [] if head == "average" else ["--switch-epoch", str(max(1, int(SWITCH * args.epochs)))]
         train([*own, *RECIPE, *switch, "--output", str(args.output), "--experiment", head])
-    results = {head: json.loads((args.output / head / "result.json").read_text()) for head in HEADS}
+    results = {head: json.loads((args.output / head / "result.json").read_text(encoding="utf-8")) for head in HEADS}
 
     console.rule("the saved folder, loaded through timm and evaluated again")
     again = _evaluate_folder(args.output, data)
@@ -100,7 +100,7 @@ def _evaluate_folder(output: Path, data: Path) -> float:
     results = output / "reloaded.json"
     arguments = ("--model", f"local-dir:{output / 'svdpade' / 'model'}", "--data-dir", str(data), "--device", "cpu")
     validate([*arguments, "-b", "32", "-j", "0", "--split", "validation", "--results-file", str(results)])
-    row: Any = json.loads(results.read_text())
+    row: Any = json.loads(results.read_text(encoding="utf-8"))
     return float((row[0] if isinstance(row, list) else row)["top1"])
 
 
@@ -111,7 +111,7 @@ def _table(results: dict[str, dict[str, Any]]) -> Table:
     for head, result in results.items():
         method = result["method"] or "average pooling"
         if result["switched_at"]:
-            method = f"isqrt, from epoch {result['switched_at']['epoch']} {method}"
+            method = f"isqrt, after {result['switched_at']['epoch']} epochs {method}"
         parameters = f"{result['parameters'] / 1e6:.2f} M"
         top1, loss = f"{result['top1']:.2f}", f"{result['loss']:.4f}"
         table.add_row(head, method, parameters, top1, loss, f"{result['wall_seconds']:.0f}")

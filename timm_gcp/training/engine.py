@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -18,84 +17,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import GCPError
+from ..output import BAR
 from ..spectral.eigh import take_retried
 from .faults import Batch, Faults, examine, restore
 from .interrupt import Interrupted
 from .position import Position
 from .processes import any_of, process_count, summed
+from .progress import Progress
 
-__all__ = ["Progress", "Stepper", "evaluate", "train_one_epoch"]
-
-
-class Progress:
-    """Shows where a run is: a bar on a terminal, plain lines elsewhere.
-
-    Args:
-        start: first epoch of this run, from 0.
-        epochs: length of the whole run.
-        every: updates between two plain lines.
-        enabled: off in all processes but the first.
-    """
-
-    def __init__(self, start: int, epochs: int, every: int, enabled: bool = True) -> None:
-        self.epochs, self.every, self.enabled = epochs, every, enabled
-        self.interactive = enabled and sys.stderr.isatty()
-        self._began = time.monotonic()
-        self._run_start = float(start)
-        self._bar: Any = None
-
-    def say(self, text: str) -> None:
-        """Prints a line, above the bar if there is one."""
-        if self.enabled:
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
-
-    def begin(self, epoch: int, updates: int, done: int = 0) -> None:
-        """An epoch of so many updates starts, or goes on where so many are done."""
-        self._epoch, self._updates, self._epoch_began, self._first = epoch, updates, time.monotonic(), done
-        if done:
-            self._run_start = epoch + done / updates
-        if self.interactive:
-            title = f"epoch {epoch}/{self.epochs - 1}"
-            self._bar = tqdm(total=updates, initial=done, desc=title, unit="step", leave=False)
-
-    def update(self, done: int, loss: float, top1: float | None, rate: float, lr: float) -> None:
-        """So many updates of the epoch are done.
-
-        Args:
-            done: updates.
-            loss: mean of the epoch so far.
-            top1: training accuracy of the epoch so far in per cent, None for soft targets.
-            rate: images a second.
-            lr: learning rate of the base group.
-        """
-        if not self.enabled or not (self.interactive or done % self.every == 0 or done == self._updates):
-            return
-        now = time.monotonic()
-        here = self._epoch + done / self._updates
-        left_epoch = (now - self._epoch_began) * (self._updates - done) / (done - self._first)
-        left_run = (now - self._began) * (self.epochs - here) / (here - self._run_start)
-        shown = {"loss": f"{loss:.3f}"}
-        if top1 is not None:
-            shown["top1"] = f"{top1:.1f}"
-        shown["img/s"] = f"{rate:.0f}"
-        if self._bar is not None:
-            self._bar.set_postfix({**shown, "run left": _clock(left_run)}, refresh=False)
-            self._bar.update(done - self._bar.n)
-        else:
-            values = "  ".join(f"{key} {value}" for key, value in shown.items())
-            left = f"left: epoch {_clock(left_epoch)}, run {_clock(left_run)}"
-            self.say(f"epoch {self._epoch} [{done}/{self._updates}]  {values}  lr {lr:.3g}  {left}")
-
-    def end(self) -> None:
-        """The epoch is over."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+__all__ = ["Stepper", "evaluate", "train_one_epoch"]
 
 
 @dataclass
@@ -194,7 +124,8 @@ def train_one_epoch(
         device: where the model is.
         progress: told of every update.
         method: the method in force, for messages.
-        lr: the base group's learning rate, for the progress.
+        lr: the base group's learning rate, for the progress; asked for after `after_update`, which may change it, so
+            that the epoch's last line and its summary agree.
         after_update: called with the number of updates since the start of the run and the mean loss of the epoch.
         faults: told of every update that cannot be made because loss or gradient is not finite.
         position: what of the epoch is behind; loaded again and passed over, so that the rest is the same. Kept up
@@ -289,8 +220,8 @@ def train_one_epoch(
             position.batches = index + 1
             position.fallbacks += take_retried()
             rate = (position.loss_count - images_before) * world / (time.monotonic() - began)
-            progress.update(done, position.loss, position.top1 if position.right_count else None, rate, lr())
             after_update(epoch * updates + done, position.loss)
+            progress.update(done, position.loss, position.top1 if position.right_count else None, rate, lr())
             if stopping:
                 raise Interrupted
     except torch.linalg.LinAlgError as error:
@@ -375,7 +306,7 @@ def evaluate(
     sums = torch.zeros(4, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
     began = time.monotonic()
     quiet = not description or not sys.stderr.isatty()
-    batches = tqdm(loader, desc=description, total=len(loader), leave=False, disable=quiet, unit="batch")
+    batches = tqdm(loader, description, len(loader), leave=False, disable=quiet, dynamic_ncols=True, bar_format=BAR)
     for images, labels, real in _without_padding(batches, loader):
         images, labels = images.to(device), labels.to(device)
         if channels_last:

@@ -190,7 +190,7 @@ class Faults:
             GCPError: unless such updates are skipped; then only after too many in a row.
         """
         self._in_a_row += 1
-        place = f"at update {update} (epoch {epoch}){f' under method {method!r}' if method else ''}"
+        place = f"at update {update} (epoch {epoch + 1}){f' under method {method!r}' if method else ''}"
         if self.skip and self._saved >= KEPT and self._in_a_row < IN_A_ROW:
             _logger.warning("%s %s; skipped", what, place)
             return

@@ -135,8 +135,12 @@ def _due(latest_epoch: int | None, history: History) -> bool:
     return latest_epoch is not None and history.epoch >= latest_epoch
 
 
+def _epochs(number: int) -> str:
+    return f"{number} epoch{'' if number == 1 else 's'}"
+
+
 def _at_the_latest(latest_epoch: int | None) -> str:
-    return "" if latest_epoch is None else f", at epoch {latest_epoch} at the latest"
+    return "" if latest_epoch is None else f", after {_epochs(latest_epoch)} at the latest"
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,7 @@ class AtEpoch:
         return _due(self.epoch, history)
 
     def describe(self) -> str:
-        return f"at the start of epoch {self.epoch}"
+        return f"after {_epochs(self.epoch)}"
 
     def foreseen(self, lrs_known: bool) -> bool:
         return True
@@ -437,7 +441,8 @@ class HybridSchedule:
     def describe(self) -> str:
         """One sentence for the log."""
         if self.switched_at is not None:
-            return f"Hybrid protocol: {self.final} since epoch {self.switched_at['epoch']}, {self.warm} before."
+            after = _epochs(int(self.switched_at["epoch"] or 0))
+            return f"Hybrid protocol: switched from {self.warm} to {self.final} after {after}."
         return f"Hybrid protocol: {self.warm} first, switches to {self.final} {self.switch.describe()}."
 
     def state_dict(self) -> dict[str, Any]:

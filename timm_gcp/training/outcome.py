@@ -21,6 +21,7 @@ from .inputs import evaluation_loader
 from .loading import set_method
 from .resume import checkpoint_args, differences
 from .run import Run
+from .summary import unranked_note
 
 RESULT = "result.json"
 
@@ -74,6 +75,8 @@ def finish(run: Run) -> None:
     if run.trains or not _has_result(run):
         # The last of all: it says that the folder is complete.
         save_text(run.folder / RESULT, json.dumps(result, indent=2, default=str) + "\n")
+    if note := unranked_note(run, result["epoch"]):
+        run.progress.say(note)
     run.progress.say(text)
 
 
@@ -117,7 +120,7 @@ def _ranked_by_average(run: Run, checkpoint: Mapping[str, Any]) -> bool:
 def _outcome(run: Run, result: Mapping[str, Any]) -> str:
     """Saves the model folder, and says what came out."""
     args, model = run.args, run.plain
-    text = f"Best epoch {result['epoch']}"
+    text = f"Best epoch {result['epoch'] + 1}"
     if result["top1"] is not None:
         text += f": top-1 {result['top1']:.2f}, top-5 {result['top5']:.2f}, loss {result['loss']:.4f}"
     if result["tta"] and result["top1"] is not None:

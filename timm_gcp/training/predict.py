@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ..data import UnreadableImageError, find_images, open_image
 from ..errors import GCPError
 from ..files import check_output, make_parents, save_text
+from ..output import BAR
 from .arguments import parse_predict_args
 from .inputs import preprocessing
 from .loading import load_model
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     found: list[_Prediction] = []
     unreadable: list[UnreadableImageError] = []
-    bar = tqdm(total=len(files), desc="predicting", unit="image", disable=not _is_long(files, args.batch_size))
+    bar = tqdm(total=len(files), desc="predicting", disable=not _is_long(files, args.batch_size), bar_format=BAR)
     with bar:
         for start in range(0, len(files), args.batch_size):
             chunk = files[start : start + args.batch_size]

@@ -12,11 +12,12 @@ from timm.utils import ModelEmaV3, unwrap_model
 from torch import nn
 
 from ..pooling import find_pools
-from .engine import Progress, Stepper
+from .engine import Stepper
 from .faults import Faults
 from .hybrid import HybridSchedule
 from .monitor import ConditioningMonitor
 from .position import Position
+from .progress import Progress
 
 
 @dataclass

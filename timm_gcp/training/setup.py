@@ -28,7 +28,7 @@ from ..pooling import find_pools
 from ..text import first_line
 from ..weights.file import load_weights, read_weights, weights_of
 from .checkpoint import load_training_checkpoint
-from .engine import Progress, Stepper
+from .engine import Stepper
 from .faults import Faults
 from .freezing import freeze_all_but
 from .hybrid import (
@@ -45,6 +45,7 @@ from .monitor import ConditioningMonitor
 from .optimizer import classifiers, make_optimizer, make_scheduler, set_learning_rate
 from .order import batch_names, record_order
 from .processes import by_first
+from .progress import Progress
 from .resume import load_resumed, resume_from, resumed_position
 from .run import Run
 from .run_folder import RunFolder
@@ -135,7 +136,7 @@ def prepare(args: argparse.Namespace, device: torch.device, folder: RunFolder) -
         monitor=monitor,
         ema=ema,
         resumed=resumed,
-        progress=Progress(start, epochs, args.log_interval, is_primary(args)),
+        progress=Progress(start, epochs, args.log_interval, is_primary(args), device),
         autocast=autocast,
         faults=Faults(path, skip=skip, names=names, rank=args.rank),
         position=position,

@@ -7,32 +7,57 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.counts import describe_counts
 from ..files import save_text
+from ..text import some_of
+from .glossary import conditioning_word
+from .progress import clock
 from .run import Run
+from .start import describe_start
 
 
 def describe(run: Run) -> str:
-    """The lines that open a run: model, data, schedule and protocol."""
-    parameters = sum(p.numel() for p in run.plain.parameters())
+    """The lines that open a run: model, weights, data, length, protocol."""
+    args, parameters = run.args, sum(p.numel() for p in run.plain.parameters())
+    size = "×".join(map(str, run.data_config["input_size"]))
     lines = [
-        f"{run.args.model}: {parameters / 1e6:.2f} M parameters, {run.args.num_classes} classes, images of "
-        f"{'×'.join(map(str, run.data_config['input_size']))}, {run.device}"
-        f"{f', {run.args.world_size} processes' if run.args.distributed else ''}",
-        f"{_span(run)}, lr {run.args.lr:.4g} ({run.args.opt}, {run.args.sched}), run folder {run.folder}",
+        f"{args.model}: {parameters / 1e6:.2f} M parameters, images of {size}, {run.device}"
+        f"{f', {args.world_size} processes' if args.distributed else ''}",
+        *describe_start(args, run.plain, run.start_epoch),
+        *_data(run),
+        f"Training: {_span(run)}, lr {args.lr:.4g} ({args.opt}, {args.sched}), run folder {run.folder}",
     ]
     if run.schedule is not None:
         lines.append(run.schedule.describe())
+        if not run.schedule.switched:
+            lines.append(
+                f"Epochs under {run.schedule.warm} are not ranked: the best epoch is one of {run.schedule.final}, "
+                "under which the model is saved."
+            )
     elif run.method:
-        lines.append(f"Method {run.method} throughout.")
+        lines.append(f"Method: {run.method} throughout.")
+    lines.append("The words of the lines below are explained at the end of timm-gcp train --help.")
     return "\n".join(lines)
+
+
+def _data(run: Run) -> list[str]:
+    """Images and classes of each split."""
+    args, names, number = run.args, run.class_names, run.args.num_classes
+    classes = f"{number} classes{f' ({some_of(names, 3)})' if names else ''}"
+    lines = [f"Split {args.train_split}: {classes}; {describe_counts(run.train_loader.dataset, number, names)}."]
+    if run.eval_dataset is None:
+        lines.append("No evaluation split: epochs are ranked by the training loss.")
+    else:
+        lines.append(f"Split {args.val_split}: {describe_counts(run.eval_dataset, number, names)}.")
+    return lines
 
 
 def _span(run: Run) -> str:
     if run.position.batches:
-        return f"epochs {run.start_epoch} (after {run.position.batches} batches) to {run.epochs - 1}"
+        return f"epochs {run.start_epoch + 1} (after {run.position.batches} batches) to {run.epochs}"
     if run.start_epoch == run.epochs:
         return f"all {run.epochs} epochs done"
-    return f"epochs {run.start_epoch} to {run.epochs - 1}"
+    return f"epochs {run.start_epoch + 1} to {run.epochs}"
 
 
 def summary_row(
@@ -72,20 +97,58 @@ def read_summary(path: Path, before: int) -> list[dict[str, Any]]:
         return [row for row in csv.DictReader(file) if row["epoch"].isdigit() and int(row["epoch"]) < before]
 
 
-def epoch_line(row: Mapping[str, Any], epochs: int, metric: str, best: float | None, best_epoch: int | None) -> str:
-    """One epoch as a line of the log."""
+def epoch_line(run: Run, row: Mapping[str, Any], best: float | None, best_epoch: int | None) -> list[str]:
+    """The parts of the line that ends an epoch.
+
+    Args:
+        run: the run.
+        row: of ``summary.csv``.
+        best: the best metric so far, None before the first ranked epoch.
+        best_epoch: its epoch, from 0.
+    """
 
     def show(key: str, form: str) -> str:
         return "–" if row[key] == "" else format(row[key], form)
 
-    text = f"epoch {row['epoch']}/{epochs - 1}  train loss {show('train_loss', '.4f')} top1 {show('train_top1', '.2f')}"
+    parts = [f"epoch {row['epoch'] + 1}/{run.epochs}"]
+    parts.append(f"train loss {show('train_loss', '.4f')} top1 {show('train_top1', '.2f')}")
     if row["eval_loss"] != "":
-        text += f"  eval loss {show('eval_loss', '.4f')} top1 {show('eval_top1', '.2f')}"
-        text += f" top5 {show('eval_top5', '.2f')}"
-    text += f"  lr {row['lr']:.3g}"
-    if row["method"]:
-        text += f"  {row['method']} κ {show('kappa', '.2g')} rank {show('rank', 'g')}"
+        parts.append(f"eval loss {show('eval_loss', '.4f')} top1 {show('eval_top1', '.2f')}")
+        parts.append(f"top5 {show('eval_top5', '.2f')}")
+    parts += [f"lr {row['lr']:.3g}", row["method"]]
+    if row["kappa"] != "":
+        parts.append(f"conditioning {conditioning_word(row['kappa'])}")
+        parts.append(f"κ {row['kappa']:.2g} rank {show('rank', 'g')}")
     for key, name in (("skipped", "skipped updates"), ("fallbacks", "eigensolver fallbacks")):
-        text += f"  {name} {row[key]}" if row[key] else ""
-    text += f"  {row['seconds']:.1f} s"
-    return text + (f"  (best {metric} {best:.4g}, epoch {best_epoch})" if best is not None else "")
+        parts.append(f"{name} {row[key]}" if row[key] else "")
+    left = run.progress.remaining(row["epoch"] + 1)
+    parts += [f"{row['seconds']:.1f} s", f"{clock(left)} left" if left else ""]
+    if run.schedule is not None and not run.schedule.switched:
+        parts.append("not ranked: warm method")
+    if best is not None and best_epoch is not None:
+        parts.append(f"best {run.metric} {best:.4g} (epoch {best_epoch + 1})")
+    return parts
+
+
+def unranked_note(run: Run, best_epoch: int) -> str:
+    """A sentence on an epoch of the warm method whose metric was better than that of the best epoch; '' if none was.
+
+    Args:
+        run: the run, at its end.
+        best_epoch: from 0.
+    """
+    if run.schedule is None:
+        return ""
+    key = f"eval_{run.metric}" if run.eval_loader is not None else "train_loss"
+    values = {int(row["epoch"]): (row["method"], float(row[key])) for row in run.rows if row.get(key) not in (None, "")}
+    sign = -1 if run.metric == "loss" else 1
+    warm = {epoch: value for epoch, (method, value) in values.items() if method == run.schedule.warm}
+    if not warm or best_epoch not in values:
+        return ""
+    epoch = max(warm, key=lambda one: sign * warm[one])
+    if sign * warm[epoch] <= sign * values[best_epoch][1]:
+        return ""
+    return (
+        f"Epoch {epoch + 1} had {run.metric} {warm[epoch]:.4g} under the warm method {run.schedule.warm}; such epochs "
+        f"are not ranked, since the saved model runs under {run.schedule.final}."
+    )

@@ -39,6 +39,7 @@ from .processes import by_first
 from .resume import checkpoint_args, differences
 from .run import Run
 from .run_folder import RunFolder
+from .run_log import RunLog
 from .setup import prepare
 from .summary import describe, epoch_line, read_summary, summary_row, write_summary
 
@@ -63,10 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_heap(device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    with RunFolder(args, device) as folder:
+    with RunFolder(args, device) as folder, RunLog(is_primary(args)) as log:
         run = prepare(args, device, folder)
         run.command = shlex.join(["timm-gcp", "train", *argv])
         run.arguments = text
+        run.progress.log = log
         return _work(run)
 
 
@@ -118,7 +120,7 @@ def _train(run: Run, interrupt: Interrupt) -> None:
 
     def announce(epoch: int) -> None:
         assert run.schedule is not None
-        run.progress.say(f"epoch {epoch}: method {run.schedule.warm} → {run.schedule.final} at lr {lr():.3g}")
+        run.progress.say(f"epoch {epoch + 1}: method {run.schedule.warm} → {run.schedule.final}", f"lr {lr():.3g}")
 
     for epoch in range(run.start_epoch, run.epochs):
         began = time.monotonic() - run.position.seconds
@@ -204,7 +206,7 @@ def _train(run: Run, interrupt: Interrupt) -> None:
             # The warm phase is saved but not ranked: the best model has to be one of the final method.
             ranked = run.schedule is None or run.schedule.switched
             best, best_epoch = saver.save_checkpoint(epoch, metric if ranked else None)
-            run.progress.say(epoch_line(row, run.epochs, run.metric, best, best_epoch))
+            run.progress.say(*epoch_line(run, row, best, best_epoch))
 
 
 def _within(run: Run) -> dict[str, Any]:
@@ -218,6 +220,8 @@ def _within(run: Run) -> dict[str, Any]:
 
 def _open_folder(run: Run) -> RunSaver:
     _record(run)
+    if run.progress.log is not None:
+        run.progress.log.open(run.folder / "log.txt", run.command)
     saver = RunSaver(
         run.plain,
         run.stepper.optimizer,
