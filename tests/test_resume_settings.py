@@ -277,7 +277,7 @@ def test_a_checkpoint_without_a_history(images, copied, tmp_path):
         (("--eval-metric", "loss"), "--eval-metric 'top1'"),
         (("--train-only", "head"), "--train-only None"),
         (("--no-hybrid",), "--no-hybrid"),
-        (("--switch-epoch", "2"), "--switch-epoch 1, and this command gives 2: the method has switched in epoch 1"),
+        (("--switch-epoch", "2"), "--switch-epoch 1, and this command gives 2: the method switched after epoch 1"),
     ],
 )
 def test_what_cannot_change_is_refused_by_name(more, name, images, copied, tmp_path, capsys):

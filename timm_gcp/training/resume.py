@@ -113,7 +113,7 @@ def check_differences(args: argparse.Namespace, checkpoint: Mapping[str, Any]) -
     at = (checkpoint.get("hybrid") or {}).get("switched_at")
     if at and (late := [name for name in _SWITCH if name in changed and changed[name][1] not in (None, False)]):
         before = f"; to change that, resume from checkpoint-{at['epoch'] - 1}{EXTENSION}" if at["epoch"] else ""
-        refuse(late[0], f"the method has switched in epoch {at['epoch'] + 1}, so leave it as it was{before}")
+        refuse(late[0], f"the method switched after epoch {at['epoch']}, so leave it as it was{before}")
     if "within" in checkpoint and (inside := [name for name in _ONE_EPOCH if name in changed]):
         refuse(
             inside[0],

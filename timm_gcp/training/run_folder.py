@@ -183,4 +183,5 @@ def _check_free(folder: Path, resume: str) -> None:
 
 def _leftover(file: Path) -> bool:
     """Whether a run that ended in its first epoch leaves this: arguments, what it was writing, the batch at fault."""
-    return file.name in ("args.yaml", "history.json", "log.txt", "summary.csv") or file.name.startswith((".", "nonfinite-"))
+    names = ("args.yaml", "history.json", "log.txt", "summary.csv")
+    return file.name in names or file.name.startswith((".", "nonfinite-"))
