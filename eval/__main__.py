@@ -4,7 +4,7 @@ import argparse
 import importlib
 import sys
 
-from timm_gcp import GCPError
+from timm_gcp.error_handler import DEBUG, exit_status
 from timm_gcp.output import lenient_output
 
 COMMANDS = {
@@ -31,12 +31,9 @@ def _main() -> int:
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     args = parser.parse_args(sys.argv[1:2])
-    try:
-        importlib.import_module(f"eval.{args.command}").main(sys.argv[2:])
-    except GCPError as error:
-        print(f"eval: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    argv = sys.argv[2:]
+    rest = [argument for argument in argv if argument != DEBUG]
+    return exit_status("eval", argv, lambda: importlib.import_module(f"eval.{args.command}").main(rest))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import argparse
 import importlib
 import sys
 
-from timm_gcp import GCPError
+from timm_gcp.error_handler import DEBUG, exit_status
 from timm_gcp.output import lenient_output
 
 COMMANDS = {
@@ -27,13 +27,9 @@ def _main() -> int:
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     args = parser.parse_args(sys.argv[1:2])
-    try:
-        return int(importlib.import_module(f"hub.{args.command}").main(sys.argv[2:]))
-    except GCPError as error:
-        print(f"hub: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    argv = sys.argv[2:]
+    rest = [argument for argument in argv if argument != DEBUG]
+    return exit_status("hub", argv, lambda: importlib.import_module(f"hub.{args.command}").main(rest))
 
 
 if __name__ == "__main__":

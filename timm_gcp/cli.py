@@ -4,6 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from timm_gcp.error_handler import exit_status
 from timm_gcp.output import lenient_output, lost
 
 COMMANDS = {
@@ -27,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; None takes those of the process.
 
     Returns:
-        Exit status: 0, 2 for bad input (one sentence on stderr) or results that could not be printed, 130 when
-        interrupted.
+        Exit status: 0, 2 for bad input (one sentence on stderr) or results that could not be printed, 1 for an error
+        of a library that nobody foresaw (one sentence, too), 130 when interrupted.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     with lenient_output() as output:
@@ -40,25 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or argv[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0 if argv else 2
-    if argv[0] == "--version":
+    if argv[0] in ("--version", "-V", "version"):
         from timm_gcp.version import __version__
 
         print(f"timm-gcp {__version__}")
         return 0
-    from timm_gcp.errors import GCPError
-
-    try:
-        return _run(argv[0], argv[1:]) or 0
-    except GCPError as error:
-        if "--debug" in argv:
-            raise
-        print(f"timm-gcp: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_status("timm-gcp", argv, lambda: _run(argv[0], argv[1:]))
 
 
 def _usage() -> str:

@@ -16,9 +16,28 @@ from ..files import check_output_folder, is_stream
 from ..methods import get_method
 from ..text import nearest
 from ..weights.upstream import TRIU_ORDERS
+from .config_file import read_mapping
 from .freezing import PARTS
 from .glossary import GLOSSARY
+from .option_types import (
+    BELOW_ONE,
+    CROP,
+    DEVIATION,
+    MEAN,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    SHARE,
+    experiment_name,
+    file_path,
+    model_name,
+    policy,
+    resampling,
+    train_resampling,
+)
 from .recipe import find_recipe, recipe_names
+from .unknown_options import unknown_arguments
+from .value_checks import check_device, check_model_kwargs, check_optimizer, check_ranges, image_mode
 
 DEMONSTRATION = "test_resnet_svdpade.grocery"
 """The model whose weights are in the package, so that ``predict`` works without a network."""
@@ -28,6 +47,13 @@ SCHEDULERS = ("cosine", "tanh", "step", "multistep", "poly", "plateau", "constan
 
 class Parser(argparse.ArgumentParser):
     """An ``ArgumentParser`` whose errors are ours: one sentence, no page of usage."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, with the near names of an option that is not there."""
+        parsed, extra = self.parse_known_args(args, namespace)
+        if extra:
+            self.error(unknown_arguments(extra, self._option_string_actions, self.prog))
+        return parsed
 
     def error(self, message: str) -> NoReturn:
         raise GCPError(f"{message} (see {self.prog} --help)")
@@ -54,8 +80,8 @@ class _Pairs(ParseKwargs):
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("Data")
-    group.add_argument("data", nargs="?", metavar="DIR", help="data set folder (same as --data-dir)")
-    group.add_argument("--data-dir", metavar="DIR", help="data set folder")
+    group.add_argument("data", type=file_path, nargs="?", metavar="DIR", help="data set folder (same as --data-dir)")
+    group.add_argument("--data-dir", type=file_path, metavar="DIR", help="data set folder")
     group.add_argument(
         "--dataset",
         metavar="NAME",
@@ -65,7 +91,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "or any name that timm reads, such as torch/cifar10 (default: '')",
     )
     group.add_argument("--dataset-download", action="store_true", help="download the data set if it is not there")
-    group.add_argument("--class-map", metavar="FILE", default="", help="file that maps class names to indices")
+    group.add_argument(
+        "--class-map", type=file_path, metavar="FILE", default="", help="file that maps class names to indices"
+    )
     group.add_argument(
         "--class-from",
         default="top",
@@ -82,7 +110,7 @@ def _add_input(group: Any) -> None:
     group.add_argument("--img-size", type=int, metavar="N", help="image size (default: the model's)")
     group.add_argument("--in-chans", type=int, metavar="N", help="image channels (default: 3)")
     group.add_argument("--input-size", nargs=3, type=int, metavar="N", help="channels, height and width")
-    group.add_argument("--crop-pct", type=float, metavar="P", help="share of the resized image kept in evaluation")
+    group.add_argument("--crop-pct", type=CROP, metavar="P", help="share of the resized image kept in evaluation")
     group.add_argument(
         "--crop-mode",
         choices=("center", "squash", "border"),
@@ -94,16 +122,20 @@ def _add_input(group: Any) -> None:
         action="store_true",
         help="read photographs as their sensor stored them (default: turned upright by their EXIF orientation)",
     )
-    group.add_argument("--mean", type=float, nargs="+", help="mean of the pixels, 0 to 1")
-    group.add_argument("--std", type=float, nargs="+", help="standard deviation of the pixels")
-    group.add_argument("--interpolation", default="", metavar="NAME", help="resampling in evaluation")
+    group.add_argument("--mean", type=MEAN, nargs="+", help="mean of the pixels, 0 to 1")
+    group.add_argument("--std", type=DEVIATION, nargs="+", help="standard deviation of the pixels")
+    group.add_argument("--interpolation", type=resampling, default="", metavar="NAME", help="resampling in evaluation")
     group.add_argument("--model-kwargs", nargs="*", default={}, action=_Pairs, metavar="K=V")
     group.add_argument("--last-stride", type=int, choices=(1, 2), help="stride of a ResNet's last stage, undilated")
 
 
 def _add_weights(group: Any) -> None:
     group.add_argument(
-        "--checkpoint", default="", metavar="FILE", help="weights; a checkpoint of a run names its model"
+        "--checkpoint",
+        type=file_path,
+        default="",
+        metavar="FILE",
+        help="weights; a checkpoint of a run names its model",
     )
     group.add_argument(
         "--use-ema",
@@ -135,7 +167,12 @@ def train_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "-c", "--config", default="", metavar="FILE", help="YAML file of arguments; those of the command line win"
+        "-c",
+        "--config",
+        type=file_path,
+        default="",
+        metavar="FILE",
+        help="YAML file of arguments; those of the command line win",
     )
     parser.add_argument(
         "--recipe",
@@ -152,13 +189,18 @@ def train_parser() -> Parser:
     group = parser.add_argument_group("Model")
     group.add_argument(
         "--model",
+        type=model_name,
         default="resnet50_svdpade",
         metavar="NAME",
         help="registered name, model folder (local-dir:PATH) or hf-hub:ID (default: resnet50_svdpade)",
     )
     group.add_argument("--pretrained", action=_Switch, help="start from pretrained weights (folders always do)")
-    group.add_argument("--pretrained-path", metavar="FILE", help="a checkpoint used as the pretrained weights")
-    group.add_argument("--initial-checkpoint", default="", metavar="FILE", help="load all weights of a checkpoint")
+    group.add_argument(
+        "--pretrained-path", type=file_path, metavar="FILE", help="a checkpoint used as the pretrained weights"
+    )
+    group.add_argument(
+        "--initial-checkpoint", type=file_path, default="", metavar="FILE", help="load all weights of a checkpoint"
+    )
     group.add_argument(
         "--train-only",
         choices=PARTS,
@@ -166,6 +208,7 @@ def train_parser() -> Parser:
     )
     group.add_argument(
         "--resume",
+        type=file_path,
         default="",
         metavar="FILE",
         help="continue a run from its checkpoint; auto: from the newest whole one of the run folder, if there is one",
@@ -193,7 +236,7 @@ def train_parser() -> Parser:
         "--switch-conditioning", action="store_true", help="switch when the conditioning of the covariances settles"
     )
     group.add_argument(
-        "--classifier-lr-mult", type=float, default=1.0, metavar="X", help="classifier's learning rate times X"
+        "--classifier-lr-mult", type=POSITIVE, default=1.0, metavar="X", help="classifier's learning rate times X"
     )
     group.add_argument(
         "--monitor-every", type=int, default=10, metavar="N", help="measure conditioning every N batches; 0 never"
@@ -201,84 +244,90 @@ def train_parser() -> Parser:
 
     group = parser.add_argument_group("Optimiser")
     group.add_argument("--opt", default="sgd", metavar="NAME", help="(default: sgd)")
-    group.add_argument("--opt-eps", type=float, metavar="EPS")
-    group.add_argument("--opt-betas", type=float, nargs="+", metavar="BETA")
-    group.add_argument("--momentum", type=float, default=0.9, metavar="M", help="(default: 0.9)")
-    group.add_argument("--weight-decay", type=float, default=2e-5, metavar="W", help="(default: 2e-5)")
-    group.add_argument("--clip-grad", type=float, metavar="NORM", help="clip gradients (default: no)")
+    group.add_argument("--opt-eps", type=NOT_NEGATIVE, metavar="EPS")
+    group.add_argument("--opt-betas", type=BELOW_ONE, nargs="+", metavar="BETA")
+    group.add_argument("--momentum", type=BELOW_ONE, default=0.9, metavar="M", help="(default: 0.9)")
+    group.add_argument("--weight-decay", type=NOT_NEGATIVE, default=2e-5, metavar="W", help="(default: 2e-5)")
+    group.add_argument("--clip-grad", type=POSITIVE, metavar="NORM", help="clip gradients (default: no)")
     group.add_argument("--clip-mode", default="norm", choices=("norm", "value", "agc"))
-    group.add_argument("--layer-decay", type=float, metavar="D", help="layer-wise learning-rate decay")
-    group.add_argument("--layer-decay-min-scale", type=float, default=0.0, metavar="S")
-    group.add_argument("--layer-decay-no-opt-scale", type=float, metavar="S")
+    group.add_argument("--layer-decay", type=POSITIVE, metavar="D", help="layer-wise learning-rate decay")
+    group.add_argument("--layer-decay-min-scale", type=NOT_NEGATIVE, default=0.0, metavar="S")
+    group.add_argument("--layer-decay-no-opt-scale", type=NOT_NEGATIVE, metavar="S")
     group.add_argument("--opt-kwargs", nargs="*", default={}, action=_Pairs, metavar="K=V")
 
     group = parser.add_argument_group("Learning rate")
     group.add_argument("--sched", default="cosine", metavar="NAME", help=f"{', '.join(SCHEDULERS)} (default: cosine)")
     group.add_argument("--sched-on-updates", action=_Switch, help="step every update, not every epoch")
-    group.add_argument("--lr", type=float, metavar="LR", help="learning rate (default: from --lr-base)")
-    group.add_argument("--lr-base", type=float, default=0.1, metavar="LR", help="lr = lr_base · batch / base size")
+    group.add_argument("--lr", type=POSITIVE, metavar="LR", help="learning rate (default: from --lr-base)")
+    group.add_argument("--lr-base", type=POSITIVE, default=0.1, metavar="LR", help="lr = lr_base · batch / base size")
     group.add_argument("--lr-base-size", type=int, default=256, metavar="N", help="(default: 256)")
     group.add_argument("--lr-base-scale", default="", choices=("", "linear", "sqrt"), help="(default: by optimiser)")
-    group.add_argument("--lr-noise", type=float, nargs="+", metavar="P", help="noise on/off, fractions of the run")
-    group.add_argument("--lr-noise-pct", type=float, default=0.67, metavar="P")
-    group.add_argument("--lr-noise-std", type=float, default=1.0, metavar="S")
-    group.add_argument("--lr-cycle-mul", type=float, default=1.0, metavar="X")
-    group.add_argument("--lr-cycle-decay", type=float, default=0.5, metavar="X")
+    group.add_argument(
+        "--lr-noise", type=NOT_NEGATIVE, nargs="+", metavar="P", help="noise on/off, fractions of the run"
+    )
+    group.add_argument("--lr-noise-pct", type=SHARE, default=0.67, metavar="P")
+    group.add_argument("--lr-noise-std", type=NOT_NEGATIVE, default=1.0, metavar="S")
+    group.add_argument("--lr-cycle-mul", type=POSITIVE, default=1.0, metavar="X")
+    group.add_argument("--lr-cycle-decay", type=SHARE, default=0.5, metavar="X")
     group.add_argument("--lr-cycle-limit", type=int, default=1, metavar="N")
-    group.add_argument("--lr-k-decay", type=float, default=1.0, metavar="K")
+    group.add_argument("--lr-k-decay", type=POSITIVE, default=1.0, metavar="K")
     group.add_argument("--lr-decay-fn", metavar="NAME", help="decay of wsd and rsqrt")
-    group.add_argument("--lr-stable-timescale", type=float, metavar="N", help="time scale of rsqrt, epochs")
-    group.add_argument("--warmup-lr", type=float, default=1e-5, metavar="LR")
-    group.add_argument("--min-lr", type=float, default=0.0, metavar="LR")
+    group.add_argument("--lr-stable-timescale", type=POSITIVE, metavar="N", help="time scale of rsqrt, epochs")
+    group.add_argument("--warmup-lr", type=NOT_NEGATIVE, default=1e-5, metavar="LR")
+    group.add_argument("--min-lr", type=NOT_NEGATIVE, default=0.0, metavar="LR")
     group.add_argument("--epochs", type=int, default=300, metavar="N", help="(default: 300)")
     group.add_argument("--decay-milestones", type=int, nargs="+", default=[90, 180, 270], metavar="N")
-    group.add_argument("--decay-epochs", type=float, default=90, metavar="N")
+    group.add_argument("--decay-epochs", type=POSITIVE, default=90, metavar="N")
     group.add_argument("--warmup-epochs", type=int, default=5, metavar="N", help="(default: 5)")
     group.add_argument("--warmup-prefix", action="store_true", help="warm-up comes on top of the schedule")
     group.add_argument("--cooldown-epochs", type=int, default=0, metavar="N")
     group.add_argument("--patience-epochs", type=int, default=10, metavar="N")
-    group.add_argument("--decay-rate", "--dr", type=float, default=0.1, metavar="R")
+    group.add_argument("--decay-rate", "--dr", type=SHARE, default=0.1, metavar="R")
 
     group = parser.add_argument_group("Augmentation and regularisation")
     group.add_argument("--no-aug", action="store_true", help="no training augmentation")
     group.add_argument("--train-crop-mode", metavar="MODE", help="rrc, rkrc, rkrr, or eval: as evaluation crops")
-    group.add_argument("--scale", type=float, nargs="+", default=[0.08, 1.0], metavar="P", help="(default: 0.08 1)")
-    group.add_argument("--ratio", type=float, nargs="+", default=[3 / 4, 4 / 3], metavar="R", help="(default: 3/4 4/3)")
-    group.add_argument("--hflip", type=float, default=0.5, metavar="P")
-    group.add_argument("--vflip", type=float, default=0.0, metavar="P")
-    group.add_argument("--color-jitter", type=float, default=0.4, metavar="X")
-    group.add_argument("--color-jitter-prob", type=float, metavar="P")
-    group.add_argument("--grayscale-prob", type=float, metavar="P")
-    group.add_argument("--gaussian-blur-prob", type=float, metavar="P")
-    group.add_argument("--aa", metavar="POLICY", help="AutoAugment or RandAugment policy, such as rand-m9-mstd0.5")
-    group.add_argument("--reprob", type=float, default=0.0, metavar="P", help="probability of random erasing")
+    group.add_argument("--scale", type=POSITIVE, nargs="+", default=[0.08, 1.0], metavar="P", help="(default: 0.08 1)")
+    group.add_argument(
+        "--ratio", type=POSITIVE, nargs="+", default=[3 / 4, 4 / 3], metavar="R", help="(default: 3/4 4/3)"
+    )
+    group.add_argument("--hflip", type=SHARE, default=0.5, metavar="P")
+    group.add_argument("--vflip", type=SHARE, default=0.0, metavar="P")
+    group.add_argument("--color-jitter", type=NOT_NEGATIVE, default=0.4, metavar="X")
+    group.add_argument("--color-jitter-prob", type=SHARE, metavar="P")
+    group.add_argument("--grayscale-prob", type=SHARE, metavar="P")
+    group.add_argument("--gaussian-blur-prob", type=SHARE, metavar="P")
+    group.add_argument(
+        "--aa", type=policy, metavar="POLICY", help="AutoAugment or RandAugment policy, such as rand-m9-mstd0.5"
+    )
+    group.add_argument("--reprob", type=SHARE, default=0.0, metavar="P", help="probability of random erasing")
     group.add_argument("--remode", default="pixel", choices=("const", "rand", "pixel"))
     group.add_argument("--recount", type=int, default=1, metavar="N")
-    group.add_argument("--mixup", type=float, default=0.0, metavar="ALPHA")
-    group.add_argument("--cutmix", type=float, default=0.0, metavar="ALPHA")
-    group.add_argument("--cutmix-minmax", type=float, nargs="+", metavar="P")
-    group.add_argument("--mixup-prob", type=float, default=1.0, metavar="P")
-    group.add_argument("--mixup-switch-prob", type=float, default=0.5, metavar="P")
+    group.add_argument("--mixup", type=NOT_NEGATIVE, default=0.0, metavar="ALPHA")
+    group.add_argument("--cutmix", type=NOT_NEGATIVE, default=0.0, metavar="ALPHA")
+    group.add_argument("--cutmix-minmax", type=SHARE, nargs="+", metavar="P")
+    group.add_argument("--mixup-prob", type=SHARE, default=1.0, metavar="P")
+    group.add_argument("--mixup-switch-prob", type=SHARE, default=0.5, metavar="P")
     group.add_argument("--mixup-mode", default="batch", choices=("batch", "pair", "elem"))
     group.add_argument("--mixup-off-epoch", type=int, default=0, metavar="N")
-    group.add_argument("--smoothing", type=float, default=0.1, metavar="P", help="label smoothing (default: 0.1)")
+    group.add_argument("--smoothing", type=BELOW_ONE, default=0.1, metavar="P", help="label smoothing (default: 0.1)")
     group.add_argument("--bce-loss", action="store_true", help="binary cross-entropy")
     group.add_argument("--bce-sum", action="store_true")
-    group.add_argument("--bce-target-thresh", type=float, metavar="P")
-    group.add_argument("--bce-pos-weight", type=float, metavar="W")
-    group.add_argument("--train-interpolation", default="random", metavar="NAME")
-    group.add_argument("--drop", type=float, default=0.0, metavar="P", help="dropout before the classifier")
-    group.add_argument("--drop-path", type=float, metavar="P")
+    group.add_argument("--bce-target-thresh", type=SHARE, metavar="P")
+    group.add_argument("--bce-pos-weight", type=POSITIVE, metavar="W")
+    group.add_argument("--train-interpolation", type=train_resampling, default="random", metavar="NAME")
+    group.add_argument("--drop", type=BELOW_ONE, default=0.0, metavar="P", help="dropout before the classifier")
+    group.add_argument("--drop-path", type=BELOW_ONE, metavar="P")
 
     group = parser.add_argument_group("Batch norm, averaging")
     group.add_argument("--sync-bn", action="store_true", help="synchronised batch norm")
     group.add_argument("--dist-bn", default="reduce", choices=("reduce", "broadcast", ""))
     group.add_argument("--model-ema", action="store_true", help="keep and evaluate an average of the weights")
-    group.add_argument("--model-ema-decay", type=float, default=0.9998, metavar="D")
+    group.add_argument("--model-ema-decay", type=SHARE, default=0.9998, metavar="D")
     group.add_argument("--model-ema-warmup", action="store_true")
 
     group = parser.add_argument_group("Run")
-    group.add_argument("--seed", type=int, default=42, metavar="S", help="(default: 42)")
+    group.add_argument("--seed", type=SEED, default=42, metavar="S", help="(default: 42)")
     group.add_argument("--log-interval", type=int, default=50, metavar="N", help="updates between two log lines")
     group.add_argument("--checkpoint-hist", type=int, default=10, metavar="N", help="checkpoints kept (default: 10)")
     group.add_argument(
@@ -294,8 +343,12 @@ def train_parser() -> Parser:
         choices=("stop", "skip"),
         help="a loss or gradient that is not finite: save the batch and stop, or leave the update out (default: stop)",
     )
-    group.add_argument("--output", default="", metavar="DIR", help="folder of runs (default: output/train)")
-    group.add_argument("--experiment", default="", metavar="NAME", help="sub-folder (default: date, model, size)")
+    group.add_argument(
+        "--output", type=file_path, default="", metavar="DIR", help="folder of runs (default: output/train)"
+    )
+    group.add_argument(
+        "--experiment", type=experiment_name, default="", metavar="NAME", help="sub-folder (default: date, model, size)"
+    )
     group.add_argument(
         "--tta",
         default="",
@@ -312,29 +365,38 @@ def validate_parser() -> Parser:
     _add_data(parser)
     parser.add_argument("--split", default="validation", metavar="NAME", help="(default: validation)")
     group = parser.add_argument_group("Model")
-    group.add_argument("-m", "--model", default="", metavar="NAME", help="registered name, model folder or hf-hub:ID")
+    group.add_argument(
+        "-m", "--model", type=model_name, default="", metavar="NAME", help="registered name, model folder or hf-hub:ID"
+    )
     group.add_argument("--pretrained", action="store_true", help="pretrained weights (default without --checkpoint)")
     _add_weights(group)
     _add_input(group)
     group.add_argument("-b", "--batch-size", type=int, default=256, metavar="N", help="(default: 256)")
     group.add_argument("--tta", default="", choices=("", "mirror"), help="mirror: average logits with the mirror image")
     _add_device(parser)
-    parser.add_argument("--results-file", default="", metavar="FILE", help="append to a .csv, or write a .json")
+    parser.add_argument(
+        "--results-file", type=file_path, default="", metavar="FILE", help="append to a .csv, or write a .json"
+    )
     return parser
 
 
 def predict_parser() -> Parser:
     """The parser of ``timm-gcp predict``."""
     parser = Parser(prog="timm-gcp predict", description="Print the most probable classes of images.")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
+    parser.add_argument("images", type=file_path, nargs="+", metavar="IMAGE", help="image files, or folders of them")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="classes an image (default: 5)")
     parser.add_argument(
-        "--csv", default="", metavar="FILE", help="write a CSV file, a line an image; '-' for standard output"
+        "--csv",
+        type=file_path,
+        default="",
+        metavar="FILE",
+        help="write a CSV file, a line an image; '-' for standard output",
     )
     group = parser.add_argument_group("Model")
     group.add_argument(
         "-m",
         "--model",
+        type=model_name,
         default="",
         metavar="NAME",
         help=f"registered name, model folder or hf-hub:ID (default: {DEMONSTRATION}, which is in the package)",
@@ -352,8 +414,12 @@ def export_parser() -> Parser:
     parser = Parser(
         prog="timm-gcp export", description="Write a model as an ONNX file, checked against the model on images."
     )
-    parser.add_argument("model", nargs="?", default="", metavar="MODEL", help="registered name, folder or hf-hub:ID")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the file to write, such as model.onnx")
+    parser.add_argument(
+        "model", type=model_name, nargs="?", default="", metavar="MODEL", help="registered name, folder or hf-hub:ID"
+    )
+    parser.add_argument(
+        "--out", type=file_path, required=True, metavar="FILE", help="the file to write, such as model.onnx"
+    )
     group = parser.add_argument_group("Model")
     _add_weights(group)
     _add_input(group)
@@ -361,6 +427,7 @@ def export_parser() -> Parser:
     group.add_argument("--opset", type=int, default=18, metavar="N", help="version of ONNX's operators (default: 18)")
     group.add_argument(
         "--images",
+        type=file_path,
         nargs="+",
         default=[],
         metavar="PATH",
@@ -371,7 +438,7 @@ def export_parser() -> Parser:
     )
     group.add_argument(
         "--tolerance",
-        type=float,
+        type=POSITIVE,
         default=1e-3,
         metavar="T",
         help="largest difference of a logit, as a share of the largest logit (default: 1e-3)",
@@ -388,12 +455,16 @@ def convert_parser() -> Parser:
         "does not tell, the stride of a ResNet's last stage and the order of the triangle, is given, or found by "
         "--images.",
     )
-    parser.add_argument("file", metavar="FILE", help="the checkpoint: a file, a URL, or drive:ID of Google Drive")
-    parser.add_argument("--model", default="", metavar="NAME", help="such as resnet50_svdpade")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the model folder to write")
+    parser.add_argument(
+        "file", type=file_path, metavar="FILE", help="the checkpoint: a file, a URL, or drive:ID of Google Drive"
+    )
+    parser.add_argument("--model", type=model_name, default="", metavar="NAME", help="such as resnet50_svdpade")
+    parser.add_argument("--out", type=file_path, required=True, metavar="DIR", help="the model folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a model folder that is there")
     parser.add_argument("--sha256", default="", metavar="HEX", help="hash of the file, or its first digits")
-    parser.add_argument("--class-names", metavar="FILE", help="text file, a class a line, in the order of the logits")
+    parser.add_argument(
+        "--class-names", type=file_path, metavar="FILE", help="text file, a class a line, in the order of the logits"
+    )
     group = parser.add_argument_group("What the file may not tell")
     group.add_argument(
         "--last-stride",
@@ -408,12 +479,15 @@ def convert_parser() -> Parser:
         "column for the two files that are known to have it)",
     )
     group.add_argument(
-        "--images", metavar="DIR", help="a handful of images in folders by class: take the variant that recognises most"
+        "--images",
+        type=file_path,
+        metavar="DIR",
+        help="a handful of images in folders by class: take the variant that recognises most",
     )
     group = parser.add_argument_group("Preprocessing")
     group.add_argument("--img-size", type=int, default=224, metavar="N", help="image size (default: 224)")
     group.add_argument(
-        "--crop-pct", type=float, default=0.875, metavar="P", help="share kept of the resized image (default: 0.875)"
+        "--crop-pct", type=CROP, default=0.875, metavar="P", help="share kept of the resized image (default: 0.875)"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -424,15 +498,7 @@ _COMMAND_LINE_ONLY = ("help", "config", "recipe", "show_recipe")
 
 def _read_config(path: str, parser: Parser) -> dict[str, Any]:
     """Arguments from a YAML file, checked against the parser as the command line would be."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            config = yaml.safe_load(file) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise GCPError(f"cannot read --config {path}: {error}.") from error
-    except yaml.YAMLError as error:
-        raise GCPError(f"--config {path} is not YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(config, dict):
-        raise GCPError(f"--config {path} holds no 'argument: value' lines.")
+    config = read_mapping(path, f"--config {path}")
     actions = {action.dest: action for action in parser._actions if action.dest not in _COMMAND_LINE_ONLY}
     checked = {}
     for key, value in config.items():
@@ -462,6 +528,8 @@ def _checked(action: argparse.Action, value: Any, where: str) -> Any:
     kind: Any = action.type or str
     try:
         items = [kind(str(item)) for item in items]
+    except argparse.ArgumentTypeError as error:
+        raise GCPError(f"{where}: {error}.") from error
     except ValueError as error:
         raise GCPError(f"{where} cannot be {value!r}: it takes {kind.__name__} values.") from error
     if action.choices is not None and (bad := [item for item in items if item not in action.choices]):
@@ -511,7 +579,7 @@ def parse_train_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namesp
     """
     parser = train_parser()
     first = Parser(prog=parser.prog, add_help=False, allow_abbrev=False)
-    first.add_argument("-c", "--config", default="")
+    first.add_argument("-c", "--config", type=file_path, default="")
     first.add_argument("--recipe", default="")
     first.add_argument("--show-recipe", action="store_true")
     first.add_argument("--dataset")
@@ -540,23 +608,18 @@ def parse_train_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namesp
     get_method(args.warm_method)
     for name in ("epochs", "grad_accum_steps", "log_interval", "checkpoint_hist", "lr_base_size"):
         _at_least(args, name, 1)
-    for name in ("warmup_epochs", "cooldown_epochs", "monitor_every", "patience_epochs", "seed", "mixup_off_epoch"):
+    for name in ("warmup_epochs", "cooldown_epochs", "monitor_every", "patience_epochs", "mixup_off_epoch"):
         _at_least(args, name, 0)
     _at_least(args, "recovery_interval", 0)
     if args.validation_batch_size is not None:
         _at_least(args, "validation_batch_size", 1)
-    for name in ("lr", "lr_base", "classifier_lr_mult", "clip_grad", "layer_decay"):
-        value = getattr(args, name)
-        if value is not None and not value > 0:
-            raise GCPError(f"--{name.replace('_', '-')} must be positive, not {value:g}.")
-    for name in ("hflip", "vflip", "reprob", "mixup_prob", "mixup_switch_prob", "smoothing", "drop"):
-        if not 0 <= getattr(args, name) <= 1:
-            raise GCPError(f"--{name.replace('_', '-')} must lie between 0 and 1, not {getattr(args, name):g}.")
+    check_ranges(args)
     if args.sched not in SCHEDULERS:
         raise GCPError(f"Unknown scheduler '{args.sched}'; there are {', '.join(SCHEDULERS)}{_near(args.sched)}")
     optimizers = timm.optim.list_optimizers()
     if args.opt.lower().removeprefix("lookahead_") not in optimizers:
         raise GCPError(f"Unknown optimizer '{args.opt}'{nearest(args.opt, optimizers)}")
+    check_optimizer(args.opt)
     if args.resume == "auto" and not args.experiment:
         raise GCPError("--resume auto looks into the run folder, so it has to have a name; add --experiment NAME.")
     if args.resume and args.initial_checkpoint:
@@ -641,8 +704,6 @@ def parse_export_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = export_parser().parse_args(argv)
     _check_input(args)
     _at_least(args, "batch", 1)
-    if not args.tolerance > 0:
-        raise GCPError(f"--tolerance must be positive, not {args.tolerance:g}.")
     if args.method:
         get_method(args.method)
     if not args.model and not args.checkpoint:
@@ -658,8 +719,6 @@ def parse_convert_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     args = convert_parser().parse_args(argv)
     _at_least(args, "img_size", 1)
-    if not 0 < args.crop_pct <= 1:
-        raise GCPError(f"--crop-pct must lie in (0, 1], not {args.crop_pct:g}.")
     if not re.fullmatch("[0-9a-fA-F]{0,64}", args.sha256):
         raise GCPError(f"--sha256 takes at most 64 hexadecimal digits, not '{args.sha256}'.")
     return args
@@ -680,19 +739,18 @@ def _check_common(args: argparse.Namespace) -> None:
 def _check_device(args: argparse.Namespace) -> None:
     if args.device is None:
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(args.device).type
-    except RuntimeError as error:
-        raise GCPError(f"Unknown device '{args.device}'; try cpu or cuda.") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise GCPError(f"--device {args.device}: this machine has no CUDA device; use --device cpu.")
+    check_device(args.device)
 
 
 def _check_input(args: argparse.Namespace) -> None:
     for name in ("num_classes", "img_size", "in_chans"):
         if getattr(args, name) is not None:
             _at_least(args, name, 1)
+    if args.input_size is not None and min(args.input_size) < 1:
+        raise GCPError(f"--input-size takes numbers of 1 or more, not {min(args.input_size)}.")
     channels = args.in_chans or (args.input_size or [3])[0]
+    image_mode(channels)
+    check_model_kwargs(args.model_kwargs or {})
     for name in ("mean", "std"):
         values = getattr(args, name)
         if values is not None and len(values) not in (1, channels):

@@ -15,6 +15,7 @@ from ..pooling import find_pools
 from .arguments import parse_export_args
 from .inputs import preprocessing
 from .loading import load_model
+from .value_checks import image_mode
 
 __all__ = ["main"]
 
@@ -76,7 +77,7 @@ def _metadata(name: str, model: Any, config: Mapping[str, Any], orient: bool) ->
 
 def _pictures(paths: Sequence[str], input_size: Sequence[int], orient: bool) -> tuple[list[Image.Image], str]:
     """A handful of images, and what they are in words."""
-    mode = "RGB" if input_size[0] == 3 else "L"
+    mode = image_mode(input_size[0])
     if not paths:
         textures = TextureDataset("validation", num_classes=_IMAGES, img_size=max(16, *input_size[1:]))
         return [textures.image(i).convert(mode) for i in range(_IMAGES)], f"{_IMAGES} synthetic textures"

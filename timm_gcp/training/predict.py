@@ -22,6 +22,7 @@ from ..output import BAR
 from .arguments import parse_predict_args
 from .inputs import preprocessing
 from .loading import load_model
+from .value_checks import image_mode
 
 __all__ = ["main"]
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model: Any = load_model(args).to(args.device).eval()
     config = preprocessing(args, model, use_test_size=True)
     transform: Any = create_transform(**config, is_training=False)
-    mode = "RGB" if config["input_size"][0] == 3 else "L"
+    mode = image_mode(config["input_size"][0])
     names = _class_names(model)
 
     found: list[_Prediction] = []

@@ -49,7 +49,8 @@ from .progress import Progress
 from .resume import load_resumed, resume_from, resumed_position
 from .run import Run
 from .run_folder import RunFolder
-from .transforms import CROP_AS_IN_EVALUATION, crop_as_in_evaluation
+from .transforms import CROP_AS_IN_EVALUATION, crop_as_in_evaluation, fit_policy
+from .value_checks import image_mode
 
 
 def prepare(args: argparse.Namespace, device: torch.device, folder: RunFolder) -> Run:
@@ -149,7 +150,7 @@ def _datasets(args: argparse.Namespace, channels: int, device: torch.device) -> 
         by_first(functools.partial(_download, args), is_primary(args), device)
     common = dict(
         class_map=args.class_map,
-        input_img_mode="RGB" if channels == 3 else "L",
+        input_img_mode=image_mode(channels),
         skip_bad_images=args.skip_bad_images,
         orient=not args.ignore_exif_orientation,
         class_from=args.class_from,
@@ -342,6 +343,7 @@ def _train_loader(
         raise GCPError(f"The augmentation arguments cannot be used: {first_line(error)}.") from error
     if as_evaluation:
         loader.dataset.transform = crop_as_in_evaluation(loader.dataset.transform, data_config)
+    fit_policy(loader.dataset.transform, data_config)
     if hasattr(loader.dataset, "__len__") and not len(loader):
         raise GCPError(
             f"--batch-size {args.batch_size} is more than the {len(dataset)} training images"

@@ -21,6 +21,7 @@ from .engine import evaluate
 from .heap import keep_heap
 from .inputs import check_classes, evaluation_loader, make_autocast, preprocessing
 from .loading import load_model
+from .value_checks import image_mode
 
 __all__ = ["main"]
 
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.split,
         class_map=args.class_map,
         download=args.dataset_download,
-        input_img_mode="RGB" if data_config["input_size"][0] == 3 else "L",
+        input_img_mode=image_mode(data_config["input_size"][0]),
         skip_bad_images=args.skip_bad_images,
         orient=not args.ignore_exif_orientation,
         class_from=args.class_from,

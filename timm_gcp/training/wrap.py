@@ -20,6 +20,7 @@ import timm_gcp  # noqa: F401  registers the models
 from ..errors import GCPError
 from ..text import one_line
 from .arguments import Parser
+from .option_types import file_path
 from .script_hooks import ScriptHooks
 from .script_source import SCRIPTS, find_script
 
@@ -61,10 +62,14 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "hybrid protocol and its options. SCRIPT --help shows them all.",
     )
     parser.add_argument(
-        "script", metavar="SCRIPT", help=f"path of the script, or one of {', '.join(SCRIPTS)} (also without .py)"
+        "script",
+        type=file_path,
+        metavar="SCRIPT",
+        help=f"path of the script, or one of {', '.join(SCRIPTS)} (also without .py)",
     )
     parser.add_argument(
         "--timm-scripts",
+        type=file_path,
         metavar="WHERE",
         help="where a SCRIPT without a path comes from: a folder, a version of timm, or 'auto': the folder that the "
         "environment variable TIMM_SCRIPTS names, or an editable installation of timm, or else the tag of the "

@@ -1,0 +1,54 @@
+"""What a command does with an error: one sentence and an exit status; the traceback on request."""
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from .errors import GCPError
+
+__all__ = ["DEBUG", "exit_status"]
+
+DEBUG = "--debug"
+_LONGEST = 400
+
+
+def exit_status(program: str, argv: Sequence[str], work: Callable[[], int | None]) -> int:
+    """Runs a command, whichever library raises.
+
+    Args:
+        program: its name, which starts the message.
+        argv: its arguments; with ``--debug`` among them errors are raised.
+        work: the command.
+
+    Returns:
+        What the command returns, 0 for None; 2 for bad input, 1 for an error that nobody foresaw (one sentence on
+        standard error), 130 when interrupted.
+    """
+    try:
+        return work() or 0
+    except KeyboardInterrupt:
+        return 130
+    except GCPError as error:
+        if DEBUG in argv:
+            raise
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if DEBUG in argv:
+            raise
+        print(f"{program}: error: {_sentence(error)}", file=sys.stderr)
+        return 1
+
+
+def _sentence(error: Exception) -> str:
+    """The library's error on one line, with the place where it was raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if any(line.startswith("Traceback ") or line.startswith("Original Traceback") for line in lines):
+        lines = [lines[0].rstrip("."), lines[-1]]  # of a loader worker: what it was caught in, what it is
+    text = ": ".join(lines[:2]).rstrip(".")
+    text = f"{text[:_LONGEST]}…" if len(text) > _LONGEST else text
+    frames = traceback.extract_tb(error.__traceback__)
+    parts = frames[-1].filename.replace("\\", "/").split("/")[-3:] if frames else []
+    place = f" in {'/'.join(parts)}, line {frames[-1].lineno}" if parts else ""
+    name = type(error).__name__
+    return f"Unexpected {name}{place}{f': {text}' if text else ''}. Add {DEBUG} to see the whole traceback."

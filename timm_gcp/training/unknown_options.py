@@ -1,0 +1,74 @@
+"""What to say of an option that a command does not have."""
+
+import difflib
+from collections.abc import Collection, Sequence
+
+__all__ = ["unknown_arguments"]
+
+_NAMES = {
+    **dict.fromkeys(("learning-rate", "base-lr", "init-lr"), "lr"),
+    **dict.fromkeys(("wd", "l2"), "weight-decay"),
+    **dict.fromkeys(("batch", "bs", "train-batch-size"), "batch-size"),
+    **dict.fromkeys(("eval-batch-size", "val-batch-size"), "validation-batch-size"),
+    **dict.fromkeys(("num-epochs", "n-epochs", "max-epochs"), "epochs"),
+    **dict.fromkeys(("num-workers", "n-workers", "dataloader-num-workers"), "workers"),
+    **dict.fromkeys(("arch", "architecture", "backbone", "model-name"), "model"),
+    **dict.fromkeys(("image-size", "imgsz", "resolution", "crop-size"), "img-size"),
+    **dict.fromkeys(("optimizer", "optim"), "opt"),
+    **dict.fromkeys(("scheduler", "lr-scheduler", "lr-scheduler-type"), "sched"),
+    **dict.fromkeys(("warmup", "lr-warmup-epochs"), "warmup-epochs"),
+    **dict.fromkeys(("label-smoothing", "smooth"), "smoothing"),
+    **dict.fromkeys(("dropout", "drop-rate"), "drop"),
+    **dict.fromkeys(("auto-augment", "autoaugment", "augmentation", "randaugment"), "aa"),
+    **dict.fromkeys(("random-erase", "random-erasing"), "reprob"),
+    **dict.fromkeys(("ckpt", "ckpt-path", "weights", "checkpoint-path"), "checkpoint"),
+    **dict.fromkeys(("resume-from", "resume-from-checkpoint"), "resume"),
+    **dict.fromkeys(("name", "run-name", "exp-name"), "experiment"),
+    **dict.fromkeys(("output-dir", "out-dir", "save-dir"), "output"),
+    **dict.fromkeys(("output", "outfile", "output-file"), "out"),
+    **dict.fromkeys(("gpu", "gpus", "cuda"), "device"),
+    **dict.fromkeys(("fp16", "mixed-precision", "half"), "amp"),
+    **dict.fromkeys(("ema",), "model-ema"),
+    **dict.fromkeys(("gradient-clip", "max-grad-norm", "clip-norm"), "clip-grad"),
+    **dict.fromkeys(("accum-steps", "gradient-accumulation-steps", "accumulate"), "grad-accum-steps"),
+    **dict.fromkeys(("dataset-dir", "data-path", "root"), "data-dir"),
+    **dict.fromkeys(("save-top-k",), "checkpoint-hist"),
+    **dict.fromkeys(("topk", "top-k"), "top"),
+    **dict.fromkeys(("classes",), "num-classes"),
+}
+"""Names that other trainers have for an option; those that a command lacks are passed over."""
+
+_OF_TIMM = (
+    *("aug-repeats", "aug-splits", "jsd-loss", "split-bn", "resplit", "log-wandb", "wandb-project", "wandb-tags"),
+    *("wandb-resume-id", "torchscript", "fuser", "fast-norm", "gp", "head-init-scale", "head-init-bias", "synchronize"),
+    *("use-multi-epochs-loader", "save-images", "bn-momentum", "bn-eps", "dataset-trust-remote-code", "input-img-mode"),
+    *("kd-model-name", "kd-distill-type", "naflex-loader", "model-dtype", "device-modules"),
+)
+"""Options of timm's train.py that ``timm-gcp train`` lacks."""
+
+
+def unknown_arguments(extra: Sequence[str], options: Collection[str], command: str) -> str:
+    """A message about arguments that a parser could not place, with the near names of its options.
+
+    Args:
+        extra: the arguments.
+        options: the parser's option strings.
+        command: the parser's ``prog``.
+    """
+    names = {option.lstrip("-"): option for option in options if option.startswith("--")}
+    advice = []
+    for argument in extra:
+        if argument.startswith("--"):
+            name = argument.lstrip("-").partition("=")[0].replace("_", "-").lower()
+            advice += _advice(name, names, command)
+    return "; ".join([f"unrecognized arguments: {' '.join(extra)}", *dict.fromkeys(advice)])
+
+
+def _advice(name: str, names: dict[str, str], command: str) -> list[str]:
+    meant = name if name in names else _NAMES.get(name)
+    if meant in names:
+        return [f"did you mean {names[meant]}?"]
+    if name in _OF_TIMM and command.endswith(" train"):
+        return [f"timm's own train.py has --{name}: timm-gcp wrap train.py -- …"]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    return [f"did you mean {' or '.join(names[match] for match in near)}?"] if near else []
