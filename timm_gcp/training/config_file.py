@@ -5,8 +5,8 @@ from typing import Any
 import yaml
 
 from ..errors import GCPError
-from ..files import read_text
 from ..text import one_line
+from ..text_files import read_text
 
 __all__ = ["read_mapping"]
 
