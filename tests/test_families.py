@@ -25,7 +25,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 import timm_gcp
 from timm_gcp import METHODS, GCPError, graft
 from timm_gcp.models import BACKBONES
-from timm_gcp.models.graft import GCPMixin
+from timm_gcp.models.mixin import GCPMixin
 from timm_gcp.weights.folder import save_folder
 
 JUDGED = ("svdpade", "isqrt", "polar")

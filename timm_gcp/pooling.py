@@ -165,7 +165,10 @@ class GlobalCovariancePool(nn.Module):
         return torch.cat([compute(part) for part in x.split(self.chunk_size)])
 
     # What timm's models ask of a pooling layer.
-    pool_type = "gcp"
+    @property
+    def pool_type(self) -> str:
+        """The method in force: what timm saves as ``global_pool``, and gives to ``reset_classifier`` on loading."""
+        return self._method
 
     def feat_mult(self) -> float:
         """The factor from incoming channels to outgoing features."""

@@ -1,136 +1,16 @@
-"""Puts the pool on a timm model, and keeps timm's conventions while doing so."""
+"""Covariance pooling on a timm model that is there already."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from timm.models import register_notrace_module
-from torch import Tensor, nn
+from torch import nn
 
-from ..errors import GCPError
-from ..pooling import GlobalCovariancePool
-from .alexnet import hidden_layers
-from .head import Head, family_of, read_head
-from .stride import set_last_stride
+from .mixin import DEFAULT_REDUCE, put_pool
+from .stride import set_pool_size
+from .zoo import ensure_registered
 
-__all__ = ["GCPMixin", "graft"]
-
-DEFAULT_REDUCE = -1
-"""``reduce`` of a head whose width follows the backbone: see ``default_width``."""
-
-register_notrace_module(GlobalCovariancePool)  # one node of an fx graph, as timm's own layers with control flow
-
-
-def default_width(in_features: int) -> int:
-    """The field's number of channels for the covariance: 256, 64 for tiny backbones, 0 (all) where there are no more.
-
-    Args:
-        in_features: channels of the last feature map.
-    """
-    return next((width for width in (256, 64) if in_features > width), 0)
-
-
-class GCPMixin(nn.Module):
-    """What a grafted model has beyond its own class. Use ``graft``, which makes a subclass of the model's class."""
-
-    gcp_args: dict[str, Any]
-    gcp_head: Head
-    num_classes: int
-    num_features: int
-    head_hidden_size: int
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The feature map → logits, or what the classifier would see of it (``pre_logits``).
-
-        Norm, covariance pool, hidden layers where the family has them, dropout, classifier. Without a pool
-        (``global_pool=''``) the map itself, behind its norm.
-        """
-        head = self.gcp_head
-        if head.norm is not None:
-            x = self._part(head.norm)(x)
-        pool = self._part("global_pool")
-        if not isinstance(pool, GlobalCovariancePool):
-            return x
-        x = pool(x[:, head.prefix :] if head.prefix else x)
-        if head.hidden:
-            x = self._part("pre_logits")(x)
-        if head.drop is not None:
-            x = self._part(head.drop)(x)
-        else:
-            x = nn.functional.dropout(x, float(getattr(self, "drop_rate", 0.0)), self.training)
-        return x if pre_logits else self._part(head.classifier)(x)
-
-    def _part(self, path: str) -> Any:
-        part: Any = self
-        for name in path.split("."):  # torch 2.6 does not compile get_submodule
-            part = getattr(part, name)
-        return part
-
-    def get_classifier(self, name_only: bool = False) -> Any:
-        """The classifier, or the path under which the backbone's own family keeps it."""
-        name = self.gcp_head.classifier
-        return name if name_only else self._part(name)
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the classifier, in timm's manner.
-
-        Args:
-            num_classes: outputs of the new classifier; 0 for none.
-            global_pool: None keeps the pool, ``''`` takes it away (the model then returns its feature map), the name
-                of a method sets the pool's method.
-
-        Raises:
-            GCPError: a pooling that is none of these; the plain backbone has the others.
-        """
-        pool = self._part("global_pool")
-        width = self.num_features
-        if global_pool == "":
-            if num_classes:
-                raise GCPError("A linear classifier needs pooled features: give global_pool='' with num_classes=0.")
-            self.global_pool = nn.Identity()
-        elif not isinstance(pool, GlobalCovariancePool):
-            raise GCPError("The pool of this model was taken away; create the model again to get it back.")
-        else:
-            if global_pool is not None and global_pool != pool.pool_type:
-                pool.method = global_pool
-            width = self.head_hidden_size if self.gcp_head.hidden else pool.out_features
-        self.head_hidden_size = width
-        self.num_classes = num_classes
-        like = next(self.parameters())
-        classifier = nn.Linear(width, num_classes) if num_classes else nn.Identity()
-        classifier.to(device=like.device, dtype=like.dtype).train(self.training)
-        self.set_submodule(self.gcp_head.classifier, classifier)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes the activations of the backbone's stages, and of the pool, in the backward.
-
-        Raises:
-            AssertionError: a family that does not support it, as timm has it.
-        """
-        super().set_grad_checkpointing(enable)  # type: ignore[misc]
-        pool = self._part("global_pool")
-        if isinstance(pool, GlobalCovariancePool):
-            pool.set_grad_checkpointing(enable)
-
-    def __reduce_ex__(self, protocol):  # type: ignore[override]
-        # The class was made at run time: it is found again through the class that it was made from.
-        return _blank, (type(self).__mro__[2],), self.__dict__
-
-
-def _grafted_class(base: type) -> type:
-    """The subclass of a timm class that carries the pool; the same object for the same class."""
-    if base not in _GRAFTED:
-        namespace = {"__module__": __name__, "__doc__": base.__doc__}
-        _GRAFTED[base] = type(f"{base.__name__}GCP", (GCPMixin, base), namespace)
-    return _GRAFTED[base]
-
-
-_GRAFTED: dict[type, type] = {}
-
-
-def _blank(base: type) -> nn.Module:
-    cls = _grafted_class(base)
-    return cls.__new__(cls)  # type: ignore[call-overload]
+__all__ = ["graft"]
 
 
 def graft(
@@ -160,6 +40,10 @@ def graft(
     - all other layers go, because they are as wide as the averaged map: MobileNetV3's ``conv_head``, the hidden
       layer of ``convnext_large_mlp``, attention pools, the batch norm in SHViT's classifier.
 
+    The model's ``pretrained_cfg`` names ``<backbone>_<method>`` from then on, and that name is registered with timm: what
+    ``timm.models.save_for_hf``, ``push_to_hf_hub`` or ``save_folder`` saves loads again. In another process, call
+    ``register_backbone`` before loading, unless the backbone is one of ``BACKBONES``.
+
     Args:
         model: a classification model of timm, also one without classes.
         method: a name of ``timm_gcp.METHODS``.
@@ -178,57 +62,14 @@ def graft(
     Raises:
         GCPError: a model that cannot take the pool (the message says why), or arguments that do not fit.
     """
-    if isinstance(model, GCPMixin):
-        raise GCPError(
-            f"{type(model).__name__} has a covariance pool already; set another method by model.global_pool.method."
-        )
-    head = read_head(model)
-    family = family_of(model)
+    put_pool(model, method, reduce, last_stride, dtype, method_args, chunk_size)
     grafted: Any = model
-    num_features = int(grafted.num_features)
-    width = reduce or 0
-    if reduce == DEFAULT_REDUCE:
-        width = default_width(num_features) if family.reduce is None else family.reduce
-    if width < 0 or width > num_features:
-        raise GCPError(f"reduce={width} does not fit a feature map of {num_features} channels; 0 leaves them all.")
-    pool = GlobalCovariancePool(num_features, method, width, dtype, method_args, head.input_fmt, chunk_size)
-    like = next(model.parameters())
-    if last_stride is None and family.stride_one and grafted.feature_info[-1]["reduction"] == 32:
-        last_stride = 1
-    if last_stride is not None:
-        set_last_stride(model, last_stride)
-    grafted.__class__ = _grafted_class(type(model))
-    grafted.gcp_head = head
-    _keep(model, head)
-    if head.hidden:
-        hidden = hidden_layers(pool.out_features, grafted.head_hidden_size, grafted.drop_rate)
-        grafted.pre_logits = hidden.to(device=like.device, dtype=like.dtype).train(model.training)
-    grafted.global_pool = pool.to(device=like.device, dtype=like.dtype).train(model.training)
-    # What a saved folder has to say so that the same model is built again.
-    grafted.gcp_args = {"last_stride": last_stride, "reduce": width, "method_args": dict(method_args or {})}
-    if dtype is not None:
-        grafted.gcp_args["spectral_dtype"] = str(dtype).removeprefix("torch.")
-    grafted.reset_classifier(grafted.num_classes)
+    cfg = dict(getattr(model, "pretrained_cfg", None) or {})
+    backbone = cfg.get("architecture")
+    if backbone:  # a model that timm has not built has no name to save under
+        name = f"{backbone}_{grafted.global_pool.method}"
+        ensure_registered(name)
+        cfg.update(architecture=name, classifier=grafted.gcp_head.classifier)
+        grafted.pretrained_cfg = grafted.default_cfg = cfg
+        set_pool_size(model)
     return model
-
-
-def _keep(model: nn.Module, head: Head) -> None:
-    """Leaves of a head what a covariance pool works with."""
-    for path in head.replaced:
-        if path != head.container:
-            model.set_submodule(path, nn.Identity())
-    if head.container is None:
-        return
-    kept: dict[str, nn.Module] = {head.classifier: nn.Identity()}
-    for inner in (head.drop, head.norm):
-        if inner is not None and inner.startswith(f"{head.container}."):
-            kept[inner] = model.get_submodule(inner)
-    model.set_submodule(head.container, nn.ModuleDict())
-    for path in reversed(kept):  # the classifier last, as the data flows
-        *above, name = path.split(".")
-        parent = model
-        for step in above:
-            if not hasattr(parent, step):
-                parent.add_module(step, nn.ModuleDict())
-            parent = parent.get_submodule(step)
-        parent.add_module(name, kept[path])

@@ -7,7 +7,7 @@ from torch import nn
 from ..errors import GCPError
 from .head import family_of
 
-__all__ = ["STRIDE_ONE_MODULES", "set_last_stride", "set_stage_stride"]
+__all__ = ["STRIDE_ONE_MODULES", "set_last_stride", "set_pool_size", "set_stage_stride"]
 
 STRIDE_ONE_MODULES = {"resnet", "resnest", "res2net", "sknet", "resnetv2", "vgg"}
 """timm's modules with the classes whose last stage gets stride 1 by default (``Family.stride_one``)."""
@@ -46,6 +46,14 @@ def set_last_stride(model: nn.Module, stride: int) -> nn.Module:
         set_stage_stride(model, str(info["module"]))
         info["reduction"] = 16
     return model
+
+
+def set_pool_size(model: nn.Module) -> None:
+    """Brings the ``pool_size`` of a ResNet's or VGG's cfg, the size of its last map, up to the stride that it has."""
+    if family_of(model).stride_one:
+        cfg: Any = model.pretrained_cfg
+        reduction = model.feature_info[-1]["reduction"]  # type: ignore[index, call-overload]
+        cfg["pool_size"] = tuple(-(-side // reduction) for side in cfg["input_size"][1:])
 
 
 def set_stage_stride(model: nn.Module, stage: str) -> None:

@@ -25,9 +25,8 @@ from ..methods import METHODS, get_method
 from ..text import nearest
 from ..weights.manifest import Checkpoint, read_manifest
 from .features import features_of
-from .graft import DEFAULT_REDUCE, GCPMixin, graft
-from .head import family_of
-from .stride import STRIDE_ONE_MODULES
+from .mixin import DEFAULT_REDUCE, GCPMixin, put_pool
+from .stride import STRIDE_ONE_MODULES, set_pool_size
 
 __all__ = ["BACKBONES", "create_gcp_model", "ensure_registered", "register_backbone", "register_known"]
 
@@ -131,7 +130,7 @@ def _check(backbone: str) -> None:
 def _map_of(backbone: str, device: str) -> tuple[Any, Any]:
     with torch.device(device), torch.no_grad():
         model: Any = timm.create_model(backbone).eval()
-        graft(model, "isqrt")
+        put_pool(model, "isqrt")
         try:
             return model, model.forward_features(torch.zeros(2, *model.pretrained_cfg["input_size"]))
         except NotImplementedError:
@@ -298,9 +297,7 @@ def create_gcp_model(
             pretrained_filter_fn=_filter(backbone),
             **more,
         )
-        if family_of(model).stride_one:
-            cfg, reduction = model.pretrained_cfg, model.feature_info[-1]["reduction"]
-            cfg["pool_size"] = tuple(-(-side // reduction) for side in cfg["input_size"][1:])
+        set_pool_size(model)
         return model
 
     if features_only:
@@ -352,7 +349,7 @@ def _build(
     if plain_cfg is not None:
         kwargs.update(pretrained=True, pretrained_cfg=plain_cfg)
     model: Any = timm.create_model(backbone, num_classes=num_classes, **kwargs)
-    graft(model, method, reduce, last_stride, dtype, method_args, chunk_size)
+    put_pool(model, method, reduce, last_stride, dtype, method_args, chunk_size)
     if global_pool is not None:
         model.reset_classifier(num_classes, global_pool)
     return model

@@ -17,7 +17,7 @@ from ..errors import GCPError
 from ..files import check_output_folder, output_target
 from ..methods import METHODS
 from ..models import BACKBONES
-from ..pooling import GlobalCovariancePool, find_pools
+from ..pooling import find_pools
 
 __all__ = ["architecture", "built_for", "model_arguments", "save_folder"]
 
@@ -137,7 +137,8 @@ def save_folder(
 def _say_once(config: Path) -> None:
     # timm repeats the number of classes and the pool among the arguments; transformers would pass the former twice.
     content = json.loads(config.read_text(encoding="utf-8"))
-    repeated = {"num_classes": content.get("num_classes"), "global_pool": GlobalCovariancePool.pool_type}
+    method = content["architecture"].rpartition("_")[2]
+    repeated = {"num_classes": content.get("num_classes"), "global_pool": method}
     arguments = content.pop("model_args", {})
     arguments = {key: value for key, value in arguments.items() if key not in repeated or value != repeated[key]}
     if arguments:
