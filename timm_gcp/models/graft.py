@@ -40,8 +40,8 @@ def graft(
     - all other layers go, because they are as wide as the averaged map: MobileNetV3's ``conv_head``, the hidden
       layer of ``convnext_large_mlp``, attention pools, the batch norm in SHViT's classifier.
 
-    The model's ``pretrained_cfg`` names ``<backbone>_<method>`` from then on, and that name is registered with timm: what
-    ``timm.models.save_for_hf``, ``push_to_hf_hub`` or ``save_folder`` saves loads again. In another process, call
+    The model's ``pretrained_cfg`` names ``<backbone>_<method>`` from then on, and that name is registered with timm:
+    what ``timm.models.save_for_hf``, ``push_to_hf_hub`` or ``save_folder`` saves loads again. In another process, call
     ``register_backbone`` before loading, unless the backbone is one of ``BACKBONES``.
 
     Args:
