@@ -3,7 +3,6 @@
 import argparse
 import os
 import shutil
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import nn
 
 from ..errors import GCPError
 from ..files import clear_scratch, put_in_place, save_atomically, sync_folder
-from ..weights.file import load_file
+from ..weights.file import check_sums, load_file
 
 __all__ = ["EXTENSION", "AtomicSaver", "RunSaver", "load_training_checkpoint"]
 
@@ -222,19 +221,6 @@ def _copy(source: Path, file: Any) -> None:
         shutil.copyfileobj(content, file)
 
 
-def _check_sums(path: str | os.PathLike[str]) -> None:
-    """torch writes checksums, but does not look at them."""
-    if not zipfile.is_zipfile(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip() is not None
-    except (zipfile.BadZipFile, OSError) as error:
-        raise GCPError(f"{path} is damaged; use another checkpoint.") from error
-    if damaged:
-        raise GCPError(f"{path} is damaged; use another checkpoint.")
-
-
 def load_training_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a checkpoint of a training run, ours or that of timm's ``train.py``, to the CPU.
 
@@ -244,7 +230,7 @@ def load_training_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         GCPError: no such file, a damaged one, one that holds pickled objects, or no training checkpoint.
     """
     checkpoint = load_file(path)
-    _check_sums(path)
+    check_sums(path)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise GCPError(f"{path} is not a checkpoint of a training run: it holds no 'state_dict'.")
     if not isinstance(checkpoint.get("epoch"), int):

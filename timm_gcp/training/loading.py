@@ -3,11 +3,12 @@
 import argparse
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
-from torch import nn
+from torch import Tensor, nn
 
 import timm_gcp  # noqa: F401  registers the models
 
@@ -17,9 +18,16 @@ from ..models import ensure_registered
 from ..models.stride import set_last_stride
 from ..pooling import find_pools
 from ..text import first_line, nearest
-from ..weights.file import load_weights, read_weights, weights_of
+from ..weights.file import (
+    check_sums,
+    has_average,
+    load_file,
+    load_weights,
+    read_weights,
+    weights_of,
+    without_prefix,
+)
 from ..weights.folder import built_for
-from .checkpoint import load_training_checkpoint
 from .inputs import given_image_size
 
 _SOURCES = ("local-dir:", "hf-hub:", "hf_hub:")
@@ -156,10 +164,12 @@ def model_from_checkpoint(
     """Builds the model of a training checkpoint as it was trained and ranked: weights, method and preprocessing.
 
     Args:
-        path: a checkpoint of a run, ours or that of timm's ``train.py``, or a bare state dict (which needs ``name``).
+        path: a checkpoint of a run, ours or that of timm's ``train.py``, or one of another program or a bare state
+            dict (which need ``name``).
         name: another model than the checkpoint's own.
         use_ema: averaged weights; None takes those by which the run was ranked.
-        **arguments: of ``create_model``; they win over the checkpoint's.
+        **arguments: of ``create_model``; they win over the checkpoint's. Without ``num_classes`` here and there, the
+            classifier in the file tells it.
 
     Returns:
         The model; its ``pretrained_cfg`` tells the preprocessing.
@@ -172,33 +182,51 @@ def model_from_checkpoint(
         record: dict[str, Any] = {}
         weights = read_weights(path)
     else:
-        try:
-            checkpoint = load_training_checkpoint(path)
-        except GCPError:
-            if not name:
-                raise
-            checkpoint = {}
-        record = _checked_record(checkpoint.get("gcp"), path) or _record_of_timm(checkpoint.get("args"))
-        if use_ema is None:
-            use_ema = bool(record.get("ema"))
-        weights = weights_of(checkpoint, path, use_ema) if checkpoint else read_weights(path, bool(use_ema))
+        checkpoint = load_file(path)
+        check_sums(path)
+        record = _record_of(checkpoint, path)
+        if use_ema and not has_average(checkpoint):
+            raise GCPError(f"{path} holds no averaged weights; leave --use-ema out.")
+        weights = weights_of(checkpoint, path, bool(record.get("ema")) if use_ema is None else use_ema)
     if not name and not record:
         raise GCPError(f"{path} does not tell its model; give --model NAME.")
     known = {key: record.get(key) for key in ("num_classes", "last_stride")}
     merged = {**known, **record.get("model_args", {}), **arguments}
     model: Any = create_model(name or record["architecture"], pretrained=False, **merged)
+    weights = without_prefix(weights, model, path)
+    if merged.get("num_classes") is None:
+        _take_number_of_classes(model, weights)
     load_weights(model, weights, path)
     own: dict[str, Any] = dict(model.pretrained_cfg)
     if record.get("data_config"):
         own.update(record["data_config"], test_input_size=None, test_crop_pct=None)
-    if record:
-        # The names in the registry belong to the weights there, not to these.
-        own["label_names"] = list(record["class_names"]) if record.get("class_names") else None
+    # The names in the registry, or in a folder, belong to the weights there, not to these.
+    own["label_names"] = list(record["class_names"]) if record.get("class_names") else None
+    own.update(label_descriptions=None, num_classes=model.num_classes)
     model.pretrained_cfg = model.default_cfg = own
     # Another model that the user names brings its own method.
     if record.get("method") and find_pools(model) and name.partition(".")[0] in ("", record["architecture"]):
         set_method(model, record["method"])
     return model
+
+
+def _take_number_of_classes(model: Any, weights: Mapping[str, Tensor]) -> None:
+    """Gives a model as many classes as the classifier among the weights has, where it has one."""
+    name = model.pretrained_cfg.get("classifier")
+    matrix = weights.get(f"{name}.weight") if isinstance(name, str) else None
+    if matrix is not None and matrix.dim() and matrix.shape[0] not in (0, model.num_classes):
+        model.reset_classifier(matrix.shape[0])
+
+
+def _record_of(checkpoint: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint says of its model: ours, timm's, or one with torchvision's ``arch`` alone."""
+    if not isinstance(checkpoint, dict):
+        return {}
+    record = _checked_record(checkpoint.get("gcp"), path) or _record_of_timm(checkpoint.get("args"))
+    arch = checkpoint.get("arch")
+    if not record and isinstance(arch, str) and timm.is_model(arch):
+        record = {"architecture": arch}
+    return record
 
 
 def _checked_record(record: Any, path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from ..errors import GCPError
 from ..methods import get_method
 from ..pooling import find_pools
 from ..text import first_line
-from ..weights.file import load_weights, read_weights, weights_of
+from ..weights.file import load_weights, read_weights, weights_of, without_prefix
 from .checkpoint import load_training_checkpoint
 from .engine import Stepper
 from .faults import Faults
@@ -209,11 +209,12 @@ def build_model(args: argparse.Namespace, num_classes: int, channels: int) -> nn
     if args.pretrained_path and not args.resume:
         if folder:
             raise GCPError("--pretrained-path goes with a registered --model; a model folder brings its own weights.")
-        weights = read_weights(args.pretrained_path, use_ema=True)
         like = create_model(args.model, last_stride=args.last_stride, **arguments)
+        weights = without_prefix(read_weights(args.pretrained_path, use_ema=True), like, args.pretrained_path)
         load_weights(like, weights, args.pretrained_path, optional=_head(like))
-        arguments["pretrained_cfg_overlay"] = dict(file=args.pretrained_path, num_classes=-1)
-    model = create_model(args.model, pretrained=pretrained, last_stride=args.last_stride, **arguments)
+        arguments["pretrained_cfg_overlay"] = dict(state_dict=weights, num_classes=-1)
+    model: Any = create_model(args.model, pretrained=pretrained, last_stride=args.last_stride, **arguments)
+    model.pretrained_cfg.pop("state_dict", None)
     if args.initial_checkpoint:
         load_weights(model, read_weights(args.initial_checkpoint, use_ema=True), args.initial_checkpoint)
     return model

@@ -1,21 +1,41 @@
 """Files with weights: read without trusting them, loaded only where they fit."""
 
 import argparse
+import logging
 import os
 import pickle
+import re
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models import clean_state_dict, load_state_dict
+from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from ..errors import GCPError
 from ..text import some_of
 
-__all__ = ["load_file", "load_weights", "read_weights", "weights_of"]
+__all__ = [
+    "check_sums",
+    "has_average",
+    "load_file",
+    "load_weights",
+    "read_weights",
+    "weights_of",
+    "without_prefix",
+]
+
+_WEIGHTS = ("state_dict", "model_state_dict", "model", "params", "weights", "net", "network", "module")
+_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema")
+_DEEPEST = 3  # levels of such keys, one in another
+_WRAPPED = r"^((module|_orig_mod)\.)+"
+_COUNTERS = ("n_averaged", "total_ops", "total_params")  # torch's AveragedModel, the profiler thop
+_PREFIXES = ("model.", "net.", "network.", "backbone.")
+
+_logger = logging.getLogger(__name__)
 
 
 def load_file(path: str | os.PathLike[str]) -> Any:
@@ -55,8 +75,25 @@ def _refuse_compressed(file: Path) -> None:
         raise GCPError(f"{file} is a compressed archive, which PyTorch does not write; unpack it first.")
 
 
+def check_sums(path: str | os.PathLike[str]) -> None:
+    """Compares a checkpoint with the checksums in it, which torch writes and does not look at.
+
+    Raises:
+        GCPError: it is damaged.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip() is not None
+    except (zipfile.BadZipFile, OSError) as error:
+        raise GCPError(f"{path} is damaged; use another checkpoint.") from error
+    if damaged:
+        raise GCPError(f"{path} is damaged; use another checkpoint.")
+
+
 def read_weights(path: str | os.PathLike[str], use_ema: bool = False) -> dict[str, Tensor]:
-    """The state dict of a checkpoint or weights file (``.safetensors`` too), without wrapper prefixes.
+    """The state dict of a checkpoint or weights file (``.safetensors`` too): see ``weights_of``.
 
     Args:
         path: the file.
@@ -67,25 +104,99 @@ def read_weights(path: str | os.PathLike[str], use_ema: bool = False) -> dict[st
     """
     if str(path).endswith(".safetensors") and Path(path).is_file():
         try:
-            return load_state_dict(str(path))
+            return _without_wrappers(load_state_dict(str(path)), path)
         except Exception as error:  # safetensors raises its own error class
             raise GCPError(f"{path} is damaged or not a safetensors file; use another one.") from error
     return weights_of(load_file(path), path, use_ema)
 
 
+def has_average(checkpoint: Any) -> bool:
+    """Whether a loaded checkpoint holds averaged weights under a key of their own."""
+    return isinstance(checkpoint, dict) and any(isinstance(checkpoint.get(key), dict) for key in _AVERAGES)
+
+
 def weights_of(checkpoint: Any, path: str | os.PathLike[str], use_ema: bool = False) -> dict[str, Tensor]:
-    """The state dict inside a loaded checkpoint; see ``read_weights``."""
-    if isinstance(checkpoint, dict):
-        for key in (*(("state_dict_ema", "model_ema") if use_ema else ()), "state_dict", "model"):
-            if isinstance(checkpoint.get(key), dict):
-                checkpoint = checkpoint[key]
-                break
+    """The state dict inside a loaded checkpoint, whichever of the usual keys it is under.
+
+    The prefixes of wrappers (``module.`` of DDP, ModelEmaV3 and torch's AveragedModel, ``_orig_mod.`` of torch.compile)
+    are taken off; what wrappers and profilers add (``n_averaged``, ``total_ops``, ``total_params``) is left out, and
+    a warning says so. Averaged weights are taken where there are no others.
+
+    Args:
+        checkpoint: what ``load_file`` gave.
+        path: the file, for messages.
+        use_ema: averaged weights where the checkpoint has them.
+
+    Raises:
+        GCPError: there are no weights.
+    """
+    first, second = (_AVERAGES, _WEIGHTS) if use_ema else (_WEIGHTS, _AVERAGES)
+    for depth in range(_DEEPEST):
+        if not isinstance(checkpoint, dict):
+            break
+        keys = [key for key in (*first, *second) if isinstance(checkpoint.get(key), dict)]
+        if not keys:
+            break
+        if depth == 0 and not use_ema and keys[0] in _AVERAGES:
+            _logger.warning("%s: took the averaged weights '%s'; it holds no others.", path, keys[0])
+        checkpoint = checkpoint[keys[0]]
     if not isinstance(checkpoint, dict) or not checkpoint or not all(isinstance(key, str) for key in checkpoint):
         raise GCPError(f"{path} holds no weights.")
-    weights = clean_state_dict(checkpoint)
-    if not all(isinstance(value, Tensor) for value in weights.values()):
+    if not all(isinstance(value, Tensor) for value in checkpoint.values()):
         raise GCPError(f"{path} holds no weights: neither a state dict nor a checkpoint with one.")
-    return weights
+    return _without_wrappers(checkpoint, path)
+
+
+def _without_wrappers(state_dict: Mapping[str, Tensor], path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    weights, left = {}, []
+    for key, value in state_dict.items():
+        inner = re.sub(_WRAPPED, "", key)
+        if inner.rpartition(".")[2] in _COUNTERS:
+            left.append(key)
+        else:
+            weights[inner] = value
+    if left and weights:
+        _logger.warning("%s: left out %s, which count and are no weights.", path, some_of(left, 3))
+    return weights or dict(state_dict)
+
+
+def without_prefix(
+    weights: Mapping[str, Tensor], model: nn.Module, source: str | os.PathLike[str]
+) -> dict[str, Tensor]:
+    """Takes off the prefix under which a wrapper (Lightning's ``model.``, ``net.``, ``backbone.``, …) keeps a model.
+
+    Weights that have no such prefix come back as they are. A warning says what was taken and what was left.
+
+    Args:
+        weights: state dict.
+        model: the model that the weights are for.
+        source: what messages call the file.
+
+    Raises:
+        GCPError: the model's weights are there several times, under prefixes of which none is usual.
+    """
+    own = model.state_dict().keys()
+    counts: Counter[str] = Counter()
+    for key in weights:
+        parts = key.split(".")
+        for start in range(len(parts)):
+            if ".".join(parts[start:]) in own:
+                counts["".join(f"{part}." for part in parts[:start])] += 1
+    most = max(counts.values(), default=0)
+    best = [prefix for prefix, count in counts.items() if count == most]
+    if 2 * most <= len(own) or "" in best:
+        return dict(weights)
+    usual = [prefix for prefix in _PREFIXES if prefix in best]
+    if len(best) > 1 and not usual:
+        raise GCPError(
+            f"{source} holds the model several times ({some_of(best, 3)}); save the weights that you want alone."
+        )
+    prefix = (usual or best)[0]
+    taken = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    left = [key for key in weights if not key.startswith(prefix)]
+    beside = f", and left {some_of(left, 3)}" if left else ""
+    _logger.warning("%s: took the %d entries under '%s'%s.", source, len(taken), prefix, beside)
+    return taken
 
 
 def load_weights(
@@ -95,13 +206,14 @@ def load_weights(
 
     Args:
         model: where to, not wrapped; one on the meta device takes the tensors themselves.
-        weights: state dict.
+        weights: state dict, also one under a wrapper's prefix (see ``without_prefix``).
         source: what the message calls it.
         optional: prefixes of keys that may be missing or left over.
 
     Raises:
         GCPError: keys or shapes differ; the message names the first of each kind and counts the rest.
     """
+    weights = without_prefix(weights, model, source)
     own = model.state_dict()
     missing = [key for key in own if key not in weights and not key.startswith(optional)]
     unexpected = [key for key in weights if key not in own and not key.startswith(optional)]
