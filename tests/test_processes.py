@@ -22,9 +22,10 @@ import torch
 from torch.utils.data.distributed import DistributedSampler
 
 from timm_gcp.cli import main
-from timm_gcp.training import engine, setup
+from timm_gcp.data import loaders
+from timm_gcp.training import engine
 
-train_mode, create_loader = engine.Stepper.train_mode, setup.create_loader
+train_mode, create_loader = engine.Stepper.train_mode, loaders.create_loader
 
 
 def frozen(self):
@@ -39,11 +40,11 @@ def ordered(dataset, *args, **kwargs):
     if kwargs["is_training"] and not kwargs["distributed"]:
         order = DistributedSampler(dataset, num_replicas=1, rank=0, seed=3)
         loader.batch_sampler.sampler = order
-        dataset.set_epoch = order.set_epoch
+        dataset.dataset.set_epoch = order.set_epoch
     return loader
 
 
-engine.Stepper.train_mode, setup.create_loader = frozen, ordered
+engine.Stepper.train_mode, loaders.create_loader = frozen, ordered
 sys.exit(main(["train", *sys.argv[1:]]))
 """
 

@@ -16,6 +16,7 @@ from timm.utils import dispatch_clip_grad, unwrap_model
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..data.loaders import LoaderError
 from ..errors import GCPError
 from ..output import BAR
 from ..spectral.eigh import take_retried
@@ -143,7 +144,8 @@ def train_one_epoch(
 
     Raises:
         GCPError: loss or gradient is not finite, or a label lies outside the model's classes.
-        Interrupted: a process wanted to stop.
+        Interrupted: a process was asked to stop.
+        LoaderError: the loader's processes failed; model and position are those after the last whole update.
     """
     model: Any = stepper.model
     plain: nn.Module = unwrap_model(model)
@@ -158,6 +160,7 @@ def train_one_epoch(
     stepper.optimizer.zero_grad()
     pending: list[Batch] = []
     buffers: list[Tensor] = []
+    whole = replace(position)
     fault, sound = "", True
 
     def look(batch: Batch) -> Any:
@@ -175,7 +178,7 @@ def train_one_epoch(
                 images, targets = prepare(images, targets)
             if channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
-            if not pending and faults.skip:
+            if not pending and (faults.skip or stepper.accumulate > 1):
                 buffers = [buffer.clone() for buffer in plain.buffers()]
             pending.append(Batch(index, images, targets))
             update = (index + 1) % stepper.accumulate == 0 or index + 1 == batches
@@ -222,8 +225,15 @@ def train_one_epoch(
             rate = (position.loss_count - images_before) * world / (time.monotonic() - began)
             after_update(epoch * updates + done, position.loss)
             progress.update(done, position.loss, position.top1 if position.right_count else None, rate, lr())
+            whole = replace(position)
             if stopping:
                 raise Interrupted
+    except (Interrupted, LoaderError):
+        if pending:
+            # The update in hand has more batches, which did not come: the run is resumed before it.
+            restore(plain, buffers)
+            vars(position).update(vars(whole))
+        raise
     except torch.linalg.LinAlgError as error:
         raise GCPError(
             "The eigensolver did not converge, and a compiled model cannot solve a matrix by itself: go on without "
@@ -234,8 +244,8 @@ def train_one_epoch(
         progress.end()
     if hasattr(stepper.optimizer, "sync_lookahead"):
         stepper.optimizer.sync_lookahead()
-    whole = totals(position, device)
-    return {"loss": whole.loss, "top1": whole.top1, "skipped": whole.skipped, "fallbacks": whole.fallbacks}
+    total = totals(position, device)
+    return {"loss": total.loss, "top1": total.top1, "skipped": total.skipped, "fallbacks": total.fallbacks}
 
 
 def totals(position: Position, device: torch.device) -> Position:

@@ -1,13 +1,13 @@
-"""What stands between a data set and a model in evaluation: preprocessing, the loader, mixed precision."""
+"""What stands between a data set and a model: preprocessing, mixed precision, labels."""
 
 import argparse
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from timm.data import create_loader, resolve_data_config
+from timm.data import resolve_data_config
 from torch import nn
 
 from ..errors import GCPError
@@ -44,34 +44,6 @@ def preprocessing(args: argparse.Namespace, model: nn.Module, use_test_size: boo
         if len(config[key]) != channels:
             config[key] = (sum(config[key]) / len(config[key]),) * channels
     return config
-
-
-def evaluation_loader(
-    args: argparse.Namespace,
-    dataset: Any,
-    data_config: Mapping[str, Any],
-    device: torch.device,
-    batch_size: int,
-    distributed: bool = False,
-) -> Any:
-    """timm's loader with the preprocessing of evaluation."""
-    return create_loader(
-        dataset,
-        input_size=data_config["input_size"],
-        batch_size=batch_size,
-        is_training=False,
-        use_prefetcher=not args.no_prefetcher,
-        interpolation=data_config["interpolation"],
-        mean=data_config["mean"],
-        std=data_config["std"],
-        num_workers=args.workers,
-        persistent_workers=args.workers > 0,
-        distributed=distributed,
-        crop_pct=data_config["crop_pct"],
-        crop_mode=data_config["crop_mode"],
-        pin_memory=args.pin_mem,
-        device=device,
-    )
 
 
 def check_classes(model: nn.Module, dataset: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from ..data.loaders import evaluation_loader
 from ..errors import GCPError
 from ..files import save_text
 from ..pooling import find_pools
@@ -17,7 +18,6 @@ from .checkpoint import load_training_checkpoint
 from .curves import draw_curves
 from .engine import evaluate
 from .history import closed, past_segments, say_differences, write_history
-from .inputs import evaluation_loader
 from .loading import set_method
 from .resume import checkpoint_args, differences
 from .run import Run
@@ -40,15 +40,16 @@ def finish(run: Run) -> None:
     metrics: dict[str, float] = {}
     if run.eval_dataset is not None:
         batch = args.validation_batch_size or args.batch_size
-        metrics = evaluate(
-            model,
-            evaluation_loader(args, run.eval_dataset, run.data_config, run.device, batch),
-            device=run.device,
-            autocast=run.autocast,
-            channels_last=args.channels_last,
-            tta=args.tta,
-            description="evaluating the best model",
-        )
+        with evaluation_loader(args, run.eval_dataset, run.data_config, run.device, batch) as loader:
+            metrics = evaluate(
+                model,
+                loader,
+                device=run.device,
+                autocast=run.autocast,
+                channels_last=args.channels_last,
+                tta=args.tta,
+                description="evaluating the best model",
+            )
     segments = closed(run.segments, run.epochs - 1)
     result = {
         **{key: metrics.get(key) for key in ("top1", "top5", "loss", "count")},

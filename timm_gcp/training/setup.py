@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import FastCollateMixup, Mixup, create_loader
+from timm.data import Mixup
 from timm.layers import convert_sync_batchnorm
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.utils import (
@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import check_images, create_dataset
+from ..data.loaders import WorkerMixup, batch_names, evaluation_loader, training_loader
 from ..errors import GCPError
 from ..methods import get_method
 from ..pooling import find_pools
@@ -38,12 +39,10 @@ from .hybrid import (
     LearningRateFraction,
     SwitchRule,
 )
-from .inputs import evaluation_loader, given_image_size, make_autocast, preprocessing
-from .interrupt import shield_worker
+from .inputs import given_image_size, make_autocast, preprocessing
 from .loading import create_model
 from .monitor import ConditioningMonitor
 from .optimizer import classifiers, make_optimizer, make_scheduler, set_learning_rate
-from .order import batch_names, record_order
 from .processes import by_first
 from .progress import Progress
 from .resume import load_resumed, resume_from, resumed_position
@@ -302,17 +301,18 @@ def _train_loader(
         if args.no_prefetcher:
             mixup = Mixup(**settings)
         else:
-            collate = FastCollateMixup(**settings)
+            collate = WorkerMixup(**settings)
     interpolation = args.train_interpolation
     if args.no_aug or not interpolation:
         interpolation = data_config["interpolation"]
     as_evaluation = args.train_crop_mode == CROP_AS_IN_EVALUATION
     try:
-        loader = create_loader(
+        loader = training_loader(
             dataset,
+            workers=args.workers,
+            seed=args.seed,
             input_size=data_config["input_size"],
             batch_size=args.batch_size,
-            is_training=True,
             use_prefetcher=not args.no_prefetcher,
             no_aug=args.no_aug,
             re_prob=args.reprob,
@@ -331,14 +331,10 @@ def _train_loader(
             interpolation=interpolation,
             mean=data_config["mean"],
             std=data_config["std"],
-            num_workers=args.workers,
             distributed=args.distributed,
             collate_fn=collate,
             pin_memory=args.pin_mem,
             device=device,
-            # Workers live for one epoch: they take their seeds from the epoch's, so that a resumed run sees the same.
-            persistent_workers=False,
-            worker_seeding=shield_worker,
         )
     except (AssertionError, ValueError, KeyError, TypeError, IndexError) as error:
         raise GCPError(f"The augmentation arguments cannot be used: {first_line(error)}.") from error
@@ -350,9 +346,6 @@ def _train_loader(
             f"--batch-size {args.batch_size} is more than the {len(dataset)} training images"
             f"{f' of {args.world_size} processes' if args.distributed else ''} fill; use a smaller one."
         )
-    if hasattr(loader.sampler, "seed"):
-        loader.sampler.seed = args.seed
-    record_order(loader)
     return loader, mixup
 
 

@@ -23,6 +23,8 @@ from timm.utils import (
     random_seed,
 )
 
+from ..data.loaders import LoaderError
+from ..errors import GCPError
 from ..files import save_text
 from ..pooling import find_pools
 from ..weights.folder import model_arguments
@@ -35,7 +37,7 @@ from .hybrid import base_learning_rate
 from .interrupt import Interrupt, Interrupted
 from .outcome import finish, is_finished, nothing_to_train
 from .position import Position
-from .processes import by_first
+from .processes import by_first, process_count
 from .resume import checkpoint_args, differences
 from .run import Run
 from .run_folder import RunFolder
@@ -79,8 +81,9 @@ def _work(run: Run) -> int:
         run.progress.say(nothing_to_train(run))
         _leave(args)
         return 0
+    interrupt = Interrupt()
     try:
-        with Interrupt() as interrupt:
+        with interrupt:
             try:
                 _train(run, interrupt)
             except Interrupted:
@@ -88,7 +91,15 @@ def _work(run: Run) -> int:
                 status = interrupt.exit_status
     except KeyboardInterrupt:
         run.progress.say(f"Stopped; go on with --resume {last}" if last.exists() else "Stopped.")
-        return 130
+        return interrupt.exit_status if interrupt.requested else 130
+    except LoaderError as error:
+        if process_count() == 1:
+            raise GCPError(f"{error} The run is saved; go on with --resume {last}") from error
+        raise
+    finally:
+        for loader in (run.train_loader, run.eval_loader):
+            if loader is not None:
+                loader.close()
     finished = is_primary(args) and not status
     _leave(args)
     if finished:
@@ -112,6 +123,9 @@ def _train(run: Run, interrupt: Interrupt) -> None:
     saver = _open_folder(run) if primary else None
     optimizer, loader = run.stepper.optimizer, run.train_loader
     updates = run.stepper.updates(len(loader))
+    for each in (loader, run.eval_loader):
+        if each is not None:
+            each.awaiting = interrupt.awaiting
     if primary:
         run.progress.say(describe(run))
 
@@ -129,6 +143,8 @@ def _train(run: Run, interrupt: Interrupt) -> None:
             if hasattr(target, "set_epoch"):
                 target.set_epoch(epoch)
         first = epoch * updates if args.sched_on_updates else None
+        if run.monitor is not None:
+            run.monitor.mark()
         if run.schedule is not None and not run.position.batches and run.schedule.step(lr(), epoch, update=first):
             announce(epoch)
         if args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
@@ -143,6 +159,8 @@ def _train(run: Run, interrupt: Interrupt) -> None:
                 saver.save_last(epoch - 1, within)
 
         def after_update(done: int, loss: float, epoch: int = epoch, save: Callable[[], None] = save_within) -> None:
+            if run.monitor is not None:
+                run.monitor.mark()
             if run.ema is not None:
                 run.ema.update(run.plain, step=done)
             if run.scheduler is not None:
@@ -187,8 +205,15 @@ def _train(run: Run, interrupt: Interrupt) -> None:
                     description="evaluating" if primary else "",
                     between=lambda: interrupt.check(run.device),
                 )
-        except Interrupted:
+        except (Interrupted, LoaderError) as error:
+            stopped = isinstance(error, Interrupted)
+            if not stopped and process_count() > 1:
+                raise  # the other processes do not take part in a checkpoint
+            if run.monitor is not None:
+                run.monitor.rewind()
             save_within()
+            if not stopped and interrupt.requested:
+                raise Interrupted from error  # the signal ended the loader's processes too
             raise
         conditioning = run.monitor.summary() if run.monitor else {}
         if run.schedule is not None and conditioning:

@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ..data import check_images, create_dataset
+from ..data.loaders import evaluation_loader
 from ..errors import GCPError
 from ..files import check_output, is_stream, make_parents, save_text
 from ..pooling import find_pools
 from .arguments import parse_validate_args
 from .engine import evaluate
 from .heap import keep_heap
-from .inputs import check_classes, evaluation_loader, make_autocast, preprocessing
+from .inputs import check_classes, make_autocast, preprocessing
 from .loading import load_model
 from .value_checks import image_mode
 
@@ -67,15 +68,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_classes(model, dataset)
     if not args.no_check_images:
         check_images(dataset, progress=sys.stderr.isatty())
-    metrics = evaluate(
-        model,
-        evaluation_loader(args, dataset, data_config, device, args.batch_size),
-        device=device,
-        autocast=make_autocast(device, args.amp, args.amp_dtype),
-        channels_last=args.channels_last,
-        tta=args.tta,
-        description="evaluating",
-    )
+    with evaluation_loader(args, dataset, data_config, device, args.batch_size) as loader:
+        metrics = evaluate(
+            model,
+            loader,
+            device=device,
+            autocast=make_autocast(device, args.amp, args.amp_dtype),
+            channels_last=args.channels_last,
+            tta=args.tta,
+            description="evaluating",
+        )
     pools = find_pools(model)
     row = {
         "model": (model.pretrained_cfg or {}).get("architecture") or args.model,

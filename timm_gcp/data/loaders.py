@@ -1,0 +1,157 @@
+"""Loaders of training and evaluation: timm's, with processes that stay from epoch to epoch."""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from multiprocessing.sharedctypes import RawValue
+from typing import Any
+
+import torch
+from timm.data import FastCollateMixup, create_loader
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from .workers import GuardedLoader, LoaderError, seed_worker, start_worker
+
+__all__ = ["GuardedLoader", "LoaderError", "WorkerMixup", "batch_names", "evaluation_loader", "training_loader"]
+
+
+class WorkerMixup(FastCollateMixup):
+    """timm's mixing collation, which can be switched off also in processes that run already."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._enabled = RawValue("b", 1)
+        super().__init__(**settings)
+
+    @property
+    def mixup_enabled(self) -> bool:
+        """Whether images are mixed, in all processes."""
+        return bool(self._enabled.value)
+
+    @mixup_enabled.setter
+    def mixup_enabled(self, value: bool) -> None:
+        self._enabled.value = value
+
+
+class _EpochSampler:
+    """A sampler that remembers what it drew in this epoch, and gives every index with the epoch's seed of the workers.
+
+    Seeds come from torch's generator of the main process in the order in which a ``DataLoader`` with new workers
+    draws them, so an epoch depends on that generator alone, whether the workers are new or not.
+    """
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+        self.drawn: list[int] = []
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        self.drawn = []
+        seed = int(torch.empty((), dtype=torch.int64).random_().item())
+        for index in self.sampler:
+            self.drawn.append(index)
+            yield index, seed
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+class _EpochSeeded(Dataset):
+    """A data set whose index brings the epoch's seed: a worker seeds itself at the first image of an epoch."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self._seed: int | None = None
+
+    @property
+    def transform(self) -> Any:
+        """The transform of the data set; can be set."""
+        return self.dataset.transform
+
+    @transform.setter
+    def transform(self, transform: Any) -> None:
+        self.dataset.transform = transform
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        index, seed = key
+        worker = get_worker_info()
+        if worker is not None and seed != self._seed:
+            self._seed = seed
+            seed_worker(seed + worker.id)
+        return self.dataset[index]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+def training_loader(dataset: Any, *, workers: int, seed: int, **options: Any) -> GuardedLoader:
+    """A loader of augmented training images, in an order of chance.
+
+    Its processes live as long as the loader. All that they draw depends on torch's generator of the main process at
+    the start of the epoch, so a run that is resumed there sees the same images. (The processes of a streamed data set
+    live for one epoch.)
+
+    Args:
+        dataset: in timm's form.
+        workers: loader processes; 0 loads in the main process.
+        seed: of the order that several training processes share.
+        **options: those of timm's ``create_loader``.
+
+    Returns:
+        The loader; its ``dataset`` is the one given.
+    """
+    streamed = isinstance(dataset, IterableDataset)
+    loader = create_loader(
+        dataset if streamed else _EpochSeeded(dataset),
+        is_training=True,
+        num_workers=workers,
+        persistent_workers=workers > 0 and not streamed,
+        worker_seeding=start_worker,
+        **options,
+    )
+    if hasattr(loader.sampler, "seed"):
+        loader.sampler.seed = seed
+    if not streamed:
+        # torch would draw a seed where it starts workers, and only there.
+        getattr(loader, "loader", loader).generator = torch.Generator()
+        loader.batch_sampler.sampler = _EpochSampler(loader.batch_sampler.sampler)
+    return GuardedLoader(loader, dataset)
+
+
+def evaluation_loader(
+    args: argparse.Namespace,
+    dataset: Any,
+    data_config: Mapping[str, Any],
+    device: torch.device,
+    batch_size: int,
+    distributed: bool = False,
+) -> GuardedLoader:
+    """timm's loader with the preprocessing of evaluation."""
+    loader = create_loader(
+        dataset,
+        input_size=data_config["input_size"],
+        batch_size=batch_size,
+        is_training=False,
+        use_prefetcher=not args.no_prefetcher,
+        interpolation=data_config["interpolation"],
+        mean=data_config["mean"],
+        std=data_config["std"],
+        num_workers=args.workers,
+        persistent_workers=args.workers > 0,
+        distributed=distributed,
+        crop_pct=data_config["crop_pct"],
+        crop_mode=data_config["crop_mode"],
+        pin_memory=args.pin_mem,
+        device=device,
+        worker_seeding=start_worker,
+    )
+    return GuardedLoader(loader)
+
+
+def batch_names(loader: Any, index: int) -> list[str]:
+    """The files of a batch of the present epoch, by their number where the data set has no names; [] where unknown."""
+    recorded = getattr(loader.batch_sampler, "sampler", None)
+    if not isinstance(recorded, _EpochSampler):
+        return []
+    size = loader.batch_sampler.batch_size
+    numbers = recorded.drawn[index * size : (index + 1) * size]
+    if not hasattr(loader.dataset, "filename"):
+        return [str(number) for number in numbers]
+    return [str(loader.dataset.filename(number)) for number in numbers]

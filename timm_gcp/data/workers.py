@@ -1,0 +1,274 @@
+"""Loader processes: how they start and end, and what is said when one of them fails."""
+
+import contextlib
+import ctypes
+import errno
+import multiprocessing
+import multiprocessing.queues
+import multiprocessing.util
+import os
+import random
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import GCPError
+
+__all__ = ["GuardedLoader", "LoaderError", "seed_worker", "start_worker"]
+
+_FEWER = "use fewer loader processes (-j N; -j 0 loads in the main process)"
+_REASONS = {
+    "files": (
+        "The loader processes need more open files than the limit allows: raise the limit (ulimit -n 4096), or "
+        f"{_FEWER}."
+    ),
+    "shared": (
+        "The loader processes ran out of shared memory: give the container more (docker run --shm-size 8g), make "
+        f"/dev/shm larger, or {_FEWER}."
+    ),
+    "memory": f"The loader processes ran out of memory: {_FEWER}, or lower -b.",
+}
+_EXIT_STATUS = {"files": 81, "shared": 82, "memory": 83, "other": 84}  # of a worker that cannot send a batch
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class LoaderError(GCPError):
+    """The processes that load images failed; the model is as it was after the last batch."""
+
+
+class GuardedLoader:
+    """A loader of timm whose failures are sentences, and whose processes never outlast it.
+
+    A worker that dies raises `LoaderError` where the next batch is awaited, within seconds, and never in the middle
+    of an update.
+
+    Args:
+        loader: a ``DataLoader``, or timm's ``PrefetchLoader`` around one.
+        dataset: what is shown as the loader's data set; None for its own.
+
+    Attributes:
+        awaiting: makes the context in which a batch is awaited.
+    """
+
+    def __init__(self, loader: Any, dataset: Any = None) -> None:
+        self.loader = loader
+        self.dataset = loader.dataset if dataset is None else dataset
+        self.awaiting: Any = contextlib.nullcontext
+        self._workers: list[Any] = []
+        self._end = multiprocessing.util.Finalize(self, _kill, args=(self._workers,), exitpriority=10)
+
+    @property
+    def sampler(self) -> Any:
+        """The loader's sampler."""
+        return self.loader.sampler
+
+    @property
+    def batch_sampler(self) -> Any:
+        """The loader's batch sampler."""
+        return self.loader.batch_sampler
+
+    @property
+    def mixup_enabled(self) -> bool:
+        """Whether batches are mixed as they are collated; can be set."""
+        return getattr(self.loader, "mixup_enabled", False)
+
+    @mixup_enabled.setter
+    def mixup_enabled(self, value: bool) -> None:
+        self.loader.mixup_enabled = value
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        iterator: Any = None
+        while True:
+            first = iterator is None
+            before = set(multiprocessing.active_children()) if first else set()
+            try:
+                with self.awaiting():
+                    if iterator is None:
+                        iterator = iter(self.loader)
+                    batch = next(iterator)
+            except StopIteration:
+                return
+            except GCPError:
+                raise
+            except Exception as error:
+                self._remember(before if first else None)
+                reason = _reason(error, self._workers)
+                if reason is None:
+                    raise
+                self.close()
+                _release(error)
+                raise LoaderError(reason) from error
+            finally:
+                _defer_deaths()
+            self._remember(before if first else None)
+            yield batch
+
+    def _remember(self, before: set[Any] | None) -> None:
+        """Takes note of the processes that were started since; None if none can have been."""
+        if before is None:
+            return
+        # Those that have ended already are known to torch's iterator alone.
+        iterator = getattr(self._inner, "_iterator", None)
+        new = {*getattr(iterator, "_workers", ()), *multiprocessing.active_children()} - before
+        old = {worker for worker in self._workers if worker.exitcode != 0}
+        self._workers[:] = old | new
+
+    @property
+    def _inner(self) -> Any:
+        return getattr(self.loader, "loader", self.loader)
+
+    def close(self) -> None:
+        """Ends the loader's processes at once; the loader can be used again, with new ones."""
+        _kill(self._workers)
+        self._workers.clear()
+        inner = self._inner
+        iterator = getattr(inner, "_iterator", None)
+        if iterator is not None:
+            inner._iterator = None
+            # torch's own shutdown takes a lock that a killed process may hold: it must not be waited for without end.
+            shutdown = threading.Thread(target=iterator._shutdown_workers, daemon=True)
+            shutdown.start()
+            shutdown.join(10)
+
+    def __enter__(self) -> "GuardedLoader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _kill(workers: list[Any]) -> None:
+    for worker in workers:
+        with contextlib.suppress(ValueError, OSError):  # closed or gone
+            worker.kill()
+    for worker in workers:
+        with contextlib.suppress(ValueError, AssertionError, OSError):
+            worker.join(5)
+
+
+def _release(error: BaseException) -> None:
+    """Frees what the frames of an error hold: queues, and with them the open files that a checkpoint needs."""
+    hook, sys.unraisablehook = sys.unraisablehook, _no_action  # torch cannot delete what it has half built
+    try:
+        traceback.clear_frames(error.__traceback__)
+    finally:
+        sys.unraisablehook = hook
+
+
+def _defer_deaths() -> None:
+    """Takes torch's SIGCHLD handler away, which raises at any place of the main thread, such as within an update.
+
+    Where a batch is awaited, torch looks at its workers every 5 seconds all the same.
+    """
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, _no_action)
+
+
+def _no_action(*_: object) -> None:
+    pass
+
+
+def _reason(error: BaseException, workers: list[Any]) -> str | None:
+    """What to say of an error of the loader; None for one that is not about its processes."""
+    kind = _kind(error)
+    if kind is not None:
+        return _REASONS[kind]
+    ended = [worker for worker in workers if worker.exitcode not in (None, 0)]
+    if not ended and "DataLoader worker (pid" not in str(error):
+        return None
+    for worker in ended:
+        for kind, status in _EXIT_STATUS.items():
+            if worker.exitcode == status and kind in _REASONS:
+                return _REASONS[kind]
+    codes = [worker.exitcode for worker in ended]
+    if -getattr(signal, "SIGBUS", 0) in codes:
+        return _REASONS["shared"]
+    if -getattr(signal, "SIGKILL", 0) in codes:
+        return f"A loader process was killed, as the system does when memory is short: {_FEWER}, or lower -b."
+    how = f" ({_how(codes[0])})" if codes else ""
+    return f"A loader process ended unexpectedly{how}: {_FEWER}."
+
+
+def _how(exit_code: int) -> str:
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-exit_code).name
+    return f"status {exit_code}"
+
+
+def _kind(error: BaseException | None) -> str | None:
+    """Which resource an error is about: 'files', 'shared' memory, 'memory', or None."""
+    text = str(error).lower()
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.EMFILE, errno.ENFILE) or "too many open files" in text or "ancdata" in text:
+        return "files"
+    if "shared memory" in text or "/torch_" in text or ("no space left" in text and "shm" in text):
+        return "shared"
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or "allocate memory" in text:
+        return "memory"
+    return None
+
+
+# ---------------------------------------------------------------------------------------------- in the worker
+
+
+def start_worker(worker: Any) -> int:
+    """Prepares a loader process; a ``worker_seeding`` of timm's loader.
+
+    The process ignores the signals that a terminal, ``torchrun`` and batch systems send to every process of a run:
+    without its workers the main one could not finish its update. It ends when the main process ends it, or has ended.
+
+    Args:
+        worker: what ``torch.utils.data.get_worker_info`` returns.
+
+    Returns:
+        The worker's seed, unchanged.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # An error in the thread that sends batches would lose the batch, and the main process would wait for ever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_cannot_send)  # type: ignore[attr-defined]
+    _end_with_parent()
+    return worker.seed
+
+
+def _cannot_send(error: BaseException, _: object) -> None:
+    kind = _kind(error)
+    if kind is None:
+        print(f"timm-gcp: a loader process cannot send a batch: {error}", file=sys.stderr, flush=True)
+    os._exit(_EXIT_STATUS[kind or "other"])
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent ends, even if it is busy or blocked."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    if sys.platform.startswith("linux"):
+        prctl = getattr(ctypes.CDLL(None), "prctl", None)
+        if prctl is not None and prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) == 0:
+            if not parent.is_alive():  # it ended before
+                os._exit(1)
+            return
+    threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+
+
+def _watch_parent(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def seed_worker(seed: int) -> None:
+    """Seeds every generator of this process, as timm does when a loader process starts."""
+    random.seed(seed)
+    torch.manual_seed(seed)
+    np.random.seed(seed % (2**32 - 1))  # noqa: NPY002  what transforms draw from
