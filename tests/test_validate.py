@@ -127,7 +127,7 @@ def test_refused(run, images, tmp_path, capsys):
     torch.save({"state_dict": {"a": torch.zeros(1)}, "epoch": 1}, tmp_path / "nameless.pth.tar")
     assert "give --model" in error_of("--checkpoint", tmp_path / "nameless.pth.tar", *data)
     renamed = write_images(tmp_path / "renamed", per_class=1, classes=("coarse", "other", "middle"))
-    assert "'middle' in the data set and 'fine' in the model" in error_of("--checkpoint", best, "--data-dir", renamed)
+    assert "'middle' in the data set and 'fine' in the weights" in error_of("--checkpoint", best, "--data-dir", renamed)
     more = write_images(tmp_path / "more", per_class=1, classes=("coarse", "fine", "middle", "none"))
     assert "4 classes and the model 3" in error_of("--checkpoint", best, "--data-dir", more)
 

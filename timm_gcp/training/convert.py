@@ -15,6 +15,7 @@ from ..data import create_dataset
 from ..errors import GCPError
 from ..files import check_output_folder
 from ..methods import get_method
+from ..text_files import read_text
 from ..weights.download import download
 from ..weights.folder import save_folder
 from ..weights.upstream import PREPROCESSING, Choice, Published, choose_by_images, read_published
@@ -128,10 +129,7 @@ def _method(name: str, published: Published) -> str:
 
 
 def _class_names(path: str) -> list[str]:
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeError) as error:
-        raise GCPError(f"--class-names {path} cannot be read; give a text file with a class a line.") from error
+    lines = read_text(path, f"--class-names {path}").split("\n")
     return [line.strip() for line in lines if line.strip()]
 
 

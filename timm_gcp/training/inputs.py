@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import GCPError
 from ..weights.folder import model_arguments
+from .class_names import first_difference
 
 
 def make_autocast(device: torch.device, amp: bool, dtype: str) -> Callable[[], Any]:
@@ -59,11 +60,8 @@ def check_classes(model: nn.Module, dataset: Any) -> None:
             f"The data set has {classes} classes and the model {model.num_classes}; give a model trained on these "
             "classes, or a --class-map."
         )
-    if names and isinstance(trained, (list, tuple)) and list(names) != list(trained):
-        pairs = enumerate(zip([*names, *[None] * len(trained)], trained, strict=False))
-        label, (here, there) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
-        here_is = "nothing" if here is None else f"'{here}'"
+    if names and isinstance(trained, (list, tuple)) and (difference := first_difference(list(names), trained)):
         raise GCPError(
-            f"Class {label} is {here_is} in the data set and '{there}' in the model; give the data that the model was "
-            "trained on, or a --class-map with its order."
+            f"{difference[0].upper()}{difference[1:]}; give the data that the model was trained on, --class-from, or a "
+            "--class-map with its order."
         )

@@ -21,6 +21,7 @@ from timm.utils import ModelEmaV2, ModelEmaV3, is_primary, onnx
 from torch import nn
 from torch.onnx.errors import UnsupportedOperatorError
 
+from ..data.as_timm import timm_differences
 from ..errors import GCPError
 from ..methods import get_method
 from ..pooling import find_pools
@@ -60,6 +61,7 @@ class ScriptHooks:
         """timm's names are ours inside, and timm's own again afterwards."""
         create_model = self._model_factory(timm.create_model)
         make_scheduler = self._scheduler_factory(scheduler_factory.create_scheduler_v2)
+        create_dataset = self._dataset_factory(timm.data.create_dataset)
         with contextlib.ExitStack() as stack:
             for module in (timm, timm.models):
                 stack.enter_context(patch.object(module, "create_model", create_model))
@@ -67,6 +69,7 @@ class ScriptHooks:
                 stack.enter_context(patch.object(module, "create_scheduler_v2", make_scheduler))
             for average in (ModelEmaV2, ModelEmaV3):
                 stack.enter_context(patch.object(average, "__init__", self._remembering(average.__init__)))
+            stack.enter_context(patch.object(timm.data, "create_dataset", create_dataset))
             stack.enter_context(patch.object(timm.utils, "CheckpointSaver", self._make_saver))
             stack.enter_context(patch.object(onnx, "onnx_export", _exporting_products(onnx.onnx_export)))
             yield
@@ -117,6 +120,18 @@ class ScriptHooks:
             return model
 
         return create_model
+
+    def _dataset_factory(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """timm's own reading, which stays as it is; where ours would differ, it says so."""
+
+        def create_dataset(*args: Any, **kwargs: Any) -> Any:
+            dataset = original(*args, **kwargs)
+            if self._is_first():
+                for difference in timm_differences(dataset):
+                    _logger.warning(difference)
+            return dataset
+
+        return create_dataset
 
     def _remembering(self, original: Callable[..., None]) -> Callable[..., None]:
         def __init__(average: Any, *args: Any, **kwargs: Any) -> None:
@@ -215,8 +230,11 @@ class ScriptHooks:
         scheduler.__class__ = type(original.__name__, (original,), {"step": step, "step_update": step_update})
 
     def _say(self, text: str) -> None:
-        if not hasattr(self.args, "rank") or is_primary(self.args):
+        if self._is_first():
             _logger.info(text)
+
+    def _is_first(self) -> bool:
+        return not hasattr(self.args, "rank") or is_primary(self.args)
 
 
 def _exporting_products(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -29,6 +29,8 @@ from ..pooling import find_pools
 from ..text import first_line
 from ..weights.file import load_weights, read_weights, weights_of, without_prefix
 from .checkpoint import load_training_checkpoint
+from .class_names import check_resumed_classes, say_other_classes
+from .engine import Progress, Stepper
 from .engine import Stepper
 from .faults import Faults
 from .freezing import freeze_all_but
@@ -63,7 +65,11 @@ def prepare(args: argparse.Namespace, device: torch.device, folder: RunFolder) -
     train_data, eval_data = _datasets(args, channels, device)
     num_classes = _number_of_classes(args, train_data, eval_data)
 
+    if resumed is not None:
+        check_resumed_classes(args, resumed, train_data)
     model: Any = build_model(args, num_classes, channels)
+    if resumed is None and is_primary(args):
+        say_other_classes(args, model, train_data)
     data_config = preprocessing(args, model)
     model = model.to(device, memory_format=torch.channels_last if args.channels_last else torch.preserve_format)
     _check_image_size(model, data_config["input_size"], args.model, device)
