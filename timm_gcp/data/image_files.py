@@ -86,7 +86,8 @@ def say_left_out(folder: str | os.PathLike[str], names: Iterable[str], types: Co
     """
     names = sorted(names)
     if names:
-        _logger.warning("%s: %d files are not read as images: %s", folder, len(names), count_left_out(names, types))
+        files = "file is" if len(names) == 1 else "files are"
+        _logger.warning("%s: %d %s not read as images: %s", folder, len(names), files, count_left_out(names, types))
 
 
 def count_left_out(names: Iterable[str], types: Collection[str] | None = None) -> str:

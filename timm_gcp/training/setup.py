@@ -30,7 +30,6 @@ from ..text import first_line
 from ..weights.file import load_weights, read_weights, weights_of, without_prefix
 from .checkpoint import load_training_checkpoint
 from .class_names import check_resumed_classes, say_other_classes
-from .engine import Progress, Stepper
 from .engine import Stepper
 from .faults import Faults
 from .freezing import freeze_all_but
