@@ -111,7 +111,7 @@ def _table(results: dict[str, dict[str, Any]]) -> Table:
     for head, result in results.items():
         method = result["method"] or "average pooling"
         if result["switched_at"]:
-            method = f"isqrt, after {result['switched_at']['epoch']} epochs {method}"
+            method = f"isqrt, then {method} after {result['switched_at']['epoch']} epochs"
         parameters = f"{result['parameters'] / 1e6:.2f} M"
         top1, loss = f"{result['top1']:.2f}", f"{result['loss']:.4f}"
         table.add_row(head, method, parameters, top1, loss, f"{result['wall_seconds']:.0f}")
