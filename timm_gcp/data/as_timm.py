@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any
 
 from PIL import Image
+from timm.data.readers import get_img_extensions
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.utils.misc import natural_key
 
@@ -29,7 +30,7 @@ def timm_differences(dataset: Any) -> list[str]:
     root, read = str(reader.root), {path for path, _ in reader.samples}
     scan = scan_folder(root)
     said = []
-    known = {os.path.splitext(path)[1].lower() for path in read}
+    known = get_img_extensions(as_set=True)
     missed = Counter(end for path, _ in scan.images if (end := os.path.splitext(path)[1].lower()) not in known)
     if missed:
         kinds = some_of([f"{count} {end}" for end, count in missed.most_common()])
