@@ -137,15 +137,15 @@ def _configuration(row: Checkpoint, model: nn.Module) -> bytes:
     """timm's ``config.json`` of a row."""
     described = {"tag": row.tag, "license": row.licence, "origin_url": row.origin_url, "description": row.description}
     # The name's default tag may be another row, with names of its own.
-    described["label_names"] = None
     plain: Any = model
-    plain.pretrained_cfg = {**model.pretrained_cfg, **described}  # type: ignore[dict-item]
+    plain.pretrained_cfg = {**model.pretrained_cfg, "label_names": None}  # type: ignore[dict-item]
     with tempfile.TemporaryDirectory() as scratch:
         written = save_folder(
             plain,
             Path(scratch) / "model",
             class_names=row.label_names,
             data_config={key: _plain(getattr(row, key)) for key in _DATA_KEYS},
+            about=described,
         )
         config = _config(written)
     # Exactly the row's arguments: verify compares them.

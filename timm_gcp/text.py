@@ -1,9 +1,11 @@
 """Pieces of messages: near matches of a mistyped name, 'a, b and 3 more', an error on one line."""
 
 import difflib
+import shlex
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-__all__ = ["first_line", "nearest", "one_line", "some_of", "some_quoted"]
+__all__ = ["first_line", "nearest", "one_line", "some_of", "some_quoted", "without_places"]
 
 
 def one_line(error: BaseException) -> str:
@@ -32,3 +34,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """The end of an error message about a mistyped name: its near matches, or a full stop."""
     near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(near)}?" if near else "."
+
+
+def without_places(command: str) -> str:
+    """A command whose absolute paths are their last part: the folders of one machine tell a reader nothing."""
+    words = []
+    for word in shlex.split(command):
+        name, equals, value = word.rpartition("=")
+        words.append(f"{name}{equals}{Path(value).name}" if Path(value).is_absolute() else word)
+    return shlex.join(words)

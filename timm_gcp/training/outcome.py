@@ -19,6 +19,7 @@ from .curves import draw_curves
 from .engine import evaluate
 from .history import closed, past_segments, say_differences, write_history
 from .loading import set_method
+from .provenance import about, data_record, origin_text
 from .resume import checkpoint_args, differences
 from .run import Run
 from .summary import unranked_note
@@ -67,6 +68,8 @@ def finish(run: Run) -> None:
         "wall_seconds": round(run.seconds, 1),
         "command": segments[-1]["command"],
         "versions": segments[-1].get("versions"),
+        "started_from": run.started_from,
+        "data": data_record(run),
         "segments": segments,
     }
     draw_curves(run.folder / "summary.csv", run.folder / "curves.png")
@@ -133,6 +136,7 @@ def _outcome(run: Run, result: Mapping[str, Any]) -> str:
     shown = {
         key: result[key] for key in ("top1", "top5", "loss", "tta", "method", "epoch") if result[key] not in (None, "")
     }
+    told = about(run, result)
     try:
         folder = save_folder(
             model,
@@ -141,6 +145,8 @@ def _outcome(run: Run, result: Mapping[str, Any]) -> str:
             metrics=shown,
             data_config=run.data_config,
             model_args=args.model_kwargs or {},
+            origin=origin_text(told["training"]),
+            about=told,
         )
     except (OSError, SafetensorError) as error:
         raise GCPError(

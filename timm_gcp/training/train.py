@@ -38,6 +38,7 @@ from .interrupt import Interrupt, Interrupted
 from .outcome import finish, is_finished, nothing_to_train
 from .position import Position
 from .processes import by_first, process_count
+from .provenance import data_record, start_of
 from .resume import checkpoint_args, differences
 from .run import Run
 from .run_folder import RunFolder
@@ -268,7 +269,7 @@ def _open_folder(run: Run) -> RunSaver:
 
 def _record(run: Run) -> None:
     """Writes down under which settings the run folder is trained; a run that trains nothing adds nothing."""
-    run.segments = past_segments(run.resumed)
+    run.segments, run.started_from = past_segments(run.resumed), start_of(run)
     changed = differences(checkpoint_args(run.resumed), run.args)
     if changed:
         effect = "" if run.trains else ", without effect: there is nothing to train"
@@ -303,6 +304,8 @@ def _extra_state(run: Run) -> dict[str, Any]:
             "ema": run.ema is not None,
             "seconds": run.seconds,
             "segments": run.segments,
+            "started_from": run.started_from,
+            "data": data_record(run),
         }
     }
     if run.schedule is not None:

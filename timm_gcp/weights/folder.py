@@ -21,6 +21,8 @@ from ..pooling import find_pools
 
 __all__ = ["architecture", "built_for", "model_arguments", "save_folder"]
 
+# What a cfg says of the weights of its name, which are not those that are saved.
+_OF_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
 _DATA_KEYS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
 
 
@@ -74,6 +76,7 @@ def save_folder(
     data_config: Mapping[str, Any] | None = None,
     model_args: Mapping[str, Any] | None = None,
     origin: str = "",
+    about: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes what ``timm.create_model('local-dir:<folder>', pretrained=True)`` loads after ``import timm_gcp``.
 
@@ -88,6 +91,9 @@ def save_folder(
         data_config: preprocessing (``timm.data.resolve_data_config``); None keeps the model's own.
         model_args: further arguments of ``timm.create_model``, beside those the model carries itself.
         origin: where the weights come from, for the card; Markdown.
+        about: what the configuration says of these weights: ``tag``, ``license``, ``description``, ``origin_url``, and
+            ``training``, a dict of how they were trained. Nothing of this is taken from the model's name, whose own
+            weights are others; nor are its class names if ``training`` is given.
 
     Returns:
         The folder.
@@ -105,7 +111,11 @@ def save_folder(
 
     arguments = {**model_arguments(plain), **(model_args or {})}
     config = dict(plain.pretrained_cfg, architecture=name, num_classes=plain.num_classes)
-    if class_names is not None or plain.num_classes != plain.pretrained_cfg.get("num_classes"):
+    for key in _OF_WEIGHTS:
+        config.pop(key, None)
+    config.update({key: value for key, value in (about or {}).items() if key in _OF_WEIGHTS and value is not None})
+    training = (about or {}).get("training")
+    if training or class_names is not None or plain.num_classes != plain.pretrained_cfg.get("num_classes"):
         # Those of the model that this one was fine-tuned from.
         for key in ("label_names", "label_descriptions"):
             config.pop(key, None)
@@ -114,7 +124,9 @@ def save_folder(
             config.pop(key, None)
         config.update({key: data_config[key] for key in _DATA_KEYS if data_config.get(key) is not None})
     plain.pretrained_cfg = plain.default_cfg = config
-    model_config = {"label_names": list(class_names)} if class_names is not None else {}
+    model_config: dict[str, Any] = {"label_names": list(class_names)} if class_names is not None else {}
+    if training:
+        model_config["training"] = training
 
     check_output_folder(folder, "The model folder")
     target = output_target(folder)

@@ -1,0 +1,164 @@
+"""What a trained model says of itself: data, weights that it started from, command, date and versions."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from torch import nn
+
+from ..errors import GCPError
+from ..text import without_places
+from ..weights.download import sha256_of
+from .checkpoint import load_training_checkpoint
+from .loading import source_of
+from .run import Run
+
+__all__ = ["NOT_RECORDED", "RANDOM", "about", "data_record", "origin_text", "start_of", "started_from"]
+
+RANDOM = "random weights"
+NOT_RECORDED = "not recorded"
+_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def start_of(run: Run) -> Any:
+    """What a run started from: for a resumed one what its checkpoint says, else what its arguments name."""
+    if run.resumed is None:
+        return started_from(run.args, run.plain)
+    record = run.resumed.get("gcp")
+    return record.get("started_from", NOT_RECORDED) if isinstance(record, Mapping) else NOT_RECORDED
+
+
+def started_from(args: argparse.Namespace, model: nn.Module) -> str | dict[str, Any]:
+    """The weights that a run starts from.
+
+    Args:
+        args: arguments of the run.
+        model: the model with these weights, as timm built it.
+
+    Returns:
+        `RANDOM`, or name, tag, licence, sha256, source, data and beginning of the weights, where known.
+    """
+    if file := args.initial_checkpoint or args.pretrained_path:
+        return _of_file(Path(file))
+    cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    named = source_of(args.model)
+    source, _, place = named.partition(":")
+    if source == "local-dir":
+        return _of_folder(Path(place), cfg)
+    if not place and not args.pretrained:
+        return RANDOM
+    tag = cfg.get("tag") or None
+    name = place or ".".join(filter(None, (str(cfg.get("architecture")), tag)))
+    known = {"name": name, "tag": tag, "license": cfg.get("license"), "sha256": _checksum(cfg)}
+    return _without_none({**known, "source": cfg.get("hf_hub_id") or cfg.get("origin_url")})
+
+
+def _of_file(file: Path) -> dict[str, Any]:
+    known: dict[str, Any] = {"name": file.name, "sha256": sha256_of(file)}
+    if file.suffix != ".safetensors":
+        try:
+            record = load_training_checkpoint(file).get("gcp")
+        except GCPError:
+            record = None  # weights alone
+        if isinstance(record, Mapping):
+            known.update({key: record.get(key) for key in ("architecture", "data", "started_from")})
+    return _without_none(known)
+
+
+def _of_folder(folder: Path, cfg: Mapping[str, Any]) -> dict[str, Any]:
+    training = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("training")
+    training = training if isinstance(training, Mapping) else {}
+    file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
+    known = {
+        "name": folder.resolve().name,
+        "architecture": cfg.get("architecture"),
+        "tag": cfg.get("tag") or None,
+        "license": cfg.get("license"),
+        "sha256": sha256_of(file) if file else None,
+        "data": training.get("data"),
+        "started_from": training.get("started_from"),
+    }
+    return _without_none(known)
+
+
+def _checksum(cfg: Mapping[str, Any]) -> str | None:
+    """The sha256 of the file in which timm found the weights of a cfg; None if it is not on this machine."""
+    files: list[Any] = [cfg.get("file")]
+    if cfg.get("hf_hub_id"):
+        repository, _, revision = str(cfg["hf_hub_id"]).partition("@")
+        names = [cfg["hf_hub_filename"]] if cfg.get("hf_hub_filename") else _FILES
+        files += [try_to_load_from_cache(repository, name, revision=revision or None) for name in names]
+    if isinstance(cfg.get("url"), str):
+        files.append(Path(torch.hub.get_dir()) / "checkpoints" / cfg["url"].rpartition("/")[2])
+    found = next((Path(f) for f in files if isinstance(f, (str, Path)) and Path(f).is_file()), None)
+    return sha256_of(found) if found else None
+
+
+def data_record(run: Run) -> dict[str, Any]:
+    """Name of the data set, number of classes, and images of each split."""
+    args = run.args
+    sets = {args.train_split: run.train_loader.dataset, args.val_split: run.eval_dataset}
+    folder = Path(args.data_dir).resolve().name if args.data_dir else None
+    return {
+        "name": folder if args.dataset in ("", "list") and folder else args.dataset,
+        "kind": args.dataset or "image folders",
+        "classes": args.num_classes,
+        "images": {split: len(data) for split, data in sets.items() if data is not None and hasattr(data, "__len__")},
+    }
+
+
+def about(run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the configuration of a run's model folder says of its weights (`timm_gcp.weights.folder.save_folder`)."""
+    data, last = data_record(run), result["segments"][-1]
+    shown = ("first_epoch", "last_epoch", "started", "versions")
+    training = {
+        "data": data,
+        "started_from": run.started_from,
+        "epochs": result["epochs"],
+        "best_epoch": result["epoch"],
+        "date": str(last.get("started") or "")[:10],
+        "command": without_places(last.get("command") or ""),
+        "versions": last.get("versions"),
+        "segments": [
+            {**{key: each.get(key) for key in shown}, "command": without_places(each.get("command") or "")}
+            for each in result["segments"]
+        ],
+    }
+    return {"description": f"Trained with timm-gcp on {_data_text(data)}.", "training": training}
+
+
+def origin_text(training: Mapping[str, Any]) -> str:
+    """The section of a card that says how a model was trained; Markdown."""
+    lines = [
+        f"Trained with `timm-gcp train` on {_data_text(training['data'])}; {training['date']}.",
+        f"Started from {_start_text(training['started_from'])}.",
+        "No licence is recorded for the weights in this folder.",
+    ]
+    return "\n".join(lines) + f"\n\n```bash\n{training['command']}\n```"
+
+
+def _data_text(data: Mapping[str, Any]) -> str:
+    counts = ", ".join(f"{count} images in '{split}'" for split, count in data["images"].items())
+    return f"{data['name']} ({data['classes']} classes{', ' if counts else ''}{counts})"
+
+
+def _start_text(start: Any) -> str:
+    if not isinstance(start, Mapping):
+        return str(start) if start != NOT_RECORDED else "weights that are not recorded"
+    text = f"`{start.get('name')}`"
+    if start.get("source"):
+        text += f" ({start['source']})"
+    text += f", licence {start['license']}" if start.get("license") else ", licence not recorded"
+    text += f", sha256 `{start['sha256']}`" if start.get("sha256") else ""
+    if isinstance(start.get("data"), Mapping):
+        text += f", trained on {start['data'].get('name')}"
+    earlier = start.get("started_from")
+    return f"{text}, which started from {_start_text(earlier)}" if earlier else text
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
