@@ -6,17 +6,16 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from timm_gcp.training.curves import save_figure
+from timm_gcp.plots import new_figure, save_figure
 
 from .intervals import mean_interval
 
 Scores = Mapping[str, Mapping[str, float]]
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
+    figure = new_figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(1, columns)
 
 

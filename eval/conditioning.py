@@ -9,10 +9,8 @@ import itertools
 import math
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from timm_gcp import GCPError
-from timm_gcp.training.curves import save_figure
+from timm_gcp.plots import new_figure, save_figure
 
 from .record import provenance, read_rows, write_rows
 
@@ -59,7 +57,7 @@ def course(run: Path) -> list[dict[str, float | str]]:
 
 def draw(courses: dict[str, list[dict[str, float | str]]], out: Path) -> None:
     """κ, rank and the share under eps: over the epochs above, against the learning rate below."""
-    figure = Figure(figsize=(14, 8), layout="constrained")
+    figure = new_figure(figsize=(14, 8), layout="constrained")
     axes = figure.subplots(2, len(QUANTITIES))
     for column, (key, label) in enumerate(QUANTITIES):
         for index, (name, rows) in enumerate(courses.items()):

@@ -11,12 +11,11 @@ import math
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
 from timm_gcp import METHODS, covariance_sqrt
-from timm_gcp.training.curves import save_figure
+from timm_gcp.plots import new_figure, save_figure
 
 from .record import provenance, write_rows
 
@@ -126,7 +125,7 @@ def draw(rows: list[dict[str, object]], out: Path) -> None:
         ("gradient_error", "relative error of the gradient"),
         ("gradient_lipschitz", "change of the gradient / change of X"),
     )
-    figure = Figure(figsize=(12, 13), layout="constrained")
+    figure = new_figure(figsize=(12, 13), layout="constrained")
     axes = figure.subplots(len(panels), len(SHAPES), sharex=True, sharey="row")
     methods = list(dict.fromkeys(str(row["method"]) for row in rows))
     styles = ("-", "--", ":", "-.")

@@ -16,12 +16,11 @@ from typing import Any
 
 import timm
 import torch
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from timm_gcp import GCPError
 from timm_gcp.models.stride import set_last_stride
-from timm_gcp.training.curves import save_figure
+from timm_gcp.plots import new_figure, save_figure
 
 from .record import provenance, write_rows
 
@@ -115,7 +114,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """A bar a setting."""
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    figure = new_figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots()
     names = [row["setting"] for row in rows][::-1]
     values = [row["mib"] for row in rows][::-1]

@@ -22,15 +22,13 @@ from typing import Any
 
 import timm
 import torch
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from timm_gcp import METHODS, pool_features
 from timm_gcp.models.stride import set_last_stride
-from timm_gcp.training.curves import save_figure
+from timm_gcp.plots import new_figure, save_figure
 
 from .record import provenance, write_rows
 from .upstream_layers import LAYERS, load
@@ -295,7 +293,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Forward and backward of every layer, a panel a shape."""
     shapes = by_shape(rows)
     count = max(map(len, shapes.values()))
-    figure = Figure(figsize=(6.4 * len(shapes), 0.9 + 0.27 * count), layout="constrained")
+    figure = new_figure(figsize=(6.4 * len(shapes), 0.9 + 0.27 * count), layout="constrained")
     panels = figure.subplots(1, len(shapes), squeeze=False)[0]
     colours = {"ours": "C0", "published": "C1", "floor": "0.5"}
     for axes, ((batch, channels, side, dtype, *_), own) in zip(panels, shapes.items(), strict=True):
@@ -308,6 +306,8 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.margins(x=0.15)
         axes.set_xlabel("ms, forward and backward")
         axes.set_title(f"batch {batch}, {channels} channels, {side}×{side} map, {dtype}", fontsize=9)
+    from matplotlib.patches import Patch  # after new_figure: it imports matplotlib under any backend
+
     handles = [Patch(color=colour, label=kind) for kind, colour in colours.items()]
     panels[0].legend(handles=handles, loc="upper right", fontsize=8)
     save_figure(figure, path, dpi=110)

@@ -8,6 +8,7 @@ import threading
 import pytest
 from PIL import Image
 
+from timm_gcp import plots
 from timm_gcp.cli import main
 from timm_gcp.errors import GCPError
 from timm_gcp.files import (
@@ -18,7 +19,6 @@ from timm_gcp.files import (
     save_atomically,
     save_text,
 )
-from timm_gcp.training import curves
 from timm_gcp.weights.folder import save_folder
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="devices, pipes and links of POSIX")
@@ -79,7 +79,7 @@ def test_binary_formats_refuse_devices_and_pipes(null, fifo, picture):
         for write in (
             lambda path=path: save_atomically(path, lambda file: file.write(b"x")),
             lambda path=path: check_output(path, "--out", binary=True),
-            lambda path=path: curves.save_figure(curves.Figure(), path),
+            lambda path=path: plots.save_figure(plots.new_figure(), path),
             lambda path=path: put_in_place(picture, path),
         ):
             with pytest.raises(GCPError, match="device or a pipe"):

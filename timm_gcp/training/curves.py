@@ -8,14 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from ..errors import GCPError
-from ..files import written_aside
+from ..plots import integer_locator, new_figure, save_figure
 
-__all__ = ["draw_comparison", "draw_curves", "save_figure"]
+__all__ = ["draw_comparison", "draw_curves"]
 
 PathLike = str | os.PathLike[str]
 
@@ -103,7 +100,7 @@ def _conditioning(axes: Any, summary: _Summary) -> None:
         right.set_ylabel("rank of Σ (median)", color=_BLUE)
         right.set_ylim(bottom=0)
         right.margins(y=0.1)
-        right.yaxis.set_major_locator(MaxNLocator(integer=True))
+        right.yaxis.set_major_locator(integer_locator())
         right.spines["top"].set_visible(False)
 
 
@@ -131,7 +128,7 @@ def _style(axes: Any) -> None:
     axes.set_axisbelow(True)
     axes.spines["top"].set_visible(False)
     axes.spines["right"].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(integer_locator(steps=[1, 2, 5, 10]))
     axes.set_xlabel("epoch")
     if axes.get_legend_handles_labels()[1]:
         axes.legend(frameon=False, fontsize="small")
@@ -166,7 +163,7 @@ def draw_curves(summary_csv: PathLike, out_png: PathLike, title: str | None = No
         raise GCPError(f"'{summary_csv}' has nothing to draw: no loss, accuracy, learning rate or conditioning.")
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(5.2 * columns, 3.3 * rows), layout="constrained", facecolor="white")
+    figure = new_figure(figsize=(5.2 * columns, 3.3 * rows), layout="constrained", facecolor="white")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     phases = summary.phases()
     for axes, draw in zip(grid, panels, strict=False):
@@ -200,7 +197,7 @@ def draw_comparison(
     """
     if not runs:
         raise GCPError("There is no run to compare.")
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained", facecolor="white")
+    figure = new_figure(figsize=(6.4, 4.0), layout="constrained", facecolor="white")
     axes = figure.subplots()
     for i, (label, given) in enumerate(runs.items()):
         paths = [given] if isinstance(given, str | os.PathLike) else list(given)
@@ -234,14 +231,3 @@ def _stack(paths: Sequence[PathLike], metric: str) -> tuple[np.ndarray, np.ndarr
     if not epochs:
         raise GCPError(f"There is no epoch at which all of {', '.join(map(str, paths))} have a value for '{metric}'.")
     return np.array(epochs), np.array([[run[epoch] for epoch in epochs] for run in series])
-
-
-def save_figure(figure: Figure, out_png: PathLike, dpi: int = 150) -> None:
-    """Writes a plot as a PNG file, aside and renamed.
-
-    Raises:
-        GCPError: the place cannot be written, or is a pipe or a device.
-    """
-    FigureCanvasAgg(figure)
-    with written_aside(out_png) as scratch:
-        figure.savefig(scratch, format="png", dpi=dpi)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from timm.data import create_transform, resolve_model_data_config
@@ -17,8 +16,9 @@ from ..data import create_dataset
 from ..data.textures import write_textures
 from ..errors import GCPError
 from ..files import check_output_folder
+from ..plots import new_figure, save_figure
 from .arguments import Parser
-from .curves import draw_comparison, save_figure
+from .curves import draw_comparison
 from .loading import model_from_checkpoint
 from .train import main as train
 from .validate import main as validate
@@ -132,7 +132,7 @@ def draw_predictions(output: Path, data: Path, out: Path) -> None:
     models = {head: model_from_checkpoint(output / head / "model_best.pth.tar").eval() for head in HEADS}
     transform = create_transform(**resolve_model_data_config(models["svdpade"]), is_training=False)
     chosen = torch.linspace(0, len(dataset) - 1, SHOWN).long().tolist()
-    figure = Figure(figsize=(12, 7.6))
+    figure = new_figure(figsize=(12, 7.6))
     figure.subplots_adjust(left=0.02, right=0.98, bottom=0.08, top=0.88, hspace=0.4, wspace=0.08)
     for axes, index in zip(figure.subplots(2, SHOWN // 2).flat, chosen, strict=True):
         image, label = dataset[index]

@@ -1,0 +1,60 @@
+"""Figures without a display: matplotlib's ``Figure`` on its Agg canvas, imported when something is drawn."""
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from .files import written_aside
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["integer_locator", "new_figure", "save_figure"]
+
+_BACKEND = "MPLBACKEND"
+
+
+def _load_matplotlib() -> None:
+    """Imports matplotlib, also where the environment names a backend that is not there (a notebook's)."""
+    if "matplotlib" in sys.modules:
+        return
+    backend = os.environ.pop(_BACKEND, None)
+    try:
+        import matplotlib
+    finally:
+        if backend is not None:
+            os.environ[_BACKEND] = backend
+    if backend:
+        # What the import itself would have done; whoever uses pyplot in this process finds the backend in force.
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
+
+
+def new_figure(**options: Any) -> "Figure":
+    """An empty figure; takes the arguments of matplotlib's ``Figure``."""
+    _load_matplotlib()
+    from matplotlib.figure import Figure
+
+    return Figure(**options)
+
+
+def integer_locator(**options: Any) -> Any:
+    """Ticks at whole numbers; takes the arguments of matplotlib's ``MaxNLocator``."""
+    _load_matplotlib()
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(integer=True, **options)
+
+
+def save_figure(figure: "Figure", out_png: str | os.PathLike[str], dpi: int = 150) -> None:
+    """Writes a plot as a PNG file, aside and renamed.
+
+    Raises:
+        GCPError: the place cannot be written, or is a pipe or a device.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    with written_aside(out_png) as scratch:
+        figure.savefig(scratch, format="png", dpi=dpi)
