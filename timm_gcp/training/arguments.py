@@ -451,19 +451,23 @@ def convert_parser() -> Parser:
     """The parser of ``timm-gcp convert``."""
     parser = Parser(
         prog="timm-gcp convert",
-        description="Write a checkpoint of fast-MPN-COV or DifferentiableSVD as a timm model folder. What its file "
-        "does not tell, the stride of a ResNet's last stage and the order of the triangle, is given, or found by "
+        description="Write a checkpoint as a timm model folder: of a training run (ours, timm's train.py, also by "
+        "timm-gcp wrap, or another program's), or of fast-MPN-COV or DifferentiableSVD. What a published file does "
+        "not tell, the stride of a ResNet's last stage and the order of the triangle, is given, or found by "
         "--images.",
     )
     parser.add_argument(
-        "file", type=file_path, metavar="FILE", help="the checkpoint: a file, a URL, or drive:ID of Google Drive"
+        "file", type=file_path, metavar="FILE", help="a file or a run folder; a published one also by URL or drive:ID"
     )
     parser.add_argument("--model", type=model_name, default="", metavar="NAME", help="such as resnet50_svdpade")
     parser.add_argument("--out", type=file_path, required=True, metavar="DIR", help="the model folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a model folder that is there")
     parser.add_argument("--sha256", default="", metavar="HEX", help="hash of the file, or its first digits")
     parser.add_argument(
-        "--class-names", type=file_path, metavar="FILE", help="text file, a class a line, in the order of the logits"
+        "--class-names",
+        type=file_path,
+        metavar="FILE",
+        help="text file with a class per line, in the order of the logits, or the folder of training images by class",
     )
     group = parser.add_argument_group("What the file may not tell")
     group.add_argument(
@@ -485,9 +489,12 @@ def convert_parser() -> Parser:
         help="a handful of images in folders by class: take the variant that recognises most",
     )
     group = parser.add_argument_group("Preprocessing")
-    group.add_argument("--img-size", type=int, default=224, metavar="N", help="image size (default: 224)")
+    group.add_argument("--img-size", type=int, metavar="N", help="image size (default: the checkpoint's, or 224)")
     group.add_argument(
-        "--crop-pct", type=CROP, default=0.875, metavar="P", help="share kept of the resized image (default: 0.875)"
+        "--crop-pct",
+        type=CROP,
+        metavar="P",
+        help="share kept of the resized image (default: the checkpoint's, or 0.875)",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -718,7 +725,8 @@ def parse_convert_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         GCPError: as ``parse_train_args``.
     """
     args = convert_parser().parse_args(argv)
-    _at_least(args, "img_size", 1)
+    if args.img_size is not None:
+        _at_least(args, "img_size", 1)
     if not re.fullmatch("[0-9a-fA-F]{0,64}", args.sha256):
         raise GCPError(f"--sha256 takes at most 64 hexadecimal digits, not '{args.sha256}'.")
     return args

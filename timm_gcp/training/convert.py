@@ -1,4 +1,4 @@
-"""``timm-gcp convert``: writes a published checkpoint as a timm model folder."""
+"""``timm-gcp convert``: writes a checkpoint, published or of a training run, as a timm model folder."""
 
 import argparse
 import hashlib
@@ -17,10 +17,12 @@ from ..files import check_output_folder
 from ..methods import get_method
 from ..text_files import read_text
 from ..weights.download import download
+from ..weights.file import read_weights
 from ..weights.folder import save_folder
-from ..weights.upstream import PREPROCESSING, Choice, Published, choose_by_images, read_published
+from ..weights.upstream import PREPROCESSING, Choice, Published, choose_by_images, is_published, read_published
 from .arguments import parse_convert_args
-from .loading import source_of
+from .convert_trained import convert_trained
+from .loading import checkpoint_in, source_of
 
 __all__ = ["main"]
 
@@ -44,11 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         source_of(args.model)
     _check_out(Path(args.out), args.overwrite)
     names = _class_names(args.class_names) if args.class_names else None
+    trained = _trained(args.file)
+    if trained is not None:
+        convert_trained(args, trained, names)
+        return 0
     published = _read(args)
     method = _method(args.model, published)
     if names is not None and len(names) != published.num_classes:
         raise GCPError(f"{args.class_names} has {len(names)} classes, and {args.file} {published.num_classes}.")
-    data_config = {**PREPROCESSING, "input_size": (3, args.img_size, args.img_size), "crop_pct": args.crop_pct}
+    size, crop_pct = args.img_size or 224, args.crop_pct or 0.875  # as published
+    data_config = {**PREPROCESSING, "input_size": (3, size, size), "crop_pct": crop_pct}
     last_stride, triu_order, choice = args.last_stride, args.triu_order or published.triu_order, None
     if args.images:
         images = _images(args.images, names, published)
@@ -90,6 +97,15 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise GCPError(f"--out {out} is a model folder already; choose another, or give --overwrite to replace it.")
 
 
+def _trained(path: str) -> Path | None:
+    """The file, or the best checkpoint of a run folder, if its weights are in timm's own layout."""
+    file = checkpoint_in(path) or Path(path)
+    try:
+        return None if is_published(read_weights(file)) else file
+    except GCPError:  # an address, or a file whose fault ``read_published`` names
+        return None
+
+
 def _read(args: argparse.Namespace) -> Published:
     if not args.file.startswith(("drive:", "http://", "https://")):
         published = read_published(args.file)
@@ -129,6 +145,8 @@ def _method(name: str, published: Published) -> str:
 
 
 def _class_names(path: str) -> list[str]:
+    if Path(path).is_dir():
+        return list(create_dataset("", path, "").class_names)
     lines = read_text(path, f"--class-names {path}").split("\n")
     return [line.strip() for line in lines if line.strip()]
 

@@ -28,6 +28,7 @@ from ..weights.file import (
     without_prefix,
 )
 from ..weights.folder import built_for
+from .checkpoint import EXTENSION
 from .inputs import given_image_size
 
 _SOURCES = ("local-dir:", "hf-hub:", "hf_hub:")
@@ -40,14 +41,29 @@ def source_of(name: str) -> str:
         GCPError: no such model, method or folder; near matches are named.
     """
     if not name.startswith(_SOURCES) and os.path.isdir(name):
-        name = f"local-dir:{name}"
+        name = f"local-dir:{_model_folder(name)}"
     source, _, place = name.partition(":")
     if source == "local-dir":
         if not (Path(place) / "config.json").is_file():
-            raise GCPError(f"{place} is not a model folder: it has no config.json.")
+            run = checkpoint_in(place)
+            way = f"; timm-gcp convert {run} --out DIR makes one, or give --checkpoint {run}" if run else ""
+            raise GCPError(f"{place} is not a model folder: it has no config.json{way}.")
     elif not name.startswith(_SOURCES):
         _check_registered(name)
     return name
+
+
+def _model_folder(folder: str) -> str:
+    """A run folder's model folder, or the folder itself."""
+    inner = Path(folder) / "model"
+    own = (Path(folder) / "config.json").is_file()
+    return str(inner) if not own and (inner / "config.json").is_file() else folder
+
+
+def checkpoint_in(folder: str | os.PathLike[str]) -> Path | None:
+    """The checkpoint of a run folder, ours or timm's: the best model, or the last one where none was ranked yet."""
+    files = (Path(folder) / f"{name}{EXTENSION}" for name in ("model_best", "last"))
+    return next((file for file in files if file.is_file()), None)
 
 
 def _check_registered(name: str) -> None:
@@ -139,6 +155,8 @@ def set_method(model: nn.Module, method: str) -> None:
 def load_model(args: argparse.Namespace) -> nn.Module:
     """The model with weights that ``validate`` and ``export`` are given: ``--model``, ``--checkpoint``, ``--method``.
 
+    Both take a run folder: its model folder, or its best checkpoint.
+
     Raises:
         GCPError: as ``create_model`` and ``model_from_checkpoint``.
     """
@@ -149,8 +167,14 @@ def load_model(args: argparse.Namespace) -> nn.Module:
         image_size=given_image_size(args),
         **(args.model_kwargs or {}),
     )
-    if args.checkpoint:
-        model = model_from_checkpoint(args.checkpoint, args.model, args.use_ema, **wanted)
+    name, checkpoint = args.model, args.checkpoint
+    if checkpoint:
+        checkpoint = checkpoint_in(checkpoint) or checkpoint
+    elif os.path.isdir(name) and not (Path(_model_folder(name)) / "config.json").is_file():
+        checkpoint = checkpoint_in(name)
+        name = "" if checkpoint else name
+    if checkpoint:
+        model = model_from_checkpoint(checkpoint, name, args.use_ema, **wanted)
     else:
         model = create_model(args.model, pretrained=True, **wanted)
     if args.method:

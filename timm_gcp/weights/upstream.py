@@ -18,7 +18,16 @@ from ..text import some_of
 from .download import is_web_page, sha256_of
 from .file import load_file, load_weights, read_weights, weights_of
 
-__all__ = ["PREPROCESSING", "TRIU_ORDERS", "Choice", "Published", "choose_by_images", "convert", "read_published"]
+__all__ = [
+    "PREPROCESSING",
+    "TRIU_ORDERS",
+    "Choice",
+    "Published",
+    "choose_by_images",
+    "convert",
+    "is_published",
+    "read_published",
+]
 
 TRIU_ORDERS = ("row", "column")
 """Orders in which a triangle of the covariance is read.
@@ -158,6 +167,15 @@ class Published:
         load_weights(model, self.state_dict(triu_order), self.source)
         model.pretrained_cfg = model.default_cfg = {**model.pretrained_cfg, **PREPROCESSING}
         return model.eval()
+
+
+def is_published(weights: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict has the names of upstream's networks (or torchvision's VGG), not those of timm's."""
+    first = {key.partition(".")[0] for key in weights}
+    return bool(first & {"representation", "layer_reduce"}) or (
+        {"features", "classifier"} <= first
+        and ("features.0.weight" in weights or "features.module.0.weight" in weights)
+    )
 
 
 def read_published(path: str | os.PathLike[str]) -> Published:
