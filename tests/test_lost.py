@@ -260,7 +260,7 @@ def test_two_processes_stop_and_go_on_together(images, tmp_path):
         assert left["within"]["position"]["batches"] >= 1
     status, read = run("b")
     assert status == 0, read
-    assert "epochs 1 (after " in read
+    assert "epochs 2 (after " in read
     a, b = tmp_path / "a" / "run", tmp_path / "b" / "run"
     for one, other in zip(rows_of(a), rows_of(b), strict=True):
         for key in ("train_loss", "kappa", "rank"):
