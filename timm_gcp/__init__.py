@@ -1,5 +1,12 @@
 """Global covariance pooling for everyone who uses timm. Importing it registers the models with timm."""
 
+# ruff: noqa: E402  Ctrl-C is looked after before the slow imports
+# isort: off
+from .startup import stop_on_interrupt
+
+stop_on_interrupt()
+# isort: on
+
 from .errors import GCPError
 from .methods import METHODS, covariance_sqrt, matrix_sqrt, pool_features
 from .models import graft, register_backbone

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from timm_gcp.error_handler import exit_status
 from timm_gcp.output import lenient_output, lost
+from timm_gcp.startup import raise_on_interrupt
 
 COMMANDS = {
     "demo": "train, compare, save and load a tiny model on synthetic textures, in minutes",
@@ -65,7 +66,9 @@ def _run(command: str, argv: list[str]) -> int | None:
         raise GCPError(f"Unknown command '{command}'; there are {', '.join(COMMANDS)}{nearest(command, COMMANDS)}")
     if command == "list":
         return list_models(argv)
-    return importlib.import_module(f"timm_gcp.training.{command}").main(argv)
+    module = importlib.import_module(f"timm_gcp.training.{command}")
+    raise_on_interrupt()
+    return module.main(argv)
 
 
 def list_models(argv: Sequence[str]) -> int:

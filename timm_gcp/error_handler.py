@@ -27,6 +27,7 @@ def exit_status(program: str, argv: Sequence[str], work: Callable[[], int | None
     try:
         return work() or 0
     except KeyboardInterrupt:
+        print(f"{program}: stopped.", file=sys.stderr)
         return 130
     except GCPError as error:
         if DEBUG in argv:

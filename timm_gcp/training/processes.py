@@ -1,15 +1,44 @@
 """What the processes of a run tell each other; a process that is alone talks to itself."""
 
+import argparse
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from timm.utils import init_distributed_device
+from timm.utils.distributed import is_distributed_env
 from torch import Tensor
 
 from ..errors import GCPError
 
-__all__ = ["any_of", "by_first", "from_first", "process_count", "summed"]
+__all__ = ["any_of", "by_first", "from_first", "join_processes", "process_count", "summed"]
+
+
+def join_processes(args: argparse.Namespace) -> torch.device:
+    """Joins the processes that torchrun or Slurm started, as timm does; adds ``rank``, ``world_size``, ... to `args`.
+
+    Returns:
+        The device of this process.
+
+    Raises:
+        GCPError: several processes are announced, and nothing says where they meet.
+    """
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if is_distributed_env() and missing:
+        if "SLURM_NTASKS" in os.environ:
+            raise GCPError(
+                f"Slurm announces {os.environ['SLURM_NTASKS']} tasks, and {' and '.join(missing)} are not set, so they "
+                "cannot find each other: start one task a node, with torchrun in it (srun --ntasks-per-node 1 torchrun "
+                "--nproc-per-node N -m timm_gcp.cli train ...), or set both in the job script. To train in one "
+                "process, unset SLURM_NTASKS."
+            )
+        raise GCPError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and {' and '.join(missing)} are not set: start with torchrun, "
+            "or unset WORLD_SIZE to train in one process."
+        )
+    return init_distributed_device(args)
 
 
 def process_count() -> int:

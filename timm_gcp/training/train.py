@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 from timm.utils import (
     distribute_bn,
-    init_distributed_device,
     is_primary,
     random_seed,
 )
@@ -37,7 +36,7 @@ from .hybrid import base_learning_rate
 from .interrupt import Interrupt, Interrupted
 from .outcome import finish, is_finished, nothing_to_train
 from .position import Position
-from .processes import by_first, process_count
+from .processes import by_first, join_processes, process_count
 from .provenance import data_record, start_of
 from .resume import checkpoint_args, differences
 from .run import Run
@@ -63,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     args, text = parse_train_args(argv)
-    device = init_distributed_device(args)
+    device = join_processes(args)
     keep_heap(device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
