@@ -155,6 +155,9 @@ def _say_once(config: Path) -> None:
     arguments = {key: value for key, value in arguments.items() if key not in repeated or value != repeated[key]}
     if arguments:
         content["model_args"] = arguments
+    if method in METHODS:  # the first line: timm itself answers 'not supported in your version of timm' and no more
+        steps = ["import timm_gcp", *_registration(content["architecture"]).split()]
+        content = {"requires": f"timm_gcp; before timm.create_model: {'; '.join(steps)}", **content}
     config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -184,7 +187,8 @@ tags:
 ---
 # {name}
 
-{config["num_classes"]} classes, input {size}. `import timm_gcp` comes first: it is what tells timm this architecture.
+{config["num_classes"]} classes, input {size}. If timm answers that the model is not supported or unknown, do
+not upgrade it: run `import timm_gcp` first, which registers this architecture with timm.
 
 ## Usage
 
