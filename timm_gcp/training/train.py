@@ -34,6 +34,7 @@ from .heap import keep_heap
 from .history import past_segments, say_differences, segment, write_history
 from .hybrid import base_learning_rate
 from .interrupt import Interrupt, Interrupted
+from .memory import naming_the_batch
 from .outcome import finish, is_finished, nothing_to_train
 from .position import Position
 from .processes import by_first, join_processes, process_count
@@ -46,6 +47,10 @@ from .setup import prepare
 from .summary import describe, epoch_line, read_summary, summary_row, write_summary
 
 __all__ = ["main"]
+
+_LESS_MEMORY = (
+    "lower -b (--grad-accum-steps N keeps the images of an update) or --img-size, or add --amp or --grad-checkpointing"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +90,8 @@ def _work(run: Run) -> int:
     try:
         with interrupt:
             try:
-                _train(run, interrupt)
+                with naming_the_batch(args.batch_size, run.device, _LESS_MEMORY):
+                    _train(run, interrupt)
             except Interrupted:
                 run.progress.say(f"Stopped; go on with --resume {last}")
                 status = interrupt.exit_status

@@ -22,6 +22,7 @@ from .engine import evaluate
 from .heap import keep_heap
 from .inputs import check_classes, make_autocast, preprocessing
 from .loading import load_model
+from .memory import naming_the_batch
 from .value_checks import image_mode
 
 __all__ = ["main"]
@@ -68,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_classes(model, dataset)
     if not args.no_check_images:
         check_images(dataset, progress=sys.stderr.isatty())
-    with evaluation_loader(args, dataset, data_config, device, args.batch_size) as loader:
+    less = naming_the_batch(args.batch_size, device, "lower -b or --img-size, or add --amp")
+    with less, evaluation_loader(args, dataset, data_config, device, args.batch_size) as loader:
         metrics = evaluate(
             model,
             loader,

@@ -1,0 +1,35 @@
+"""Out of memory names the batch and what to change."""
+
+import pytest
+import torch
+
+from timm_gcp.cli import main
+from timm_gcp.training import train, validate
+
+ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_out_of_memory_is_a_sentence(error, images, tmp_path, capsys, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(train, "train_one_epoch", fail)
+    monkeypatch.setattr(validate, "evaluate", fail)
+    monkeypatch.setattr(validate, "check_classes", lambda *_: None)
+    common = ["--data-dir", str(images), "--model", "test_resnet_svdpade", "-b", "6", "-j", "0", "--device", "cpu"]
+    assert main(["train", *common, "--epochs", "4", "--switch-epoch", "2", "--output", str(tmp_path)]) == 2
+    assert "with batches of 6 images: lower -b (--grad-accum-steps" in capsys.readouterr().err
+    assert main(["validate", *common]) == 2
+    assert "with batches of 6 images: lower -b or --img-size" in capsys.readouterr().err
+
+
+def test_other_errors_stay(monkeypatch):
+    from timm_gcp.training.memory import naming_the_batch
+
+    with pytest.raises(RuntimeError, match="shapes"), naming_the_batch(1, torch.device("cpu"), ""):
+        raise RuntimeError("shapes differ")

@@ -1,0 +1,31 @@
+"""Out of memory, on a GPU or a CPU: the batch, and what to change."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ..errors import GCPError
+
+__all__ = ["naming_the_batch"]
+
+
+@contextmanager
+def naming_the_batch(batch_size: int, device: torch.device, remedies: str) -> Iterator[None]:
+    """Turns an allocation that fails into a sentence.
+
+    Args:
+        batch_size: images a batch.
+        device: on which the model is.
+        remedies: options that need less memory, as part of a sentence.
+
+    Raises:
+        GCPError: memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # The allocator of the CPU raises a plain RuntimeError.
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
+            raise
+        raise GCPError(f"Out of memory on {device} with batches of {batch_size} images: {remedies}.") from error
