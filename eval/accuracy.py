@@ -17,6 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from timm_gcp import GCPError
+from timm_gcp.training.option_types import path_object
 
 from .record import append_row, provenance, read_rows
 
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> None:
         epilog="Further options are those of timm-gcp validate: --dataset, --data-dir, --split, --tta, …",
     )
     parser.add_argument("--models", nargs="+", required=True, metavar="NAME", help="registered names or model folders")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "accuracy.csv")
+    parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results" / "accuracy.csv")
     parser.add_argument("--jobs", type=int, default=1, help="models evaluated at a time (%(default)s)")
     args, given = parser.parse_known_args(argv)
     evaluate(args.models, given, args.results, args.jobs)

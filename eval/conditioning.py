@@ -11,6 +11,7 @@ from pathlib import Path
 
 from timm_gcp import GCPError
 from timm_gcp.plots import new_figure, save_figure
+from timm_gcp.training.option_types import path_object
 
 from .record import provenance, read_rows, write_rows
 
@@ -19,8 +20,10 @@ QUANTITIES = (("kappa", "κ of Σ"), ("rank", "rank of Σ"), ("under_eps", "shar
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m eval conditioning", description=__doc__.split("\n")[0])
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders (those with a summary.csv)")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument(
+        "runs", type=path_object, nargs="+", metavar="RUN", help="run folders (those with a summary.csv)"
+    )
+    parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results")
     args = parser.parse_args(argv)
     courses = {run.name: course(run) for run in args.runs}
     args.results.mkdir(parents=True, exist_ok=True)

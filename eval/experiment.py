@@ -31,6 +31,7 @@ from threading import Lock
 from tqdm import tqdm
 
 from timm_gcp import GCPError
+from timm_gcp.training.option_types import path_object
 
 from .folds import write_folds
 from .record import append_row, provenance, read_rows, write_rows
@@ -183,9 +184,13 @@ class Run:
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m eval experiment", description=__doc__.split("\n")[0])
-    parser.add_argument("--data-dir", type=Path, required=True, help="the grocery data set (folder with train.txt)")
-    parser.add_argument("--work", type=Path, default=Path("runs/experiment"), help="folder for the runs (%(default)s)")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument(
+        "--data-dir", type=path_object, required=True, help="the grocery data set (folder with train.txt)"
+    )
+    parser.add_argument(
+        "--work", type=path_object, default=Path("runs/experiment"), help="folder for the runs (%(default)s)"
+    )
+    parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of a run (%(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side, one thread each")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of the final runs (%(default)s)")

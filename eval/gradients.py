@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from timm_gcp import METHODS, covariance_sqrt
 from timm_gcp.plots import new_figure, save_figure
+from timm_gcp.training.option_types import path_object
 
 from .record import provenance, write_rows
 
@@ -28,7 +29,7 @@ OWN_FUNCTION = ("svdtopn", "rsqrt", "logm", "seb")
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m eval gradients", description=__doc__.split("\n")[0])
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results")
     parser.add_argument("--batch", type=int, default=4, help="random matrices a cell (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)

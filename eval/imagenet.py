@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 
 from timm_gcp import GCPError
+from timm_gcp.training.option_types import path_object
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
 
 from .accuracy import evaluate
@@ -20,8 +21,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--data-dir", required=True, help="ImageNet-1k, with a folder of classes under --split")
     parser.add_argument("--split", default="validation")
     parser.add_argument("--models", nargs="+", default=[], metavar="NAME", help="rows of the manifest (default: all)")
-    parser.add_argument("--manifest", type=Path, default=MANIFEST)
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--manifest", type=path_object, default=MANIFEST)
+    parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results")
     args, others = parser.parse_known_args(argv)
     rows = chosen(read_manifest(args.manifest), args.models)
     given = ["--data-dir", args.data_dir, "--split", args.split, *others]

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from timm_gcp import GCPError
 from timm_gcp.models.stride import set_last_stride
 from timm_gcp.plots import new_figure, save_figure
+from timm_gcp.training.option_types import path_object
 
 from .record import provenance, write_rows
 
@@ -39,7 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m eval memory", description=__doc__.split("\n")[0])
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results")
     parser.add_argument("--backbone", default="resnet50", help="a timm ResNet or VGG (%(default)s)")
     parser.add_argument("--method", default="svdpade")
     parser.add_argument("--img-size", type=int, default=448)

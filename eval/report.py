@@ -11,6 +11,7 @@ from pathlib import Path
 
 from timm_gcp import GCPError
 from timm_gcp.files import save_text
+from timm_gcp.training.option_types import path_object
 
 from . import answers, gradients, memory, speed
 from .record import read_rows, read_values
@@ -126,7 +127,7 @@ SECTIONS = (
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m eval report", description=__doc__.split("\n")[0])
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results")
     args = parser.parse_args(argv)
     out = args.results / "README.md"
     content = page(args.results)

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from timm_gcp import METHODS, pool_features
 from timm_gcp.models.stride import set_last_stride
 from timm_gcp.plots import new_figure, save_figure
+from timm_gcp.training.option_types import path_object
 
 from .record import provenance, write_rows
 from .upstream_layers import LAYERS, load
@@ -57,11 +58,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (%(default)s)")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--upstream", type=Path, metavar="DIR", help="folder with checkouts of the two repositories")
+    parser.add_argument(
+        "--upstream", type=path_object, metavar="DIR", help="folder with checkouts of the two repositories"
+    )
     parser.add_argument("--step", metavar="BACKBONE", help="time training steps of this backbone instead")
     parser.add_argument("--img-size", type=int, default=224, help="of a training step (%(default)s)")
     parser.add_argument("--amp", action="store_true", help="training steps under bfloat16 autocast")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

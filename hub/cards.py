@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from timm_gcp.files import save_text
+from timm_gcp.training.option_types import path_object
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
 
 from .card import by_whom, cell, percent, render_card
@@ -15,8 +16,8 @@ INDEX = "index.md"
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m hub cards", description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("cards"), help="folder to write to (%(default)s)")
-    parser.add_argument("--manifest", type=Path, default=MANIFEST, help="manifest to show (the package's)")
+    parser.add_argument("--out", type=path_object, default=Path("cards"), help="folder to write to (%(default)s)")
+    parser.add_argument("--manifest", type=path_object, default=MANIFEST, help="manifest to show (the package's)")
     args = parser.parse_args(argv)
 
     rows = read_manifest(args.manifest)

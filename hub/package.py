@@ -19,6 +19,7 @@ from typing import Any
 
 from timm_gcp import GCPError
 from timm_gcp.files import save_atomically
+from timm_gcp.training.option_types import path_object
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest, write_manifest
 
 from .recipe import read_recipe
@@ -36,7 +37,7 @@ BOOKKEEPING = {"--output": 2, "--experiment": 2, "--checkpoint-hist": 2, "--no-c
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m hub package", description=__doc__.split("\n")[0])
     parser.add_argument("name", help="of the row: <registered model>.<tag>")
-    parser.add_argument("folder", type=Path, help="model folder of a run of timm-gcp train")
+    parser.add_argument("folder", type=path_object, help="model folder of a run of timm-gcp train")
     parser.add_argument("--description", required=True, help="a sentence for people")
     parser.add_argument("--licence", default="Apache-2.0", help="SPDX identifier (%(default)s)")
     parser.add_argument("--origin-url", help="where a person can read about the data")
@@ -44,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--where", required=True, help="the machine, in words")
     parser.add_argument("--evaluate", required=True, metavar="ARGS", help="data arguments of timm-gcp validate, quoted")
     parser.add_argument("--data-name", help="what stands for the data folder in the commands of the row")
-    parser.add_argument("--manifest", type=Path, default=MANIFEST, help=argparse.SUPPRESS)
+    parser.add_argument("--manifest", type=path_object, default=MANIFEST, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     weights = args.folder / "model.safetensors"
     if not weights.is_file():

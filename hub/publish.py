@@ -12,6 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from timm_gcp import GCPError
 from timm_gcp.text import nearest
+from timm_gcp.training.option_types import path_object
 from timm_gcp.weights.download import sha256_of
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest, write_manifest
 
@@ -27,9 +28,13 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m hub publish", description=__doc__.split("\n")[0])
     parser.add_argument("name", help="a row of the manifest, such as resnet50_svdpade.in1k")
     parser.add_argument("--org", required=True, help="organisation or user on the Hub")
-    parser.add_argument("--folder", type=Path, help="model folder with the weights (default: what the row resolves to)")
-    parser.add_argument("--manifest", type=Path, default=MANIFEST, help="manifest to read and write (the package's)")
-    parser.add_argument("--curves", type=Path, help="picture of the training curves, for the card")
+    parser.add_argument(
+        "--folder", type=path_object, help="model folder with the weights (default: what the row resolves to)"
+    )
+    parser.add_argument(
+        "--manifest", type=path_object, default=MANIFEST, help="manifest to read and write (the package's)"
+    )
+    parser.add_argument("--curves", type=path_object, help="picture of the training curves, for the card")
     parser.add_argument("--private", action="store_true", help="make a new repository that only ORG sees")
     parser.add_argument("--dry-run", action="store_true", help="show what would be done; nothing is sent")
     args = parser.parse_args(argv)

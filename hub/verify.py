@@ -12,6 +12,7 @@ from rich.table import Table
 
 from timm_gcp import GCPError
 from timm_gcp.text import nearest
+from timm_gcp.training.option_types import path_object
 from timm_gcp.weights.download import sha256_of
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
 
@@ -38,7 +39,7 @@ class Verdict:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m hub verify", description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="rows to check (default: all that are on the Hub)")
-    parser.add_argument("--manifest", type=Path, default=MANIFEST, help="manifest to check (the package's)")
+    parser.add_argument("--manifest", type=path_object, default=MANIFEST, help="manifest to check (the package's)")
     args = parser.parse_args(argv)
 
     rows = _chosen(read_manifest(args.manifest), args.names)

@@ -15,9 +15,19 @@ import eval.__main__
 import hub.__main__
 from timm_gcp.cli import main
 from timm_gcp.errors import GCPError
-from timm_gcp.training.arguments import Parser, parse_predict_args, parse_train_args, parse_validate_args
+from timm_gcp.training.arguments import (
+    Parser,
+    convert_parser,
+    export_parser,
+    parse_predict_args,
+    parse_train_args,
+    parse_validate_args,
+    predict_parser,
+    train_parser,
+    validate_parser,
+)
 from timm_gcp.training.convert import _check_out
-from timm_gcp.training.option_types import model_name, policy
+from timm_gcp.training.option_types import file_path, model_name, policy
 from timm_gcp.training.transforms import fit_policy
 from timm_gcp.training.value_checks import image_mode
 
@@ -25,12 +35,15 @@ REFUSED = {
     "--mean 123.7 116.3 103.5": "divide values of a scale of 0 to 255 by 255",
     "--std 58 57 57": "divide values of a scale of 0 to 255 by 255",
     "--std 0": "more than 0",
-    "--crop-pct 2": "at most 1",
-    "--crop-pct 0": "more than 0",
+    "--crop-pct 2": "between 0.1 and 1",
+    "--crop-pct 0": "between 0.1 and 1",
     "--scale 1 0.08": "the smaller first",
     "--scale 0.1 0.5 1": "two values",
     "--scale 0.5 2": "cannot go beyond 1",
     "--ratio 0 1": "positive",
+    "--recount 0": "at least 1",
+    "--torchcompile inducto": "did you mean inductor",
+    "--cutmix-minmax 0 0": "positive",
     "--ratio 1": "two values",
     "--cutmix-minmax 0.5": "two values",
     "--momentum 2": "less than 1",
@@ -88,7 +101,7 @@ def test_a_yaml_file_is_checked_as_the_command_line(tmp_path):
     config = tmp_path / "run.yaml"
     for line, message in (
         ("mean: [123.7, 116.3, 103.5]", "divide values"),
-        ("crop-pct: 0", "more than 0"),
+        ("crop-pct: 0", "between 0.1 and 1"),
         ("lr: 0.1\nepochs: 3\nlr: 0.2", "'lr' stands there twice, in lines 1 and 3"),
         ("batch-size: 8\nbatch_size: 16", "'batch_size' stands there twice, in lines 1 and 2"),
         ("model_kwargs: {a: 1, a: 2}", "'a' stands there twice, in lines 1 and 1"),
@@ -119,6 +132,21 @@ def test_the_tilde_is_the_home_folder_everywhere(tmp_path, monkeypatch):
     assert model_name("hf-hub:a/b") == "hf-hub:a/b"
     with pytest.raises(argparse.ArgumentTypeError, match="no home folder ~nobody-of-that-name"):
         model_name("~nobody-of-that-name/m")
+
+
+@pytest.mark.parametrize("parser", [train_parser, validate_parser, predict_parser, export_parser, convert_parser])
+def test_every_option_that_takes_a_path_has_its_type(parser):
+    types = (file_path, model_name)
+    assert [
+        action.dest for action in parser()._actions if action.metavar in ("DIR", "FILE") and action.type not in types
+    ] == []
+
+
+@pytest.mark.parametrize(
+    "file", [*Path(eval.__main__.__file__).parent.glob("*.py"), *Path(hub.__main__.__file__).parent.glob("*.py")]
+)
+def test_commands_of_eval_and_hub_expand_paths_too(file):
+    assert "type=Path" not in file.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from .option_types import (
 )
 from .recipe import find_recipe, recipe_names
 from .unknown_options import unknown_arguments
-from .value_checks import check_device, check_model_kwargs, check_optimizer, check_ranges, image_mode
+from .value_checks import check_compiler, check_device, check_model_kwargs, check_optimizer, check_ranges, image_mode
 
 DEMONSTRATION = "test_resnet_svdpade.grocery"
 """The model whose weights are in the package, so that ``predict`` works without a network."""
@@ -305,7 +305,7 @@ def train_parser() -> Parser:
     group.add_argument("--recount", type=int, default=1, metavar="N")
     group.add_argument("--mixup", type=NOT_NEGATIVE, default=0.0, metavar="ALPHA")
     group.add_argument("--cutmix", type=NOT_NEGATIVE, default=0.0, metavar="ALPHA")
-    group.add_argument("--cutmix-minmax", type=SHARE, nargs="+", metavar="P")
+    group.add_argument("--cutmix-minmax", type=POSITIVE, nargs="+", metavar="P")
     group.add_argument("--mixup-prob", type=SHARE, default=1.0, metavar="P")
     group.add_argument("--mixup-switch-prob", type=SHARE, default=0.5, metavar="P")
     group.add_argument("--mixup-mode", default="batch", choices=("batch", "pair", "elem"))
@@ -613,7 +613,7 @@ def parse_train_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namesp
 
     _check_common(args)
     get_method(args.warm_method)
-    for name in ("epochs", "grad_accum_steps", "log_interval", "checkpoint_hist", "lr_base_size"):
+    for name in ("recount", "epochs", "grad_accum_steps", "log_interval", "checkpoint_hist", "lr_base_size"):
         _at_least(args, name, 1)
     for name in ("warmup_epochs", "cooldown_epochs", "monitor_every", "patience_epochs", "mixup_off_epoch"):
         _at_least(args, name, 0)
@@ -621,6 +621,7 @@ def parse_train_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namesp
     if args.validation_batch_size is not None:
         _at_least(args, "validation_batch_size", 1)
     check_ranges(args)
+    check_compiler(args.torchcompile)
     if args.sched not in SCHEDULERS:
         raise GCPError(f"Unknown scheduler '{args.sched}'; there are {', '.join(SCHEDULERS)}{_near(args.sched)}")
     optimizers = timm.optim.list_optimizers()

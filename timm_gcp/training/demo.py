@@ -20,6 +20,7 @@ from ..plots import new_figure, save_figure
 from .arguments import Parser
 from .curves import draw_comparison
 from .loading import model_from_checkpoint
+from .option_types import path_object
 from .train import main as train
 from .validate import main as validate
 
@@ -50,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         GCPError: the output folder is in use, or the reloaded model does not give what the trained one gave.
     """
     parser = Parser(prog="timm-gcp demo", description=__doc__.split(":", 1)[1].strip())
-    parser.add_argument("--output", type=Path, default=Path("timm-gcp-demo"), help="folder to write (%(default)s)")
+    parser.add_argument(
+        "--output", type=path_object, default=Path("timm-gcp-demo"), help="folder to write (%(default)s)"
+    )
     parser.add_argument("--epochs", type=int, default=8, help="of each of the two runs (%(default)s)")
     parser.add_argument("--images", type=int, default=60, help="training images a class (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and data order (%(default)s)")

@@ -8,6 +8,7 @@ import math
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from timm.data import auto_augment
 
@@ -26,6 +27,7 @@ __all__ = [
     "experiment_name",
     "file_path",
     "model_name",
+    "path_object",
     "policy",
     "resampling",
     "train_resampling",
@@ -90,7 +92,7 @@ BELOW_ONE = Number(0, 1, below=True)
 POSITIVE = Number(0, above=True)
 NOT_NEGATIVE = Number(0)
 SEED = Number(0, 2**31 - 1, whole=True)
-CROP = Number(0, 1, above=True)
+CROP = Number(0.1, 1)
 MEAN = Number(0, 1, hint=": pixels run from 0 to 1 here; divide values of a scale of 0 to 255 by 255")
 DEVIATION = Number(0, 1, above=True, hint=MEAN.hint)
 
@@ -108,6 +110,11 @@ def file_path(text: str) -> str:
         home = path.split("/")[0]
         raise argparse.ArgumentTypeError(f"there is no home folder {home}; write ./{text} for such a name")
     return path
+
+
+def path_object(text: str) -> Path:
+    """A `file_path` as a ``pathlib.Path``."""
+    return Path(file_path(text))
 
 
 def model_name(text: str) -> str:

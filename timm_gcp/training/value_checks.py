@@ -8,8 +8,9 @@ import timm.optim
 import torch
 
 from ..errors import GCPError
+from ..text import nearest
 
-__all__ = ["check_device", "check_model_kwargs", "check_optimizer", "check_ranges", "image_mode"]
+__all__ = ["check_compiler", "check_device", "check_model_kwargs", "check_optimizer", "check_ranges", "image_mode"]
 
 _OWN_OPTIONS = {
     **{"num_classes": "--num-classes", "in_chans": "--in-chans", "last_stride": "--last-stride"},
@@ -49,6 +50,19 @@ def check_ranges(args: argparse.Namespace) -> None:
             raise GCPError(f"{option} takes two values, the smaller first, not {shown}.")
         if most is not None and values[1] > most:
             raise GCPError(f"{option} cannot go beyond {most:g}, not to {values[1]:g}.")
+
+
+def check_compiler(backend: str | None) -> None:
+    """Refuses a backend that ``torch.compile`` does not have.
+
+    Raises:
+        GCPError: the backends that there are.
+    """
+    if backend is None:
+        return
+    names = torch.compiler.list_backends(exclude_tags=())
+    if backend not in names:
+        raise GCPError(f"--torchcompile {backend}: torch has {', '.join(names)}{nearest(backend, names)}")
 
 
 def check_optimizer(name: str) -> None:
