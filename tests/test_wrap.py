@@ -219,8 +219,7 @@ def test_without_the_protocol(images, tmp_path):
     ("argv", "message"),
     [
         (["--switch-epoch", "4"], "would never switch: epoch 4, counted from 0, lies beyond the end"),
-        (["--min-lr", "0.04"], "would never switch: within the 4 epochs the learning rate falls to 0.8"),
-        (["--sched", "plateau"], "A metric-driven schedule"),
+        (["--epochs", "1"], "would never switch: within the 1 epoch the learning rate stays at its peak"),
         (["--sched", "none", "--switch-epoch", "2"], "gives no scheduler"),
         (["--switch-epoch", "2", "--no-hybrid"], "--switch-epoch has no effect with --no-hybrid"),
         (["--switch-epoch", "0"], "leaves no epoch for the warm method"),

@@ -11,7 +11,7 @@ from PIL import Image
 MODEL = "test_resnet_svdpade"
 COMMON = [
     *("--img-size", "64", "-b", "8", "--epochs", "4", "--warmup-epochs", "0", "--lr", "0.05", "-j", "1"),
-    *("--monitor-every", "1", "--switch-epoch", "2", "--log-interval", "2", "--device", "cpu"),
+    *("--monitor-every", "1", "--switch-epoch", "2", "--log-interval", "2", "--device", "cpu", "--no-sched-on-updates"),
 ]
 
 

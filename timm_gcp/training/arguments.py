@@ -62,8 +62,8 @@ class Parser(argparse.ArgumentParser):
 class _Switch(argparse.BooleanOptionalAction):
     """``--name``, off by default, with a ``--no-name`` for what a recipe or ``--config`` turns on."""
 
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
-        super().__init__(option_strings, dest, default=False, help=help)
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str, default: bool | None = False) -> None:
+        super().__init__(option_strings, dest, default=default, help=help)
 
 
 class _Pairs(ParseKwargs):
@@ -257,7 +257,12 @@ def train_parser() -> Parser:
 
     group = parser.add_argument_group("Learning rate")
     group.add_argument("--sched", default="cosine", metavar="NAME", help=f"{', '.join(SCHEDULERS)} (default: cosine)")
-    group.add_argument("--sched-on-updates", action=_Switch, help="step every update, not every epoch")
+    group.add_argument(
+        "--sched-on-updates",
+        action=_Switch,
+        default=None,
+        help="step every update, not every epoch (default: on for runs of under 6 epochs)",
+    )
     group.add_argument("--lr", type=POSITIVE, metavar="LR", help="learning rate (default: from --lr-base)")
     group.add_argument("--lr-base", type=POSITIVE, default=0.1, metavar="LR", help="lr = lr_base · batch / base size")
     group.add_argument("--lr-base-size", type=int, default=256, metavar="N", help="(default: 256)")
@@ -278,7 +283,9 @@ def train_parser() -> Parser:
     group.add_argument("--epochs", type=int, default=300, metavar="N", help="(default: 300)")
     group.add_argument("--decay-milestones", type=int, nargs="+", default=[90, 180, 270], metavar="N")
     group.add_argument("--decay-epochs", type=POSITIVE, default=90, metavar="N")
-    group.add_argument("--warmup-epochs", type=int, default=5, metavar="N", help="(default: 5)")
+    group.add_argument(
+        "--warmup-epochs", type=NOT_NEGATIVE, metavar="N", help="(default: 5, or a fifth of the run where that is less)"
+    )
     group.add_argument("--warmup-prefix", action="store_true", help="warm-up comes on top of the schedule")
     group.add_argument("--cooldown-epochs", type=int, default=0, metavar="N")
     group.add_argument("--patience-epochs", type=int, default=10, metavar="N")
@@ -734,7 +741,7 @@ def parse_convert_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _at_least(args: argparse.Namespace, name: str, least: int) -> None:
-    if getattr(args, name) < least:
+    if getattr(args, name) is not None and getattr(args, name) < least:
         raise GCPError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(args, name)}.")
 
 

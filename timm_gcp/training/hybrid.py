@@ -51,6 +51,9 @@ _logger = logging.getLogger(__name__)
 # Schedulers recompute a rate by a recurrence: equal rates differ in the last digits.
 _TOLERANCE = 1e-6
 
+# The share of a run that the final method gets where the rule of the switch would not be reached.
+_LAST_PART = 0.2
+
 
 @dataclass
 class History:
@@ -64,6 +67,8 @@ class History:
         peak: the highest learning rate of the whole run, where a preview gave it.
         peak_at: the position at which the preview has that peak first.
         updates_per_epoch: updates in an epoch, where the preview has one rate an update.
+        last_part: the position from which the final method trains in any case, where `HybridSchedule.check` found that
+            the rule may not be reached.
         below_since: the first epoch of the present stretch that ran below the peak from its start.
         conditioning: pairs of epoch and median condition number κ.
     """
@@ -75,6 +80,7 @@ class History:
     peak: float | None = None
     peak_at: float | None = None
     updates_per_epoch: int | None = None
+    last_part: float | None = None
     below_since: int | None = None
     conditioning: list[tuple[int, float]] = field(default_factory=list)
 
@@ -123,24 +129,56 @@ class SwitchRule(Protocol):
         """One sentence for a run in which the moment never comes: why, and the remedy."""
 
 
-def _check_latest(latest_epoch: int | None) -> None:
-    if latest_epoch is not None and latest_epoch < 1:
+def _epochs(number: float) -> str:
+    return f"{number:.4g} epoch{'' if number == 1 else 's'}"
+
+
+def _remedy(epochs: int) -> str:
+    """What to do about a switch that does not come, by the names on the command line and in a loop of one's own."""
+    alone = "train with the final method alone (--no-hybrid; without HybridSchedule in a loop of your own)"
+    if epochs == 1:
+        return (
+            "one epoch without a step of the learning rate in it has no moment for a switch: train longer "
+            "(--epochs 2), step at every update and have more than one (--sched-on-updates, a smaller batch; "
+            f"updates_per_epoch), or {alone}."
+        )
+    own = "latest_epoch in a loop of your own"
+    return f"give an epoch for the switch under {epochs} (--switch-epoch N; {own}), or {alone}."
+
+
+def _check_latest(latest_epoch: float | None) -> None:
+    if latest_epoch is not None and not latest_epoch > 0:
         raise GCPError(
-            f"The latest epoch for the switch is {latest_epoch}, but at least one epoch has to run before it: give 1 "
-            "or more, or train with the final method alone (--no-hybrid)."
+            f"The latest epoch for the switch is {latest_epoch}, but the warm method has to train before it: give 1 or "
+            "more, or train with the final method alone (--no-hybrid; without HybridSchedule in a loop of your own)."
         )
 
 
-def _due(latest_epoch: int | None, history: History) -> bool:
-    return latest_epoch is not None and history.epoch >= latest_epoch
+def _due(latest_epoch: float | None, history: History) -> bool:
+    # A position, not an epoch: `last_part` may begin within an epoch.
+    latest = history.last_part if latest_epoch is None else latest_epoch
+    return latest is not None and history.position >= latest
 
 
-def _epochs(number: int) -> str:
-    return f"{number} epoch{'' if number == 1 else 's'}"
-
-
-def _at_the_latest(latest_epoch: int | None) -> str:
+def _at_the_latest(latest_epoch: float | None) -> str:
     return "" if latest_epoch is None else f", after {_epochs(latest_epoch)} at the latest"
+
+
+def last_part(epochs: int, updates_per_epoch: int | None = None) -> float | None:
+    """Where the last part of a run begins, for a switch that the learning rate does not bring.
+
+    Args:
+        epochs: length of the whole run.
+        updates_per_epoch: where the method can change between updates; None where it changes between epochs only.
+
+    Returns:
+        The position in epochs, from 0; whole where it is between epochs. None where the run has one step alone.
+    """
+    steps = epochs * (updates_per_epoch or 1)
+    begin = steps - max(1, round(_LAST_PART * steps))
+    if begin < 1:
+        return None
+    return begin / updates_per_epoch if updates_per_epoch else begin
 
 
 @dataclass(frozen=True)
@@ -154,7 +192,7 @@ class LearningRateFraction:
     """
 
     fraction: float = 0.1
-    latest_epoch: int | None = None
+    latest_epoch: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction < 1:
@@ -177,19 +215,22 @@ class LearningRateFraction:
         return lrs_known
 
     def refusal(self, lrs: Sequence[float] | None, epochs: int) -> str:
+        return f"The hybrid protocol would never switch: {self.missed(lrs, epochs)}; {_remedy(epochs)}"
+
+    def missed(self, lrs: Sequence[float] | None, epochs: int) -> str:
         if lrs is None:
-            return (
-                "A metric-driven schedule (plateau) may never lower the learning rate far enough for the hybrid "
-                f"protocol to switch: give the epoch at which it switches (--switch-epoch N, under {epochs}), or "
-                "another scheduler (--sched cosine)."
-            )
+            return "a metric drives the schedule (plateau), and nobody knows how far the learning rate will fall"
         peak = max(lrs)
-        low = min(lrs[lrs.index(peak) :]) / peak if peak > 0 else 1.0
-        how_low = f"falls to {low:.3g} of its peak at the lowest" if low < 1 - _TOLERANCE else "stays at its peak"
+        after = lrs[lrs.index(peak) :]
+        low = min(after) / peak if peak > 0 else 1.0
+        if low < 1 - _TOLERANCE:
+            course = f"falls to {low:.3g} of its peak at the lowest"
+        elif len(lrs) > 1 and lrs[0] < peak * (1 - _TOLERANCE) and len(after) == 1:
+            course = "rises to the end (its warm-up is as long as the run)"
+        else:
+            course = "stays at its peak"
         return (
-            f"The hybrid protocol would never switch: within the {epochs} epochs the learning rate {how_low}, and the "
-            f"switch waits for {self.fraction:g} of it; lower --min-lr or choose a schedule that falls further, raise "
-            "--switch-lr-fraction, or give the epoch (--switch-epoch N)."
+            f"within the {_epochs(epochs)} the learning rate {course}, and the switch waits for {self.fraction:g} of it"
         )
 
 
@@ -220,10 +261,12 @@ class AtEpoch:
         return True
 
     def refusal(self, lrs: Sequence[float] | None, epochs: int) -> str:
-        sooner = f"give --switch-epoch {epochs - 1} or less, or train longer" if epochs > 1 else "train longer"
+        sooner = (
+            f"give --switch-epoch {epochs - 1} or less (AtEpoch), or train longer" if epochs > 1 else "train longer"
+        )
         return (
             f"The hybrid protocol would never switch: epoch {self.epoch}, counted from 0, lies beyond the end of a "
-            f"training of {epochs} epochs; {sooner} (--epochs)."
+            f"training of {_epochs(epochs)}; {sooner} (--epochs)."
         )
 
 
@@ -243,7 +286,7 @@ class ConditioningSettles:
 
     window: int = 3
     tolerance: float = 0.1
-    latest_epoch: int | None = None
+    latest_epoch: float | None = None
 
     def __post_init__(self) -> None:
         if self.window < 2 or not self.tolerance > 0:
@@ -273,10 +316,10 @@ class ConditioningSettles:
         return False
 
     def refusal(self, lrs: Sequence[float] | None, epochs: int) -> str:
-        return (
-            "The hybrid protocol might never switch, since nobody knows beforehand whether the conditioning settles: "
-            f"give the latest epoch for the switch (latest_epoch, or --switch-epoch N), under {epochs}."
-        )
+        return f"The hybrid protocol might never switch: {self.missed(lrs, epochs)}; {_remedy(epochs)}"
+
+    def missed(self, lrs: Sequence[float] | None, epochs: int) -> str:
+        return "nobody knows beforehand whether the conditioning settles"
 
 
 DEFAULT_SWITCH = LearningRateFraction(0.1)
@@ -318,6 +361,7 @@ class HybridSchedule:
             )
         self.switch = switch
         self.switched_at: dict[str, int | None] | None = None
+        self._reason = ""
         self._history = History()
         self._models: list[nn.Module] = []
         self.add(model)
@@ -345,6 +389,9 @@ class HybridSchedule:
     def check(self, lrs: Sequence[float] | None, epochs: int, updates_per_epoch: int | None = None) -> int | None:
         """Makes sure, before training, that the switch comes, and takes note of the peak.
 
+        Where the learning rate does not fall far enough, or nobody can know it, the rule gets a latest moment: the
+        final method trains the last fifth of the run (`describe` says so).
+
         When resuming, load the state first: a run that has switched is not refused.
 
         Args:
@@ -361,7 +408,7 @@ class HybridSchedule:
             GCPError: the switch would not come before the end; the message names the remedy.
         """
         if epochs < 1:
-            raise GCPError(f"A training of {epochs} epochs has nothing to switch: give --epochs 2 or more.")
+            raise GCPError(f"A training of {epochs} epochs has nothing to train: give 1 or more (--epochs).")
         if lrs is not None and len(lrs) != epochs * (updates_per_epoch or 1):
             raise GCPError(
                 f"check() was given {len(lrs)} learning rates for {epochs} epochs of {updates_per_epoch or 1} steps."
@@ -375,14 +422,29 @@ class HybridSchedule:
         self._history = _with_plan(self._history, plan)
         if self.switched_at is not None:
             return self.switched_at["epoch"]
-        epoch = self._rehearse(plan, [math.nan] * epochs if lrs is None else lrs)
+        known = lrs is not None
+        rehearsed = [math.nan] * (epochs * (updates_per_epoch or 1)) if lrs is None else lrs
+        epoch = self._rehearse(plan, rehearsed)
+        if epoch is None and self._take_last_part(lrs, epochs, updates_per_epoch):
+            epoch = self._rehearse(_with_plan(History(), self._history), rehearsed)
         if epoch is None:
             raise GCPError(self.switch.refusal(lrs, epochs))
-        return epoch if self.switch.foreseen(lrs is not None) else None
+        return epoch if self.switch.foreseen(known) else None
+
+    def _take_last_part(self, lrs: Sequence[float] | None, epochs: int, updates_per_epoch: int | None) -> bool:
+        """Makes the last part of the run the latest moment of a rule that is not reached, if it has none of its own."""
+        rule, begin = self.switch, last_part(epochs, updates_per_epoch)
+        if begin is None or not isinstance(rule, (LearningRateFraction, ConditioningSettles)):
+            return False
+        if rule.latest_epoch is not None:
+            return False
+        self._reason = rule.missed(lrs, epochs)
+        self._history.last_part = begin
+        return True
 
     def _rehearse(self, history: History, lrs: Sequence[float]) -> int | None:
         """The epoch in which the rule is reached if the learning rates are these and κ never settles."""
-        updates = history.updates_per_epoch if history.peak is not None else None
+        updates = history.updates_per_epoch
         for i, lr in enumerate(lrs):
             history.record(lr, i // (updates or 1), i if updates else None)
             if self.switch.reached(history):
@@ -443,7 +505,8 @@ class HybridSchedule:
         if self.switched_at is not None:
             after = _epochs(int(self.switched_at["epoch"] or 0))
             return f"Hybrid protocol: switched from {self.warm} to {self.final} after {after}."
-        return f"Hybrid protocol: {self.warm} first, switches to {self.final} {self.switch.describe()}."
+        why = f"{_at_the_latest(self._history.last_part)} ({self._reason})" if self._reason else ""
+        return f"Hybrid protocol: {self.warm} first, switches to {self.final} {self.switch.describe()}{why}."
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint: plain numbers, strings, lists and dicts, which ``weights_only=True`` loads."""
@@ -507,7 +570,13 @@ def _pools(model: nn.Module) -> list[Any]:
 
 
 def _with_plan(history: History, plan: History) -> History:
-    return replace(history, peak=plan.peak, peak_at=plan.peak_at, updates_per_epoch=plan.updates_per_epoch)
+    return replace(
+        history,
+        peak=plan.peak,
+        peak_at=plan.peak_at,
+        updates_per_epoch=plan.updates_per_epoch,
+        last_part=plan.last_part,
+    )
 
 
 def base_learning_rate(optimizer: torch.optim.Optimizer) -> float:

@@ -1,6 +1,7 @@
 """Learning rate, parameter groups, optimiser and scheduler of a run, and the check that the switch comes."""
 
 import argparse
+import logging
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,13 @@ from .hybrid import (
     preview_learning_rates,
 )
 
+_logger = logging.getLogger(__name__)
+
+# timm's warm-up in epochs, and the largest share of a run that it takes where it is not given.
+_WARMUP_EPOCHS, _WARMUP_SHARE = 5, 0.2
+# A cosine over fewer epochs does not come near zero in steps of an epoch: its rate changes at every update.
+_EPOCHS_FOR_STEPS = 6
+
 # The settings of torch's ReduceLROnPlateau, which its state_dict holds among the state.
 _PLATEAU_SETTINGS = ("factor", "patience", "cooldown", "mode", "threshold", "threshold_mode", "min_lrs", "eps")
 
@@ -28,6 +36,35 @@ def set_learning_rate(args: argparse.Namespace) -> None:
         ratio = args.batch_size * args.world_size * args.grad_accum_steps / args.lr_base_size
         scale = args.lr_base_scale or ("sqrt" if any(o in args.opt.lower() for o in ("ada", "lamb")) else "linear")
         args.lr = args.lr_base * (ratio**0.5 if scale == "sqrt" else ratio)
+
+
+def set_course(args: argparse.Namespace) -> None:
+    """Fills in ``args.sched_on_updates`` and ``args.warmup_epochs`` by the length of the run, where not given.
+
+    Under 6 epochs the rate changes at every update (but plateau's, which cannot). The warm-up has timm's 5 epochs, but
+    at most a fifth of the run; it is whole where the rate changes between epochs.
+    """
+    if args.sched_on_updates is None:
+        args.sched_on_updates = args.epochs < _EPOCHS_FOR_STEPS and args.sched != "plateau"
+    if args.warmup_epochs is None:
+        share = _WARMUP_SHARE * args.epochs
+        args.warmup_epochs = min(_WARMUP_EPOCHS, share if args.sched_on_updates else int(share))
+
+
+def warn_of_warmup(warmup_epochs: float, epochs: int) -> None:
+    """Warns of a run that is over before its warm-up is.
+
+    Args:
+        warmup_epochs: length of the warm-up.
+        epochs: length of the whole run, with a warm-up that comes on top.
+    """
+    if warmup_epochs >= epochs:
+        _logger.warning(
+            "The whole run is warm-up (--warmup-epochs %g, and %d epochs in all), so the learning rate never reaches "
+            "--lr: give a shorter warm-up, or train longer (--epochs).",
+            warmup_epochs,
+            epochs,
+        )
 
 
 def make_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
@@ -112,6 +149,8 @@ def make_scheduler(
         raise GCPError(f"Scheduler '{args.sched}' cannot be made: {first_line(error)}.") from error
     if scheduler is None and args.sched != "none":
         raise GCPError(f"Scheduler '{args.sched}' is not known to timm {timm.__version__}; update timm or use cosine.")
+    if scheduler is not None:
+        warn_of_warmup(args.warmup_epochs, epochs)
     if start > epochs:
         raise GCPError(f"--resume {args.resume} has trained {start} epochs, more than --epochs {epochs}; raise it.")
     if schedule is not None:

@@ -31,6 +31,7 @@ from ..weights.file import load_file
 from .arguments import add_hybrid_arguments, check_switch
 from .hybrid import HybridSchedule, base_learning_rate, preview_learning_rates
 from .loading import register_named
+from .optimizer import warn_of_warmup
 from .script_saver import ScriptSaver
 from .setup import hybrid_schedule
 
@@ -149,6 +150,8 @@ class ScriptHooks:
         def create_scheduler_v2(optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> tuple[Any, int]:
             scheduler, epochs = original(optimizer, *args, **kwargs)
             self.scheduled = True
+            if scheduler is not None:
+                warn_of_warmup(getattr(self.args, "warmup_epochs", None) or 0, epochs)
             # A script whose parser does not have our options is none that trains.
             if getattr(self.args, "hybrid", False) is False:
                 return scheduler, epochs

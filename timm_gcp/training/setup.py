@@ -43,7 +43,7 @@ from .hybrid import (
 from .inputs import given_image_size, make_autocast, preprocessing
 from .loading import create_model
 from .monitor import ConditioningMonitor
-from .optimizer import classifiers, make_optimizer, make_scheduler, set_learning_rate
+from .optimizer import classifiers, make_optimizer, make_scheduler, set_course, set_learning_rate
 from .processes import by_first
 from .progress import Progress
 from .resume import load_resumed, resume_from, resumed_position
@@ -93,6 +93,7 @@ def prepare(args: argparse.Namespace, device: torch.device, folder: RunFolder) -
     scaled = args.amp and args.amp_dtype == "float16" and device.type == "cuda"
     scaler = NativeScaler(device=device.type) if scaled else None
     set_learning_rate(args)
+    set_course(args)
     optimizer = make_optimizer(args, model)
     if resumed is not None:
         load_resumed(args, resumed, model, optimizer, scaler, schedule)

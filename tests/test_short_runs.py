@@ -1,0 +1,102 @@
+"""Runs of any length train sensibly by default: their warm-up is a share of them, and the switch comes."""
+
+import logging
+from functools import partial
+
+import pytest
+import torch
+from timm.scheduler import create_scheduler_v2
+from torch import nn
+
+from timm_gcp.errors import GCPError
+from timm_gcp.pooling import GlobalCovariancePool
+from timm_gcp.training.arguments import parse_train_args
+from timm_gcp.training.hybrid import ConditioningSettles, HybridSchedule, preview_learning_rates
+from timm_gcp.training.optimizer import make_scheduler, set_course, set_learning_rate
+
+UPDATES = 20
+
+
+def arguments(*argv):
+    args, _ = parse_train_args(["photos", "--device", "cpu", *map(str, argv)])
+    args.world_size = 1
+    set_learning_rate(args)
+    set_course(args)
+    return args
+
+
+def model():
+    return nn.Sequential(GlobalCovariancePool(2, reduce=None), nn.Linear(3, 2))
+
+
+def course(args, updates=UPDATES, hybrid=True):
+    """The schedule of the protocol, the learning rate of every update, and the method in force at each."""
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=args.lr)
+    schedule = HybridSchedule(net) if hybrid else None
+    scheduler, epochs = make_scheduler(args, optimizer, updates, schedule, 0, None)
+    lrs, methods = [], []
+    for epoch in range(epochs):
+        for update in range(epoch * updates, (epoch + 1) * updates):
+            if schedule is not None and (args.sched_on_updates or update % updates == 0):
+                schedule.step(optimizer.param_groups[0]["lr"], epoch, update if args.sched_on_updates else None)
+            lrs.append(optimizer.param_groups[0]["lr"])
+            methods.append(net[0].method)
+            if scheduler is not None:
+                scheduler.step_update(update + 1)
+        if scheduler is not None:
+            scheduler.step(epoch + 1, 1.0)
+    return schedule, lrs, methods
+
+
+@pytest.mark.parametrize("sched", ["cosine", "tanh", "step", "multistep", "poly", "plateau", "constant", "none"])
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5, 6, 10, 100])
+def test_any_number_of_epochs_reaches_its_peak_and_switches(sched, epochs):
+    if (sched, epochs) == ("plateau", 1):
+        pytest.skip("a metric needs an epoch, and the switch another")
+    args = arguments("--sched", sched, "--epochs", epochs)
+    _, lrs, methods = course(args)
+    assert max(lrs) >= 0.8 * args.lr
+    assert methods[0] == "isqrt"
+    assert methods[-1] == "svdpade"
+    assert methods == sorted(methods)  # one switch
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0.2), (5, 1), (6, 1), (10, 2), (24, 4), (25, 5), (300, 5)])
+def test_the_warm_up_is_timms_where_it_fits(epochs, warmup):
+    assert arguments("--epochs", epochs).warmup_epochs == pytest.approx(warmup)
+    assert arguments("--epochs", epochs, "--warmup-epochs", 3).warmup_epochs == 3
+    assert not arguments("--epochs", epochs, "--no-sched-on-updates").sched_on_updates
+
+
+@pytest.mark.parametrize("hybrid", [True, False])
+@pytest.mark.parametrize("sched", ["cosine", "plateau"])
+def test_a_run_wholly_in_warm_up_warns(sched, hybrid, caplog):
+    with caplog.at_level(logging.WARNING):
+        course(arguments("--sched", sched, "--epochs", 5, "--warmup-epochs", 5), hybrid=hybrid)
+    assert "The whole run is warm-up (--warmup-epochs 5, and 5 epochs in all)" in caplog.text
+    caplog.clear()
+    course(arguments("--sched", sched, "--epochs", 5), hybrid=hybrid)
+    assert not caplog.text
+
+
+def test_the_reason_is_the_warm_up_where_it_is():
+    args = arguments("--epochs", 5, "--warmup-epochs", 5)
+    schedule = HybridSchedule(model())
+    make_scheduler(args, torch.optim.SGD(model().parameters(), lr=args.lr), UPDATES, schedule, 0, None)
+    assert "rises to the end (its warm-up is as long as the run)" in schedule.describe()
+
+
+def test_one_step_is_refused_with_remedies_for_every_place():
+    args = arguments("--epochs", 1, "--no-sched-on-updates")
+    with pytest.raises(GCPError, match=r"--epochs 2.*--sched-on-updates.*updates_per_epoch.*--no-hybrid"):
+        course(args)
+
+
+def test_conditioning_that_may_not_settle_has_the_last_part():
+    make = partial(create_scheduler_v2, num_epochs=10)
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    schedule = HybridSchedule(net, switch=ConditioningSettles())
+    assert schedule.check(preview_learning_rates(optimizer, make, 10), 10) is None
+    assert [schedule.step(0.1, epoch) for epoch in range(10)].index(True) == 8
