@@ -1,7 +1,9 @@
 """The data room: layouts, what is refused at the door, unreadable images, and what the textures do and do not tell."""
 
+import io
 import logging
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -371,7 +373,7 @@ def test_sentence_survives_a_loader_worker(folders, workers):
     assert ("Traceback" in error.value.args[0]) == bool(workers)
 
 
-def test_check_drops_what_it_skips(folders, caplog, capsys):
+def test_check_drops_what_it_skips(folders, caplog):
     bad = [cut(folders / "train" / name / "1.jpg") for name in ("ant", "cat")]
     message = None
     with pytest.raises(GCPError) as error:
@@ -382,7 +384,6 @@ def test_check_drops_what_it_skips(folders, caplog, capsys):
     dataset = create_dataset("", folders, "train", skip_bad_images=True)
     with caplog.at_level(logging.WARNING):
         assert check_images(dataset, workers=2) == [str(path) for path in bad]
-    assert "checking images" in capsys.readouterr().err
     assert "Skipped 2 unreadable images of 6" in caplog.text
     assert all(str(path) in caplog.text for path in bad)
     assert len(dataset) == 4
@@ -500,9 +501,18 @@ def test_textures_tell_nothing_on_average_and_much_in_their_covariance():
     assert joint > 0.75
 
 
-def test_written_textures_are_an_image_folder(tmp_path, capsys):
+@pytest.mark.parametrize("terminal", [True, False])
+def test_bars_are_for_terminals(folders, tmp_path, monkeypatch, terminal):
+    stream = io.StringIO()
+    stream.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", stream)
+    check_images(create_dataset("", folders, "train"))
+    write_textures(tmp_path / "cloth", 2, 1, 1, img_size=16)
+    assert [name in stream.getvalue() for name in ("checking images", "textures")] == [terminal, terminal]
+
+
+def test_written_textures_are_an_image_folder(tmp_path):
     root = write_textures(tmp_path / "cloth", 3, images_per_class=2, validation_per_class=1, img_size=16, seed=5)
-    assert "textures" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["cloth"]
     for split, number in (("train", 2), ("validation", 1)):
         source = TextureDataset(split, 3, number, img_size=16, seed=5)

@@ -338,7 +338,7 @@ def test_goes_on_from_the_one_before(whole, images, tmp_path):
     done = timm_gcp_command(*arguments(images, tmp_path, "-j", "2"))
     assert done.returncode == 0, done.stderr
     assert "last.pth.tar is damaged" in done.stderr
-    assert "epochs 3 to 3" in done.stdout
+    assert "epochs 4 to 4" in done.stdout
     same_runs(whole, folder)
 
 

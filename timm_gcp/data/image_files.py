@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from ..errors import GCPError
 from ..text import some_of
 from .pixels import convert_image
+from .system_errors import read_error
 
 __all__ = [
     "UnreadableImageError",
@@ -171,12 +172,15 @@ def open_image(
 
     Raises:
         UnreadableImageError: there is no such file, or it cannot be decoded.
+        ReadError: the system failed while it was read.
     """
     try:
         return decode_image(file, mode, orient)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise OSError, but also SyntaxError, ValueError, struct.error, ...
+        if (failure := read_error(str(file), error)) is not None:
+            raise failure from error
         raise UnreadableImageError(f"{file} cannot be read ({reason_of(error)}); {remedy}.") from error
 
 

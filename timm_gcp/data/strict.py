@@ -13,6 +13,7 @@ from ..errors import GCPError
 from ..output import BAR
 from ..text import some_quoted
 from .image_files import UnreadableImageError, decode_image, reason_of
+from .system_errors import read_error
 
 _logger = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ class StrictImageDataset(ImageDataset):
         root: folder or file of the data set; only recorded when ``reader`` is a reader.
         reader: a timm reader or the name of one.
         skip_bad_images: go on with the next readable image instead of raising, and log every file once (in each
-            process). ``check_images`` takes such files out beforehand, so that no image counts twice.
+            process). ``check_images`` takes such files out beforehand, so that no image counts twice. An error of
+            the system (see ``read_error``) is raised all the same.
         orient: turn images upright by their EXIF orientation.
         **kwargs: those of timm's ``ImageDataset``.
 
@@ -74,9 +76,12 @@ class StrictImageDataset(ImageDataset):
         except (IndexError, MemoryError):
             raise
         except Exception as error:  # decoders raise OSError, but also SyntaxError, ValueError, struct.error, ...
+            name = self.filename(index, absolute=True)
+            if (failure := read_error(name, error)) is not None:
+                raise failure from error
             raise UnreadableImageError(
-                f"image {self.filename(index, absolute=True)!r} cannot be read ({reason_of(error)}): replace it, or "
-                "add --skip-bad-images to go on without it."
+                f"image {name!r} cannot be read ({reason_of(error)}): replace it, or add --skip-bad-images to go on "
+                "without it."
             ) from error
         return image, target, *features
 
@@ -104,7 +109,7 @@ def check_images(dataset: Any, progress: bool = True, workers: int | None = None
 
     Raises:
         GCPError: an image cannot be read and ``skip_bad_images`` is off, or no image of the data set (or, in a
-            training set, of one of its classes) is left.
+            training set, of one of its classes) is left, or the system fails while an image is read.
     """
     samples = getattr(getattr(dataset, "reader", None), "samples", None)
     if not isinstance(dataset, StrictImageDataset) or not isinstance(samples, list):
@@ -149,8 +154,11 @@ def _errors(dataset: StrictImageDataset, progress: bool, workers: int | None) ->
 
     pool = ThreadPoolExecutor(workers or os.cpu_count())
     hidden = None if progress else True  # None: where standard error is no terminal
-    with pool, tqdm(total=len(dataset), desc="checking images", disable=hidden, bar_format=BAR) as bar:
-        for start in range(0, len(dataset), _BATCH):
-            for error in pool.map(error_of, range(start, min(start + _BATCH, len(dataset)))):
-                bar.update()
-                yield error
+    try:
+        with tqdm(total=len(dataset), desc="checking images", disable=hidden, bar_format=BAR) as bar:
+            for start in range(0, len(dataset), _BATCH):
+                for error in pool.map(error_of, range(start, min(start + _BATCH, len(dataset)))):
+                    bar.update()
+                    yield error
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C, the queued images are not read

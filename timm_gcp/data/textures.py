@@ -119,6 +119,11 @@ class TextureDataset(Dataset):
             image = self.transform(image)
         return image, label if self.target_transform is None else self.target_transform(label)
 
+    @property
+    def targets(self) -> list[int]:
+        """The label of each image, before ``target_transform`` (torchvision's name for it)."""
+        return [index % self.num_classes for index in range(self._length)]
+
     def _label(self, index: int) -> int:
         if not 0 <= index < self._length:
             raise IndexError(f"index {index} is outside the {self._length} images")

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import errno
 import multiprocessing
 import multiprocessing.queues
 import multiprocessing.util
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from ..errors import GCPError
+from .system_errors import LoaderError, short_of
 
 __all__ = ["GuardedLoader", "LoaderError", "seed_worker", "start_worker"]
 
@@ -36,10 +36,6 @@ _REASONS = {
 }
 _EXIT_STATUS = {"files": 81, "shared": 82, "memory": 83, "other": 84}  # of a worker that cannot send a batch
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-class LoaderError(GCPError):
-    """The processes that load images failed; the model is as it was after the last batch."""
 
 
 class GuardedLoader:
@@ -179,7 +175,7 @@ def _no_action(*_: object) -> None:
 
 def _reason(error: BaseException, workers: list[Any]) -> str | None:
     """What to say of an error of the loader; None for one that is not about its processes."""
-    kind = _kind(error)
+    kind = short_of(error)
     if kind is not None:
         return _REASONS[kind]
     ended = [worker for worker in workers if worker.exitcode not in (None, 0)]
@@ -202,19 +198,6 @@ def _how(exit_code: int) -> str:
     with contextlib.suppress(ValueError):
         return signal.Signals(-exit_code).name
     return f"status {exit_code}"
-
-
-def _kind(error: BaseException | None) -> str | None:
-    """Which resource an error is about: 'files', 'shared' memory, 'memory', or None."""
-    text = str(error).lower()
-    number = error.errno if isinstance(error, OSError) else None
-    if number in (errno.EMFILE, errno.ENFILE) or "too many open files" in text or "ancdata" in text:
-        return "files"
-    if "shared memory" in text or "/torch_" in text or ("no space left" in text and "shm" in text):
-        return "shared"
-    if isinstance(error, MemoryError) or number == errno.ENOMEM or "allocate memory" in text:
-        return "memory"
-    return None
 
 
 # ---------------------------------------------------------------------------------------------- in the worker
@@ -242,7 +225,7 @@ def start_worker(worker: Any) -> int:
 
 
 def _cannot_send(error: BaseException, _: object) -> None:
-    kind = _kind(error)
+    kind = short_of(error)
     if kind is None:
         print(f"timm-gcp: a loader process cannot send a batch: {error}", file=sys.stderr, flush=True)
     os._exit(_EXIT_STATUS[kind or "other"])
