@@ -79,7 +79,7 @@ def rule_error(k, key, smallest_gap):
     return ((k(a, b) - published).abs() / published.abs().clamp_min(1e-300))[off].max()
 
 
-@pytest.mark.parametrize(("k", "key"), [(k_svd, "K_svd"), (k_trunc(), "K_svd_trunc"), (k_taylor(), "K_svd_taylor")])
+@pytest.mark.parametrize(("k", "key"), [(k_svd, "K_svd"), (k_trunc, "K_svd_trunc"), (k_taylor(), "K_svd_taylor")])
 def test_rules(k, key):
     assert rule_error(k, key, 0) <= 1e-9
 

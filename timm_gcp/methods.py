@@ -19,7 +19,7 @@ from .errors import GCPError
 from .spectral import loewner, products
 from .spectral.bilinear import bilinear, compact_bilinear
 from .spectral.covariance import binary_scale, centre, rescale, triangle
-from .spectral.function import EXACT_ROOT, Elementwise, SpectralFunction, of_features, of_sigma
+from .spectral.function import EXACT_ROOT, ClippedRoot, Elementwise, SpectralFunction, of_features, of_sigma
 from .spectral.matrix_pade import Approximant, matrix_root, pade_root, taylor_root
 from .spectral.matrix_pade_eigen import matrix_root_eigen, pade_scalar, taylor_scalar
 from .spectral.newton_schulz import newton_schulz, newton_schulz_of_features
@@ -155,26 +155,28 @@ def _spectral(
     degree: Callable[..., float] = lambda **_: 1.0,
     by_products: Callable[..., Tensor] = _root_by_products,
     exact: bool = False,
+    takes_unit: bool = False,
 ) -> Method:
     """A row of the SVD family: float64, and a spectral function made from the method's arguments.
 
-    Where the gradient is `exact`, a root in a lower precision is made by products: no eigendecomposition of a Gram
-    matrix reaches that of the features' own polar decomposition.
+    A function whose gradient has a scale `takes_unit`. Where the gradient is `exact`, a root in a lower precision is
+    made by products: no eigendecomposition of a Gram matrix reaches that of the features' own polar decomposition.
     """
 
-    def features(x: Tensor, products: torch.dtype | None = None, **args: Any) -> Tensor:
+    def features(x: Tensor, products: torch.dtype | None = None, unit: Tensor | None = None, **args: Any) -> Tensor:
         if exact and x.dtype != torch.float64 and degree(**args) == 1:
             return polar_root(x, products)
-        return of_features(x, function(**args), products)[0]
+        return of_features(x, function(**args), products, unit)[0]
 
-    def sigma(s: Tensor, **args: Any) -> Tensor:
-        return of_sigma(s, function(**args))[0]
+    def sigma(s: Tensor, unit: Tensor | None = None, **args: Any) -> Tensor:
+        return of_sigma(s, function(**args), unit)[0]
 
     # What the row takes is what its function takes.
     own = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(function).parameters.values()]
     first = inspect.Parameter("x", inspect.Parameter.POSITIONAL_ONLY)
-    precision = inspect.Parameter("products", inspect.Parameter.KEYWORD_ONLY)
-    features.__signature__ = inspect.Signature([first, precision, *own])  # type: ignore[attr-defined]
+    names = ("products", "unit") if takes_unit else ("products",)
+    given = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
+    features.__signature__ = inspect.Signature([first, *given, *own])  # type: ignore[attr-defined]
     return Method(
         *(name, forward, backward, reference, torch.float64, features, sigma, degree),
         by_products=by_products,
@@ -255,7 +257,8 @@ _ROWS = (
         "svdtrunc",
         "1/(λi − λj) clipped",
         "Song, Sebe, Wang, ICCV 2021, §3",
-        lambda clip=1e10: _power(0.5, loewner.k_trunc(clip)),
+        lambda clip=1e10: ClippedRoot(clip),
+        takes_unit=True,
     ),
     _spectral(
         "svdtopn",
@@ -393,6 +396,8 @@ def get_method(name: str) -> Method:
     Raises:
         GCPError: no such method; the message names those there are and the near matches.
     """
+    if not isinstance(name, str):
+        raise GCPError(f"A method is given by its name, such as 'svdpade', not by {name!r}.")
     if name not in _BY_NAME:
         raise GCPError(f"Unknown method '{name}'; there are {', '.join(METHODS)}{nearest(name, METHODS)}")
     return _BY_NAME[name]
@@ -448,12 +453,23 @@ def _scaled(
         return rescale(out, forward, back).to(given.dtype)
 
 
-def _checked(x: Tensor, caller: str) -> None:
-    if x.dim() < 2 or 0 in x.shape[-2:] or not x.is_floating_point():
-        raise GCPError(
-            f"{caller} takes floating-point features [..., channels, positions] with at least one of each, "
-            f"not {x.dtype} of shape {list(x.shape)}."
-        )
+def _check_tensor(x: object, caller: str, what: str) -> None:
+    """Refuses what is not a dense floating-point tensor of at least two dimensions, none of the last two empty.
+
+    Raises:
+        GCPError: naming the way to make one.
+    """
+    takes = f"{caller} takes {what}"
+    if not isinstance(x, Tensor):
+        remedy = "torch.from_numpy(x)" if type(x).__module__ == "numpy" else "torch.as_tensor(x)"
+        raise GCPError(f"{takes} as a torch.Tensor, not a {type(x).__module__}.{type(x).__name__}; use {remedy}.")
+    if x.layout != torch.strided:
+        raise GCPError(f"{takes} as a dense tensor, not a sparse one; use x.to_dense().")
+    if not x.is_floating_point():
+        remedy = "take a real representation of it first" if x.is_complex() else "use x.float() or x.double()"
+        raise GCPError(f"{takes} in floating point, not {x.dtype}; {remedy}.")
+    if x.dim() < 2 or 0 in x.shape[-2:]:
+        raise GCPError(f"{takes} with at least one of each, not a tensor of shape {list(x.shape)}.")
 
 
 def pool_features(
@@ -476,7 +492,7 @@ def pool_features(
     """
     row = get_method(method)
     row.check_args(method_args)
-    _checked(x, "pool_features")
+    _check_tensor(x, "pool_features", "features [..., channels, positions]")
     return _scaled(row, x, dtype, method_args, finish=None if row.of_sigma is None else triangle)
 
 
@@ -502,7 +518,7 @@ def covariance_sqrt(
             positions or channels.
     """
     row = _of_covariance(method, method_args)
-    _checked(x, "covariance_sqrt")
+    _check_tensor(x, "covariance_sqrt", "features [..., channels, positions]")
     return _scaled(row, x, dtype, method_args)
 
 
@@ -528,11 +544,9 @@ def matrix_sqrt(
             not square.
     """
     row = _of_covariance(method, method_args)
-    if sigma.dim() < 2 or sigma.shape[-1] != sigma.shape[-2] or not sigma.shape[-1] or not sigma.is_floating_point():
-        raise GCPError(
-            f"matrix_sqrt takes floating-point square matrices [..., C, C], not {sigma.dtype} of shape "
-            f"{list(sigma.shape)}."
-        )
+    _check_tensor(sigma, "matrix_sqrt", "square matrices [..., C, C]")
+    if sigma.shape[-1] != sigma.shape[-2]:
+        raise GCPError(f"matrix_sqrt takes square matrices [..., C, C], not a tensor of shape {list(sigma.shape)}.")
     return _scaled(row, sigma, dtype, method_args, sigma=True)
 
 

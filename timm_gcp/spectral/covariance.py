@@ -1,9 +1,13 @@
 """Centring, covariance, and the upper triangle of a symmetric matrix as a vector."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from .batched_function import BatchedFunction
 
 # Rounding of a mean of equal numbers stays under this many units in the last place.
 _FLAT_ULPS = 8.0
@@ -22,15 +26,16 @@ def centre(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     Returns:
         X̄, of the shape of ``x``.
     """
-    return _Centre.apply(x, dtype or x.dtype)
+    return _Centre.apply(x, dtype or x.dtype, x.dtype)
 
 
-class _Centre(torch.autograd.Function):
+class _Centre(BatchedFunction):
     """By hand, to hold one copy of the features in place of five."""
 
+    linear = True
+
     @staticmethod
-    def forward(ctx, x: Tensor, dtype: torch.dtype) -> Tensor:
-        ctx.dtype = x.dtype
+    def forward(x: Tensor, dtype: torch.dtype, given: torch.dtype) -> Tensor:  # type: ignore[override]
         mean = x.mean(-1, keepdim=True, dtype=dtype)
         centred = x.to(dtype, copy=True).sub_(mean)  # in place: what a CPU takes longest over is fresh memory
         largest = torch.maximum(centred.amax(-1, keepdim=True), -centred.amin(-1, keepdim=True))
@@ -39,9 +44,11 @@ class _Centre(torch.autograd.Function):
         return centred.masked_fill_(flat, 0).div_(torch.sym_sqrt(x.shape[-1]))
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def gradient(kept: Sequence[Tensor], grads: Sequence[Tensor | None], constants: Sequence[Any]) -> Tensor:
+        (grad,), given = grads, constants[1]
+        assert grad is not None
         mean = grad.mean(-1, keepdim=True)
-        return grad.to(ctx.dtype, copy=True).sub_(mean).div_(torch.sym_sqrt(grad.shape[-1])), None
+        return grad.to(given, copy=True).sub_(mean).div_(torch.sym_sqrt(grad.shape[-1]))
 
 
 def covariance(x: Tensor) -> Tensor:
@@ -77,17 +84,21 @@ def binary_scale(x: Tensor) -> Tensor:
     return torch.where(largest > 0, scale, torch.where(largest == 0, 1.0, largest))
 
 
-class _Rescale(torch.autograd.Function):
+class _Rescale(BatchedFunction):
     """t · factor, with its own factor for the gradient."""
 
+    linear = True
+    keeps_inputs = (2,)
+
     @staticmethod
-    def forward(ctx, t: Tensor, factor: Tensor, grad_factor: Tensor) -> Tensor:
-        ctx.save_for_backward(grad_factor)
+    def forward(t: Tensor, factor: Tensor, grad_factor: Tensor) -> Tensor:  # type: ignore[override]
         return t * factor
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
-        return grad * ctx.saved_tensors[0], None, None
+    def gradient(kept: Sequence[Tensor], grads: Sequence[Tensor | None], constants: Sequence[Any]) -> Tensor:
+        (grad,), (grad_factor,) = grads, kept
+        assert grad is not None
+        return grad * grad_factor
 
 
 def rescale(t: Tensor, factor: Tensor, grad_factor: Tensor) -> Tensor:
@@ -104,19 +115,21 @@ def _triangle_index(n: int, device: torch.device) -> Tensor:
     return rows * n + columns
 
 
-class _Triangle(torch.autograd.Function):
+class _Triangle(BatchedFunction):
     """A flat gather and its adjoint, a flat scatter; no boolean mask over C×C."""
 
-    @staticmethod
-    def forward(ctx, y: Tensor) -> Tensor:
-        ctx.n = y.shape[-1]
-        return y.flatten(-2).index_select(-1, _triangle_index(ctx.n, y.device))
+    linear = True
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override]
-        out = grad.new_zeros(*grad.shape[:-1], ctx.n * ctx.n)
-        out.index_copy_(-1, _triangle_index(ctx.n, grad.device), grad)
-        return out.unflatten(-1, (ctx.n, ctx.n))
+    def forward(y: Tensor) -> Tensor:  # type: ignore[override]
+        return y.flatten(-2).index_select(-1, _triangle_index(y.shape[-1], y.device))
+
+    @staticmethod
+    def gradient(kept: Sequence[Tensor], grads: Sequence[Tensor | None], constants: Sequence[Any]) -> Tensor:
+        (grad,), n = grads, constants[-1][-1]
+        assert grad is not None
+        out = grad.new_zeros(*grad.shape[:-1], n * n).index_copy(-1, _triangle_index(n, grad.device), grad)
+        return out.unflatten(-1, (n, n))
 
 
 def triangle(y: Tensor) -> Tensor:

@@ -1,18 +1,19 @@
-"""f(Σ) with a Loewner-matrix backward: the one ``autograd.Function`` of every spectral method, for either input."""
+"""f(Σ) with a Loewner-matrix backward: the autograd function of most methods, from features or from Σ."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from .batched_function import BatchedFunction
 from .covariance import symmetric
 from .eigh import eigh
 from .factor import factor, kept_or_nan
 from .fused import fused
-from .loewner import Rule, exact
-from .once import differentiable_once
+from .loewner import Rule, exact, k_trunc, through_eigenvectors
 
 
 class SpectralFunction(Protocol):
@@ -21,8 +22,11 @@ class SpectralFunction(Protocol):
     def value(self, eigenvalues: Tensor) -> Tensor:
         """f at the eigenvalues ``[..., n]``, ascending, zero where cut."""
 
-    def loewner(self, eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
-        """F at every pair, ``[..., n, n]``, and F of every eigenvalue against the null space, ``[..., n]``."""
+    def loewner(self, eigenvalues: Tensor, unit: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """F at every pair, ``[..., n, n]``, and F of every eigenvalue against the null space, ``[..., n]``.
+
+        ``unit``, ``[..., 1, 1]``, is what the features have been divided by (Σ by its square); None where nothing was.
+        """
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,35 @@ class Elementwise:
     def value(self, eigenvalues: Tensor) -> Tensor:
         return self.f(eigenvalues)
 
-    def loewner(self, eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
+    def loewner(self, eigenvalues: Tensor, unit: Tensor | None = None) -> tuple[Tensor, Tensor]:
         pairs = self.rule(eigenvalues.unsqueeze(-1), eigenvalues.unsqueeze(-2))
         return pairs, self.rule(eigenvalues, torch.zeros_like(eigenvalues))
+
+
+@dataclass(frozen=True)
+class ClippedRoot:
+    """The square root, with the gradient of a layer that clips K = 1/(λi − λj) (the paper, §3).
+
+    Attributes:
+        clip: bound of |K|, in units of 1/Σ.
+    """
+
+    clip: float
+
+    def value(self, eigenvalues: Tensor) -> Tensor:
+        return eigenvalues.sqrt()
+
+    def loewner(self, eigenvalues: Tensor, unit: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        # Eigenvalues that were divided by unit² have a K that is unit² times as large, and so is its bound.
+        bound = torch.full_like(eigenvalues[..., :1, None], self.clip)
+        if unit is not None:
+            bound = bound * unit.to(bound.dtype).square()
+        pairs = through_eigenvectors(partial(k_trunc, bound=bound))
+        null = through_eigenvectors(partial(k_trunc, bound=bound.squeeze(-1)))
+        return (
+            pairs(eigenvalues.unsqueeze(-1), eigenvalues.unsqueeze(-2)),
+            null(eigenvalues, torch.zeros_like(eigenvalues)),
+        )
 
 
 EXACT_ROOT = Elementwise(torch.sqrt, exact)
@@ -50,54 +80,68 @@ EXACT_ROOT = Elementwise(torch.sqrt, exact)
 
 
 @fused
-def _loewner(eigenvalues: Tensor, function: SpectralFunction) -> tuple[Tensor, Tensor]:
-    return function.loewner(eigenvalues)
+def _loewner(eigenvalues: Tensor, function: SpectralFunction, unit: Tensor | None) -> tuple[Tensor, Tensor]:
+    return function.loewner(eigenvalues, unit)
 
 
-class _OfFeatures(torch.autograd.Function):
+class _OfFeatures(BatchedFunction):
+    results = 2
+    keeps_inputs = (3,)
+
     @staticmethod
-    def forward(ctx, x: Tensor, function: SpectralFunction, products: torch.dtype) -> tuple[Tensor, Tensor]:
+    def forward(  # type: ignore[override]
+        x: Tensor, function: SpectralFunction, products: torch.dtype, unit: Tensor | None
+    ) -> tuple[Tensor, ...]:
         u, s, w = factor(x)
         eigenvalues = s.square()
         u, w = u.to(products), w.to(products)
-        ctx.save_for_backward(u, s, w)
-        ctx.function = function
-        return (u * function.value(eigenvalues).to(products).unsqueeze(-2)) @ u.mT, eigenvalues
+        return (u * function.value(eigenvalues).to(products).unsqueeze(-2)) @ u.mT, eigenvalues, u, s, w
 
     @staticmethod
-    @differentiable_once
-    def backward(ctx, grad: Tensor, grad_eigenvalues: Tensor):  # type: ignore[override]
-        u, s, w = ctx.saved_tensors
-        pairs, null = _loewner(s.square().to(u.dtype), ctx.function)
+    def gradient(kept: Sequence[Tensor], grads: Sequence[Tensor | None], constants: Sequence[Any]) -> Tensor:
+        unit, u, s, w = kept
+        grad, grad_eigenvalues = grads
+        if grad is None:
+            grad = u.new_zeros(*u.shape[:-2], u.shape[-2], u.shape[-2])
+        pairs, null = _loewner(s.square().to(u.dtype), constants[0], unit)
         gu = (grad + grad.mT) @ u  # twice the symmetric part: the 2 of ∂L/∂X̄
         # F against the null space is D_j = s_j F(λ_j, 0). Cut columns of u, w are zero: their entries do not matter.
         near = s.to(u.dtype).unsqueeze(-2)
         d = near * null.unsqueeze(-2)
         inner = (u.mT @ gu).mul_(pairs.mul_(near).sub_(d))
-        inner.diagonal(dim1=-2, dim2=-1).add_((2 * grad_eigenvalues * s).to(u.dtype))
-        return ((u @ inner).add_(gu.mul_(d)) @ w.mT).to(s.dtype), None, None
+        if grad_eigenvalues is not None:
+            inner.diagonal(dim1=-2, dim2=-1).add_((2 * grad_eigenvalues * s).to(u.dtype))
+        return ((u @ inner).add_(gu.mul_(d)) @ w.mT).to(s.dtype)
 
 
-class _OfSigma(torch.autograd.Function):
+class _OfSigma(BatchedFunction):
+    results = 2
+    keeps_inputs = (2,)
+    keeps_results = (1,)
+
     @staticmethod
-    def forward(ctx, sigma: Tensor, function: SpectralFunction) -> tuple[Tensor, Tensor]:
+    def forward(  # type: ignore[override]
+        sigma: Tensor, function: SpectralFunction, unit: Tensor | None
+    ) -> tuple[Tensor, ...]:
         eigenvalues, v = eigh(sigma)
         mask = kept_or_nan(eigenvalues, sigma.shape[-1])
         eigenvalues = torch.where(mask, eigenvalues, 0)
-        ctx.save_for_backward(v, eigenvalues)
-        ctx.function = function
-        return (v * function.value(eigenvalues).unsqueeze(-2)) @ v.mT, eigenvalues
+        return (v * function.value(eigenvalues).unsqueeze(-2)) @ v.mT, eigenvalues, v
 
     @staticmethod
-    @differentiable_once
-    def backward(ctx, grad: Tensor, grad_eigenvalues: Tensor):  # type: ignore[override]
-        v, eigenvalues = ctx.saved_tensors
-        pairs, _ = _loewner(eigenvalues, ctx.function)
-        inner = pairs * (v.mT @ symmetric(grad) @ v) + torch.diag_embed(grad_eigenvalues * (eigenvalues > 0))
-        return v @ inner @ v.mT, None
+    def gradient(kept: Sequence[Tensor], grads: Sequence[Tensor | None], constants: Sequence[Any]) -> Tensor:
+        unit, eigenvalues, v = kept
+        grad, grad_eigenvalues = grads
+        pairs, _ = _loewner(eigenvalues, constants[0], unit)
+        inner = torch.zeros_like(v) if grad is None else pairs * (v.mT @ symmetric(grad) @ v)
+        if grad_eigenvalues is not None:
+            inner = inner + torch.diag_embed(grad_eigenvalues * (eigenvalues > 0))
+        return v @ inner @ v.mT
 
 
-def of_features(x: Tensor, function: SpectralFunction, products: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+def of_features(
+    x: Tensor, function: SpectralFunction, products: torch.dtype | None = None, unit: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """f(X̄X̄ᵀ), differentiated from the features.
 
     With the thin singular value decomposition X̄ = U S Wᵀ and f(0) = 0,
@@ -113,16 +157,17 @@ def of_features(x: Tensor, function: SpectralFunction, products: torch.dtype | N
         products: precision of the output and of the backward's products; None takes that of ``x``. Eigenvalues are
             never made from it, and all factors of a product are at most one (U, W, F S, D for the root), so float32
             costs an error of its rounding, whatever the conditioning.
+        unit: ``[..., 1, 1]``, what the features have been divided by, for a function whose gradient has a scale.
 
     Returns:
         f(Σ), ``[..., C, C]``, symmetric, in the dtype of the products, and the eigenvalues ``[..., min(C, M)]`` in
         that of ``x``, ascending, zero where cut; a scalar of Σ that enters a method is made of them. Both are
         differentiable once; a second derivative raises ``RuntimeError``.
     """
-    return _OfFeatures.apply(x, function, products or x.dtype)
+    return _OfFeatures.apply(x, function, products or x.dtype, unit)[:2]
 
 
-def of_sigma(sigma: Tensor, function: SpectralFunction) -> tuple[Tensor, Tensor]:
+def of_sigma(sigma: Tensor, function: SpectralFunction, unit: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """f(Σ) of a given positive semi-definite matrix, ∂L/∂Σ = V (F ∘ (VᵀGV)) Vᵀ (Daleckii & Krein).
 
     Eigenvalues under C · eps · λ_max, negative ones included, count as zero. The bound of ``of_features`` does not hold
@@ -131,8 +176,9 @@ def of_sigma(sigma: Tensor, function: SpectralFunction) -> tuple[Tensor, Tensor]
     Args:
         sigma: ``[..., C, C]``, float32 or float64. Only its symmetric part counts.
         function: f and its Loewner matrix.
+        unit: ``[..., 1, 1]``; Σ has been divided by its square, for a function whose gradient has a scale.
 
     Returns:
         As ``of_features``, with C eigenvalues.
     """
-    return _OfSigma.apply(symmetric(sigma), function)
+    return _OfSigma.apply(symmetric(sigma), function, unit)[:2]

@@ -14,7 +14,6 @@ A rule with parameters is a ``partial`` of a function of this file, not a closur
 a closure would print otherwise each time it is made.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -60,13 +59,11 @@ def k_svd(a: Tensor, b: Tensor) -> Tensor:
     return _finite(_reciprocal(a - b))
 
 
-def k_trunc(clip: float = 1e10) -> Rule:
-    """K = 1/(a − b), clipped to ±``clip`` (the paper, §3)."""
-    return partial(_k_trunc, clip)
-
-
-def _k_trunc(clip: float, a: Tensor, b: Tensor) -> Tensor:
-    return _finite(_reciprocal(a - b), clip)
+def k_trunc(a: Tensor, b: Tensor, bound: Tensor | float = 1e10) -> Tensor:
+    """K = 1/(a − b), clipped to ±``bound`` (the paper, §3)."""
+    k = _reciprocal(a - b)
+    bound = torch.as_tensor(bound, dtype=k.dtype, device=k.device)
+    return torch.minimum(torch.maximum(k, -bound), bound)
 
 
 def k_taylor(degree: int = 100) -> Rule:
@@ -135,7 +132,7 @@ class LargestRoots:
     def value(self, eigenvalues: Tensor) -> Tensor:
         return self._split(eigenvalues).sqrt()
 
-    def loewner(self, eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
+    def loewner(self, eigenvalues: Tensor, unit: Tensor | None = None) -> tuple[Tensor, Tensor]:
         top = self._split(eigenvalues)
         a, b = eigenvalues.unsqueeze(-1), eigenvalues.unsqueeze(-2)
         ta, tb = top.unsqueeze(-1), top.unsqueeze(-2)
@@ -171,7 +168,7 @@ def _reciprocal(x: Tensor) -> Tensor:
     return x.masked_fill_(zero, 1).reciprocal_().masked_fill_(zero, 0)
 
 
-def _finite(x: Tensor, clip: float = math.inf) -> Tensor:
-    """Clipped to ±``clip``, or to the largest finite number; in place."""
-    bound = min(clip, torch.finfo(x.dtype).max)
+def _finite(x: Tensor) -> Tensor:
+    """Clipped to the largest finite number; in place."""
+    bound = torch.finfo(x.dtype).max
     return x.clamp_(-bound, bound)

@@ -1,14 +1,15 @@
 """The root by one matrix polynomial or rational function, with a Lyapunov backward (MPA and MTP, ICLR 2022)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .batched_function import BatchedFunction
 from .covariance import symmetric
 from .lyapunov import lyapunov
-from .once import differentiable_once
 
 Approximant = Callable[[Tensor, int], Tensor]
 
@@ -66,22 +67,24 @@ def taylor_root(a: Tensor, degree: int) -> Tensor:
     return _polynomial(torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - a, taylor_coefficients(degree))
 
 
-class _MatrixRoot(torch.autograd.Function):
+class _MatrixRoot(BatchedFunction):
+    keeps_results = (0,)
+
     @staticmethod
-    def forward(ctx, sigma: Tensor, approximant: Approximant, degree: int, iterations: int) -> Tensor:
+    def forward(  # type: ignore[override]
+        sigma: Tensor, approximant: Approximant, degree: int, iterations: int
+    ) -> Tensor:
         norm = torch.linalg.matrix_norm(sigma, keepdim=True)
         empty = norm == 0
         norm = norm.masked_fill(empty, 1)
         root = (norm.sqrt() * symmetric(approximant(sigma / norm, degree))).masked_fill(empty, 0)
-        ctx.save_for_backward(root)
-        ctx.iterations = iterations
         return root
 
     @staticmethod
-    @differentiable_once
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
-        (root,) = ctx.saved_tensors
-        return lyapunov(root, symmetric(grad), [1.0] * ctx.iterations), None, None, None
+    def gradient(kept: Sequence[Tensor], grads: Sequence[Tensor | None], constants: Sequence[Any]) -> Tensor:
+        (root,), (grad,), iterations = kept, grads, constants[2]
+        assert grad is not None
+        return lyapunov(root, symmetric(grad), [1.0] * iterations)
 
 
 def check_counts(degree: int, iterations: int) -> None:

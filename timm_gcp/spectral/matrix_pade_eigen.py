@@ -63,7 +63,7 @@ class _RootFunction:
         root, zero = self.root(eigenvalues)
         return root - zero
 
-    def loewner(self, eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
+    def loewner(self, eigenvalues: Tensor, unit: Tensor | None = None) -> tuple[Tensor, Tensor]:
         root, zero = self.root(eigenvalues)
         others = self.channels - eigenvalues.shape[-1]
         norm = (root.square().sum(-1, keepdim=True) + others * zero.square()).sqrt()

@@ -1,52 +1,57 @@
 """The coupled Newton–Schulz iteration for the matrix square root (iSQRT-COV, CVPR 2018), with its adjoint by hand."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .batched_function import BatchedFunction
 from .covariance import symmetric
 from .newton_schulz_eigen import newton_schulz_eigen, trace_of
-from .once import differentiable_once
 
 
-class _NewtonSchulz(torch.autograd.Function):
+class _NewtonSchulz(BatchedFunction):
     """Y_N of A."""
 
+    keeps_inputs = (0,)
+
     @staticmethod
-    def forward(ctx, a: Tensor, iterations: int) -> Tensor:
+    def forward(a: Tensor, iterations: int) -> tuple[Tensor, ...]:  # type: ignore[override]
         y, t, _, steps = _iterate(a, iterations)
-        ctx.save_for_backward(*steps)
-        return y @ t
+        return y @ t, *steps[1:]  # the first one is A
 
     @staticmethod
-    @differentiable_once
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
-        return _adjoint(ctx.saved_tensors, symmetric(grad), None), None
+    def gradient(kept: Sequence[Tensor], grads: Sequence[Tensor | None], constants: Sequence[Any]) -> Tensor:
+        (grad,) = grads
+        assert grad is not None
+        return _adjoint(kept, symmetric(grad), None)
 
 
-class _OfSmallSide(torch.autograd.Function):
+class _SmallSideByProducts(BatchedFunction):
     """√tr Y_N of A = X̄X̄ᵀ/tr, M < C: it is X̄ Z_N X̄ᵀ/√tr with the Z_N of X̄ᵀX̄/tr, so the iteration runs on M×M."""
 
+    keeps_inputs = (0,)
+
     @staticmethod
-    def forward(ctx, x: Tensor, iterations: int) -> Tensor:
+    def forward(x: Tensor, iterations: int) -> tuple[Tensor, ...]:  # type: ignore[override]
         gram = x.mT @ x
         trace = trace_of(gram)
         _, t, z, steps = _iterate(gram.div_(trace), iterations)
-        z = t if z is None else t @ z
-        ctx.save_for_backward(x, trace, z, *steps)
-        return (x @ z / trace.sqrt()) @ x.mT
+        z = t.clone() if z is None else t @ z
+        return (x @ z / trace.sqrt()) @ x.mT, trace, z, *steps
 
     @staticmethod
-    @differentiable_once
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
-        x, trace, z, *steps = ctx.saved_tensors
+    def gradient(kept: Sequence[Tensor], grads: Sequence[Tensor | None], constants: Sequence[Any]) -> Tensor:
+        x, trace, z, *steps = kept
+        (grad,) = grads
+        assert grad is not None
         gx = symmetric(grad) @ x / trace.sqrt()
         direct = gx @ z
         inner = _adjoint(steps, None, x.mT @ gx)
         through_trace = (direct * x).sum((-2, -1), keepdim=True) / 2
         through_trace = through_trace + (inner * steps[0]).sum((-2, -1), keepdim=True)
-        return 2 * (direct + (x @ inner - through_trace * x) / trace), None
+        return 2 * (direct + (x @ inner - through_trace * x) / trace)
 
 
 def _iterate(a: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor | None, list[Tensor]]:
@@ -110,7 +115,7 @@ def newton_schulz(sigma: Tensor, iterations: int = 5) -> Tensor:
     trace = sigma.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     empty = trace <= 0
     trace = trace.masked_fill(empty, 1)
-    return trace.sqrt() * _NewtonSchulz.apply((sigma / trace).masked_fill(empty, 0), iterations)
+    return trace.sqrt() * _NewtonSchulz.apply((sigma / trace).masked_fill(empty, 0), iterations)[0]
 
 
 def newton_schulz_of_features(x: Tensor, iterations: int = 5) -> Tensor:
@@ -141,5 +146,5 @@ def newton_schulz_by_products(x: Tensor, iterations: int = 5) -> Tensor:
         ``[..., C, C]``, differentiable once.
     """
     if x.shape[-1] < x.shape[-2]:
-        return _OfSmallSide.apply(x, iterations)
+        return _SmallSideByProducts.apply(x, iterations)[0]
     return newton_schulz(x @ x.mT, iterations)

@@ -14,13 +14,16 @@ z is smooth at zero, so nothing is divided by an eigenvalue, nothing has to be c
 The same eigenvalues give the exact root too, z(λ) = 1/√λ: the value of `svdnewton`, whose gradient is the iteration's.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from .batched_function import BatchedFunction
 from .covariance import symmetric
 from .eigh import eigh
 from .factor import kept_or_nan
-from .once import differentiable_once
 
 
 def scalars(eigenvalues: Tensor, iterations: int) -> Tensor:
@@ -77,25 +80,24 @@ def _inverse_roots(eigenvalues: Tensor, size: int) -> Tensor:
     return torch.where(mask, torch.where(mask, eigenvalues, 1).rsqrt(), 0)
 
 
-class _OfSmallSide(torch.autograd.Function):
+class _SmallSide(BatchedFunction):
     """M < C: the eigenvectors of X̄ᵀX̄."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, iterations: int, exact: bool) -> Tensor:
+    def forward(x: Tensor, iterations: int, exact: bool) -> tuple[Tensor, ...]:  # type: ignore[override]
         gram = x.mT @ x
         trace = trace_of(gram)
         eigenvalues, v = eigh(gram.div_(trace))
         xv = x @ v
-        ctx.save_for_backward(xv, v, eigenvalues, trace)
-        ctx.iterations = iterations
         z = _inverse_roots(eigenvalues, x.shape[-2]) if exact else scalars(eigenvalues, iterations)
-        return (xv * (z.unsqueeze(-2) / trace.sqrt())) @ xv.mT
+        return (xv * (z.unsqueeze(-2) / trace.sqrt())) @ xv.mT, xv, v, eigenvalues, trace
 
     @staticmethod
-    @differentiable_once
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
-        xv, v, eigenvalues, trace = ctx.saved_tensors
-        z, pairs = divided_differences(eigenvalues, ctx.iterations)
+    def gradient(kept: Sequence[Tensor], grads: Sequence[Tensor | None], constants: Sequence[Any]) -> Tensor:
+        xv, v, eigenvalues, trace = kept
+        (grad,) = grads
+        assert grad is not None
+        z, pairs = divided_differences(eigenvalues, constants[0])
         gx = (grad + grad.mT) @ xv  # twice the symmetric part: the 2 of ∂L/∂X̄
         inner = (xv.mT @ gx).div_(trace.sqrt())
         diagonal = inner.diagonal(dim1=-2, dim2=-1)
@@ -104,24 +106,25 @@ class _OfSmallSide(torch.autograd.Function):
         inner.diagonal(dim1=-2, dim2=-1).add_(through_trace)
         inner = inner.div_(trace)
         gx = gx.mul_(z.unsqueeze(-2) / trace.sqrt()).add_(xv @ inner)
-        return gx @ v.mT, None, None
+        return gx @ v.mT
 
 
-class _OfSigma(torch.autograd.Function):
+class _WholeMatrix(BatchedFunction):
+    """Σ itself is given, or M ≥ C."""
+
     @staticmethod
-    def forward(ctx, sigma: Tensor, iterations: int, exact: bool) -> Tensor:
+    def forward(sigma: Tensor, iterations: int, exact: bool) -> tuple[Tensor, ...]:  # type: ignore[override]
         trace = trace_of(sigma)
         eigenvalues, v = eigh(sigma / trace)
-        ctx.save_for_backward(v, eigenvalues, trace)
-        ctx.iterations = iterations
         z = _inverse_roots(eigenvalues, sigma.shape[-1]) if exact else scalars(eigenvalues, iterations)
-        return (v * (eigenvalues * z).unsqueeze(-2) * trace.sqrt()) @ v.mT
+        return (v * (eigenvalues * z).unsqueeze(-2) * trace.sqrt()) @ v.mT, v, eigenvalues, trace
 
     @staticmethod
-    @differentiable_once
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
-        v, eigenvalues, trace = ctx.saved_tensors
-        z, pairs = divided_differences(eigenvalues, ctx.iterations)
+    def gradient(kept: Sequence[Tensor], grads: Sequence[Tensor | None], constants: Sequence[Any]) -> Tensor:
+        v, eigenvalues, trace = kept
+        (grad,) = grads
+        assert grad is not None
+        z, pairs = divided_differences(eigenvalues, constants[0])
         pairs = pairs.mul_(eigenvalues.unsqueeze(-2)).add_(z.unsqueeze(-1))  # (λ z)[a, b]
         inner = v.mT @ symmetric(grad) @ v
         diagonal = inner.diagonal(dim1=-2, dim2=-1)
@@ -130,7 +133,7 @@ class _OfSigma(torch.autograd.Function):
         inner = inner.mul_(pairs)
         inner.diagonal(dim1=-2, dim2=-1).add_(through_trace)
         inner = inner.div_(trace.sqrt())
-        return v @ inner @ v.mT, None, None
+        return v @ inner @ v.mT
 
 
 def trace_of(a: Tensor) -> Tensor:
@@ -175,10 +178,10 @@ def root_of_sigma_with_newton_gradient(sigma: Tensor, iterations: int) -> Tensor
     Returns:
         ``[..., C, C]``, differentiable once.
     """
-    return _OfSigma.apply(symmetric(sigma), iterations, True)
+    return _WholeMatrix.apply(symmetric(sigma), iterations, True)[0]
 
 
 def _of_features(x: Tensor, iterations: int, exact: bool) -> Tensor:
     if x.shape[-1] < x.shape[-2]:
-        return _OfSmallSide.apply(x, iterations, exact)
-    return _OfSigma.apply(x @ x.mT, iterations, exact)
+        return _SmallSide.apply(x, iterations, exact)[0]
+    return _WholeMatrix.apply(x @ x.mT, iterations, exact)[0]

@@ -19,13 +19,15 @@ smallest that the steps are made for counts for less, and for nothing at zero: a
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .batched_function import BatchedFunction
 from .covariance import symmetric
 from .lyapunov import lyapunov
-from .once import differentiable_once
 
 
 def scalings(smallest: float, eps: float) -> tuple[float, ...]:
@@ -83,39 +85,38 @@ def steps_in(products: torch.dtype) -> tuple[float, ...]:
     return _SCALINGS[products]
 
 
-def _wide(x: Tensor) -> bool:
+def _wide(shape: Sequence[int]) -> bool:
     """Whether the transpose is iterated on: the products are of the Gram matrix of columns."""
-    return x.shape[-1] >= x.shape[-2]
+    return shape[-1] >= shape[-2]
 
 
 def _decompose(x: Tensor, products: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """X̄/‖X̄‖, or its transpose (`_wide`), and the isometry of that; then the root H of X̄, in its dtype."""
     norm = x.square().sum((-2, -1), keepdim=True).sqrt()
     unit = x / torch.where(norm > 0, norm, 1)
-    tall = (unit.mT if _wide(x) else unit).to(products)
+    tall = (unit.mT if _wide(x.shape) else unit).to(products)
     p = tall.reshape(-1, *tall.shape[-2:])
     for a in steps_in(products):
         p = torch.baddbmm(p, p, p.mT @ p, beta=1.5 * a, alpha=a**3 / -2)  # one rounding, at the end
     p = p.reshape(tall.shape)
-    root = p.mT @ tall if _wide(x) else p @ tall.mT
+    root = p.mT @ tall if _wide(x.shape) else p @ tall.mT
     return tall, p, symmetric(root.to(x.dtype)) * norm
 
 
-class _PolarRoot(torch.autograd.Function):
+class _PolarRoot(BatchedFunction):
     @staticmethod
-    def forward(ctx, x: Tensor, products: torch.dtype) -> Tensor:
+    def forward(x: Tensor, products: torch.dtype) -> tuple[Tensor, ...]:  # type: ignore[override]
         tall, p, root = _decompose(x, products)
-        ctx.save_for_backward(tall, p)
-        ctx.wide = _wide(x)
-        return root
+        return root, tall, p
 
     @staticmethod
-    @differentiable_once
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
-        tall, p = ctx.saved_tensors
+    def gradient(kept: Sequence[Tensor], grads: Sequence[Tensor | None], constants: Sequence[Any]) -> Tensor:
+        tall, p = kept
+        (grad,) = grads
+        assert grad is not None
         g = symmetric(grad).to(p.dtype)
         b = symmetric(p.mT @ tall)
-        if ctx.wide:  # P is pᵀ, b is H, and X̄Z = HZ'P with HZ' + Z'H = PPᵀGPPᵀ
+        if _wide(constants[-1]):  # P is pᵀ, b is H, and X̄Z = HZ'P with HZ' + Z'H = PPᵀGPPᵀ
             range_ = p.mT @ p
             z = lyapunov(b, symmetric(range_ @ g @ range_), steps_in(p.dtype))
             gx = (g - b @ z) @ p.mT
@@ -123,7 +124,7 @@ class _PolarRoot(torch.autograd.Function):
             gp = g @ p
             z = lyapunov(b, symmetric(p.mT @ gp), steps_in(p.dtype))
             gx = gp - tall @ z
-        return 2 * gx.to(grad.dtype), None
+        return 2 * gx.to(grad.dtype)
 
 
 def hermitian_factor(x: Tensor) -> Tensor:
@@ -155,4 +156,4 @@ def polar_root(x: Tensor, products: torch.dtype | None = None) -> Tensor:
         ``[..., C, C]``, symmetric, in the dtype of ``x``; zero, with a zero gradient, for zero features.
         Differentiable once.
     """
-    return _PolarRoot.apply(x, products or x.dtype)
+    return _PolarRoot.apply(x, products or x.dtype)[0]
