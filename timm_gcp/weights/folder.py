@@ -1,6 +1,5 @@
 """Model folders, ``config.json`` with ``model.safetensors`` and a card, as timm's ``local-dir:`` takes them."""
 
-import copy
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from torch import nn
 from ..errors import GCPError
 from ..files import check_output_folder, output_target
 from ..methods import METHODS
+from ..model_copy import copy_model
 from ..models import BACKBONES
 from ..pooling import find_pools
 
@@ -103,7 +103,7 @@ def save_folder(
     """
     name = architecture(model)
     # A copy: contiguous CPU tensors are what safetensors writes, and the caller's model stays as it is.
-    plain: Any = copy.deepcopy(unwrap_model(model)).cpu()
+    plain: Any = copy_model(unwrap_model(model)).cpu()
     for tensor in (*plain.parameters(), *plain.buffers()):
         tensor.data = tensor.data.contiguous()
     if class_names is not None and len(class_names) != plain.num_classes:
