@@ -16,7 +16,7 @@ from tools import timm_gcp_command, write_images
 
 from timm_gcp.errors import GCPError
 from timm_gcp.training import convert as command
-from timm_gcp.weights.upstream import Published, choose_by_images, convert, read_published
+from timm_gcp.weights.upstream import Published, choose_by_images, convert, is_published, read_published
 
 STANDALONE = "fm.mpncovresnet50.standalone"
 CLASSES = 3
@@ -379,3 +379,35 @@ def test_bad_commands(checkpoint, tmp_path):
         command.main([str(tmp_path / "none.pth"), *out])
     assert not (tmp_path / "out").exists()
     assert (used / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("network", [PADE, STANDALONE, "ds.alexnet.SVD_Pade"])
+@pytest.mark.parametrize("prefix", ["model.", "net.", "module.model.", "lit.encoder."])
+def test_published_layouts_under_the_prefix_of_a_wrapper(network, prefix, tmp_path, caplog):
+    plain = state_dict(network, CLASSES)
+    beside = {"criterion.weight": torch.ones(CLASSES), "head.bias": torch.ones(2)}
+    file = tmp_path / "lightning.ckpt"
+    torch.save({"state_dict": {**{f"{prefix}{key}": value for key, value in plain.items()}, **beside}}, file)
+    assert command._trained(str(file)) is None, "taken for a checkpoint in timm's layout"
+    expected, found = convert(plain), read_published(file)
+    assert (found.backbone, found.model_args) == (expected.backbone, expected.model_args)
+    assert found.weights.keys() == expected.weights.keys()
+    assert all(torch.equal(value, found.weights[key]) for key, value in expected.weights.items())
+    assert "took the" in caplog.text
+    assert "left criterion.weight" in caplog.text
+
+
+def test_several_published_networks_in_a_file_are_refused_unless_one_is_usual(weights):
+    def under(*prefixes):
+        return {f"{prefix}.{key}": value for prefix in prefixes for key, value in weights.items()}
+
+    with pytest.raises(GCPError, match="holds the model several times"):
+        convert(under("student", "teacher"))
+    assert convert(under("teacher", "model")).num_classes == CLASSES
+
+
+def test_a_wrapped_model_of_timm_is_not_taken_for_a_published_one():
+    for name in ("test_resnet", "vgg11_bn", "mobilenetv3_small_050", "densenet121"):
+        with torch.device("meta"):
+            keys = timm.create_model(name).state_dict()
+        assert not is_published({f"model.{key}": value for key, value in keys.items()}), name

@@ -2,12 +2,16 @@
 
 import json
 
+import pytest
 import timm
 import torch
+from filelock import FileLock
 from PIL import Image
 from tools import rows_of, timm_gcp_command
 
 import timm_gcp  # noqa: F401
+from timm_gcp.errors import GCPError
+from timm_gcp.training import demo
 
 
 def test_demo(tmp_path):
@@ -30,3 +34,20 @@ def test_demo(tmp_path):
     again = timm_gcp_command("demo", "--output", out)
     assert again.returncode == 2
     assert "exists already" in again.stderr
+
+
+@pytest.mark.parametrize("part", ["textures", "average", "svdpade"])
+def test_nothing_is_written_beside_an_earlier_demo(tmp_path, part):
+    (tmp_path / part).mkdir()
+    with pytest.raises(GCPError, match=f"{part} exists already: give another --output"):
+        demo.main(["--output", str(tmp_path)])
+    assert [file.name for file in tmp_path.iterdir()] == [part]
+
+
+def test_two_demos_do_not_share_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "_run", lambda args: (args.output / "ran").touch())
+    with FileLock(tmp_path / ".lock"), pytest.raises(GCPError, match="Another demo writes to"):
+        demo.main(["--output", str(tmp_path)])
+    assert not (tmp_path / "ran").exists()
+    assert demo.main(["--output", str(tmp_path / "new")]) == 0
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["ran"]

@@ -144,6 +144,20 @@ def test_names_of_another_folder_are_not_these_weights_own(model, tmp_path):
     assert not found.pretrained_cfg["label_names"]
 
 
+@pytest.mark.parametrize("name", ["resnet18.a1_in1k", "resnet18_isqrt.init"])
+def test_tag_and_licence_of_a_name_are_not_these_weights_own(name, tmp_path):
+    with torch.device("meta"):
+        registered = timm.create_model(name).pretrained_cfg
+    assert registered["tag"]
+    assert registered.get("license") or registered.get("hf_hub_id")
+    torch.save(timm.create_model(name, num_classes=4).state_dict(), tmp_path / "file.pth")
+    cfg = model_from_checkpoint(tmp_path / "file.pth", name).pretrained_cfg
+    for key in ("tag", "license", "description", "origin_url", "paper_ids", "url", "hf_hub_id", "file"):
+        assert not cfg.get(key), key
+    for key in ("architecture", "input_size", "mean", "interpolation", "classifier", "first_conv"):
+        assert cfg[key] == registered[key], key
+
+
 @pytest.mark.parametrize("option", ["--pretrained-path", "--initial-checkpoint"])
 def test_training_starts_from_a_wrapped_backbone(option, tmp_path, caplog):
     plain = timm.create_model("test_resnet", num_classes=7 if option == "--pretrained-path" else 3)

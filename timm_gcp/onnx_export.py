@@ -1,6 +1,5 @@
 """Writes a model as an ONNX file, and keeps the file only if onnxruntime gives the model's logits with it."""
 
-import copy
 import importlib.util
 import os
 from collections.abc import Iterable, Mapping
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from .errors import GCPError
 from .files import check_output, make_parents, written_aside
+from .model_copy import copy_model
 from .product_pooling import with_product_pools
 from .text import first_line
 
@@ -66,7 +66,7 @@ def export_onnx(
         GCPError: a package is missing, the model cannot be exported, or the file does not pass.
     """
     check_ready(path)
-    reference = copy.deepcopy(model).cpu().eval()
+    reference = copy_model(model).cpu().eval()
     batches = [*images.cpu().split(batch_size), images[:1].cpu()]
     with torch.no_grad():
         expected = torch.cat([reference(batch) for batch in batches])

@@ -1,12 +1,12 @@
 """The pooling layer in matrix products alone, for runtimes without an eigensolver."""
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .methods import get_method
+from .model_copy import copy_model
 from .pooling import GlobalCovariancePool, find_pools
 from .spectral.covariance import binary_scale, centre, triangle
 
@@ -70,7 +70,7 @@ def with_product_pools(model: nn.Module) -> nn.Module:
     Returns:
         The copy. It has the same parameters under the same names.
     """
-    model = copy.deepcopy(model).eval()
+    model = copy_model(model).eval()
     for pool in find_pools(model):
         pool.__class__ = ProductPool
     return model

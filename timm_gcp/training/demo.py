@@ -1,13 +1,16 @@
 """``timm-gcp demo``: the whole product on an empty machine, in a couple of minutes on two cores."""
 
+import argparse
+import contextlib
 import json
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 from timm.data import create_transform, resolve_model_data_config
@@ -21,6 +24,7 @@ from .arguments import Parser
 from .curves import draw_comparison
 from .loading import model_from_checkpoint
 from .option_types import path_object
+from .run_folder import LOCK
 from .train import main as train
 from .validate import main as validate
 
@@ -62,6 +66,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.epochs < 2:
         raise GCPError(f"The demo switches its method between two epochs: give --epochs 2 or more, not {args.epochs}.")
     check_output_folder(args.output, "--output")
+    with _claimed(args.output):
+        _run(args)
+    return 0
+
+
+@contextlib.contextmanager
+def _claimed(output: Path) -> Iterator[None]:
+    """The output folder, locked against another demo, with nothing in it that this one would write."""
+    lock = FileLock(output / LOCK)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise GCPError(f"Another demo writes to {output}: wait for its end, or give another --output.") from error
+    except NotImplementedError:  # a file system without locks
+        pass
+    except OSError as error:
+        raise GCPError(f"--output {output} cannot be written ({error.strerror or error}); choose another.") from error
+    try:
+        for part in ("textures", *HEADS):
+            if (output / part).exists():
+                raise GCPError(f"{output / part} exists already: give another --output, or remove {output} first.")
+        yield
+    finally:
+        lock.release()
+        with contextlib.suppress(OSError):
+            (output / LOCK).unlink(missing_ok=True)
+
+
+def _run(args: argparse.Namespace) -> None:
     began = time.monotonic()
     console = Console()
     data = args.output / "textures"
@@ -96,7 +130,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         soft_wrap=True,
         highlight=False,
     )
-    return 0
 
 
 def _evaluate_folder(output: Path, data: Path) -> float:

@@ -27,10 +27,11 @@ from ..weights.file import (
     weights_of,
     without_prefix,
 )
-from ..weights.folder import built_for
+from ..weights.folder import OF_WEIGHTS, built_for
 from .checkpoint import EXTENSION
 from .inputs import given_image_size
 
+_PLACES_OF_WEIGHTS = ("url", "file", "hf_hub_id", "hf_hub_filename")  # where timm finds the weights of a name
 _SOURCES = ("local-dir:", "hf-hub:", "hf_hub:")
 
 
@@ -196,7 +197,7 @@ def model_from_checkpoint(
             classifier in the file tells it.
 
     Returns:
-        The model; its ``pretrained_cfg`` tells the preprocessing.
+        The model; its ``pretrained_cfg`` tells the preprocessing, and nothing of the weights that belong to its name.
 
     Raises:
         GCPError: the file is damaged or no checkpoint, or it does not fit the model.
@@ -221,10 +222,11 @@ def model_from_checkpoint(
     if merged.get("num_classes") is None:
         _take_number_of_classes(model, weights)
     load_weights(model, weights, path)
-    own: dict[str, Any] = dict(model.pretrained_cfg)
+    strange = {*OF_WEIGHTS, *_PLACES_OF_WEIGHTS}  # these tell of the weights in the registry or in a folder
+    own: dict[str, Any] = {key: value for key, value in model.pretrained_cfg.items() if key not in strange}
     if record.get("data_config"):
         own.update(record["data_config"], test_input_size=None, test_crop_pct=None)
-    # The names in the registry, or in a folder, belong to the weights there, not to these.
+    # So do the names of the classes.
     own["label_names"] = list(record["class_names"]) if record.get("class_names") else None
     own.update(label_descriptions=None, num_classes=model.num_classes)
     model.pretrained_cfg = model.default_cfg = own

@@ -7,7 +7,7 @@ import pickle
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "load_file",
     "load_weights",
     "read_weights",
+    "take_prefix",
     "weights_of",
     "without_prefix",
 ]
@@ -186,12 +187,28 @@ def without_prefix(
     best = [prefix for prefix, count in counts.items() if count == most]
     if 2 * most <= len(own) or "" in best:
         return dict(weights)
-    usual = [prefix for prefix in _PREFIXES if prefix in best]
-    if len(best) > 1 and not usual:
+    return take_prefix(weights, best, source)
+
+
+def take_prefix(
+    weights: Mapping[str, Tensor], prefixes: Sequence[str], source: str | os.PathLike[str]
+) -> dict[str, Tensor]:
+    """The entries under a wrapper's prefix, without it. A warning says what was taken and what was left.
+
+    Args:
+        weights: state dict.
+        prefixes: those under which there is a whole model; of several, a usual one is taken.
+        source: what messages call the file.
+
+    Raises:
+        GCPError: there are several prefixes, of which none is usual.
+    """
+    usual = [prefix for prefix in _PREFIXES if prefix in prefixes]
+    if len(prefixes) > 1 and not usual:
         raise GCPError(
-            f"{source} holds the model several times ({some_of(best, 3)}); save the weights that you want alone."
+            f"{source} holds the model several times ({some_of(prefixes, 3)}); save the weights that you want alone."
         )
-    prefix = (usual or best)[0]
+    prefix = (usual or prefixes)[0]
     taken = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     left = [key for key in weights if not key.startswith(prefix)]
     beside = f", and left {some_of(left, 3)}" if left else ""

@@ -1,6 +1,5 @@
 """Model folders, ``config.json`` with ``model.safetensors`` and a card, as timm's ``local-dir:`` takes them."""
 
-import copy
 import json
 import os
 import shutil
@@ -16,13 +15,14 @@ from torch import nn
 from ..errors import GCPError
 from ..files import check_output_folder, output_target
 from ..methods import METHODS
+from ..model_copy import copy_model
 from ..models import BACKBONES
 from ..pooling import find_pools
 
-__all__ = ["architecture", "built_for", "model_arguments", "save_folder"]
+__all__ = ["OF_WEIGHTS", "architecture", "built_for", "model_arguments", "save_folder"]
 
-# What a cfg says of the weights of its name, which are not those that are saved.
-_OF_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
+OF_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
+"""What a cfg says of the weights of its name, which are not those that are saved or read from a checkpoint."""
 _DATA_KEYS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
 
 
@@ -103,7 +103,7 @@ def save_folder(
     """
     name = architecture(model)
     # A copy: contiguous CPU tensors are what safetensors writes, and the caller's model stays as it is.
-    plain: Any = copy.deepcopy(unwrap_model(model)).cpu()
+    plain: Any = copy_model(unwrap_model(model)).cpu()
     for tensor in (*plain.parameters(), *plain.buffers()):
         tensor.data = tensor.data.contiguous()
     if class_names is not None and len(class_names) != plain.num_classes:
@@ -111,9 +111,9 @@ def save_folder(
 
     arguments = {**model_arguments(plain), **(model_args or {})}
     config = dict(plain.pretrained_cfg, architecture=name, num_classes=plain.num_classes)
-    for key in _OF_WEIGHTS:
+    for key in OF_WEIGHTS:
         config.pop(key, None)
-    config.update({key: value for key, value in (about or {}).items() if key in _OF_WEIGHTS and value is not None})
+    config.update({key: value for key, value in (about or {}).items() if key in OF_WEIGHTS and value is not None})
     training = (about or {}).get("training")
     if training or class_names is not None or plain.num_classes != plain.pretrained_cfg.get("num_classes"):
         # Those of the model that this one was fine-tuned from.

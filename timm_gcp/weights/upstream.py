@@ -16,7 +16,7 @@ from ..data.image_files import open_image
 from ..errors import GCPError
 from ..text import some_of
 from .download import is_web_page, sha256_of
-from .file import load_file, load_weights, read_weights, weights_of
+from .file import load_file, load_weights, read_weights, take_prefix, weights_of
 
 __all__ = [
     "PREPROCESSING",
@@ -70,6 +70,7 @@ _SEQUENTIAL_RESNET = {
     **_REDUCTION,
 }
 _WRAPPED = r"^(features|representation|classifier)\.module\."  # DataParallel around a part
+_UPSTREAM = r"((?:.+?\.)??)(?:representation|layer_reduce|features|classifier)\."  # a wrapper's prefix before a part
 _RESNETS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101"}
 _CHANNELS = {"resnet50": 2048, "resnet101": 2048, "vgg16_bn": 512, "alexnet": 256}
 
@@ -170,11 +171,25 @@ class Published:
 
 
 def is_published(weights: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict has the names of upstream's networks (or torchvision's VGG), not those of timm's."""
-    first = {key.partition(".")[0] for key in weights}
+    """Whether a state dict has the names of upstream's networks (or torchvision's VGG), not those of timm's.
+
+    The names may be under a wrapper's prefix, such as ``model.`` or ``net.``.
+    """
+    return bool(_wrappers(weights))
+
+
+def _wrappers(weights: Mapping[str, Tensor]) -> list[str]:
+    """The prefixes under which there is a network of upstream's; [''] for one without a wrapper."""
+    found = (re.match(_UPSTREAM, key) for key in weights)
+    prefixes = dict.fromkeys(match[1] for match in found if match)
+    return [""] if _has_upstream_names(weights, "") else [p for p in prefixes if p and _has_upstream_names(weights, p)]
+
+
+def _has_upstream_names(weights: Mapping[str, Tensor], prefix: str) -> bool:
+    first = {key.removeprefix(prefix).partition(".")[0] for key in weights if key.startswith(prefix)}
     return bool(first & {"representation", "layer_reduce"}) or (
         {"features", "classifier"} <= first
-        and ("features.0.weight" in weights or "features.module.0.weight" in weights)
+        and (f"{prefix}features.0.weight" in weights or f"{prefix}features.module.0.weight" in weights)
     )
 
 
@@ -221,7 +236,8 @@ def convert(
 
     The layout is told from the names and shapes: ``features.*``, ``representation.*``, ``classifier.*`` (ResNet-50 and
     -101, VGG-16-BN, AlexNet with and without batch norm, also with DataParallel's ``module``), or the ResNets'
-    ``conv1`` … ``layer4``, ``layer_reduce``, ``layer_reduce_bn``, ``fc``. Every root has the same parameters, none.
+    ``conv1`` … ``layer4``, ``layer_reduce``, ``layer_reduce_bn``, ``fc``. Every root has the same parameters, none. A
+    prefix of a wrapper, such as ``model.`` or ``net.``, is taken off with a warning that says what was left.
 
     The stride of a ResNet's last stage is not in the weights. It is 1 in the networks called ``mpncovresnet``, 2 in
     those called ``resnet``, which ``arch`` tells, or else the order of the entries: upstream's wrapper puts an
@@ -238,7 +254,11 @@ def convert(
         GCPError: none of these layouts, entries that do not fit (the first are named), a head that does not see a
             covariance, or weights that are not finite.
     """
-    plain = {re.sub(_WRAPPED, r"\1.", key): value for key, value in clean_state_dict(dict(weights)).items()}
+    plain = clean_state_dict(dict(weights))
+    wrappers = _wrappers(plain)
+    if wrappers and "" not in wrappers:
+        plain = take_prefix(plain, wrappers, source)
+    plain = {re.sub(_WRAPPED, r"\1.", key): value for key, value in plain.items()}
     _check_storage(plain, source)
     layout = _layout(plain, source)
     ours: dict[str, Tensor] = {}
