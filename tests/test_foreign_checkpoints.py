@@ -11,9 +11,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from timm_gcp import GCPError
-from timm_gcp.training.arguments import parse_train_args
 from timm_gcp.training.loading import model_from_checkpoint
 from timm_gcp.training.setup import build_model
+from timm_gcp.training.train_arguments import parse_train_args
 from timm_gcp.weights.file import read_weights
 
 NAME = "test_resnet_svdpade"

@@ -15,20 +15,16 @@ import eval.__main__
 import hub.__main__
 from timm_gcp.cli import main
 from timm_gcp.errors import GCPError
-from timm_gcp.training.arguments import (
-    Parser,
-    convert_parser,
-    export_parser,
-    parse_predict_args,
-    parse_train_args,
-    parse_validate_args,
-    predict_parser,
-    train_parser,
-    validate_parser,
-)
 from timm_gcp.training.convert import _check_out
+from timm_gcp.training.convert_arguments import convert_parser
+from timm_gcp.training.export_arguments import export_parser
 from timm_gcp.training.option_types import file_path, model_name, policy
+from timm_gcp.training.options import Parser
+from timm_gcp.training.predict_arguments import parse_predict_args, predict_parser
+from timm_gcp.training.train_arguments import parse_train_args
+from timm_gcp.training.train_options import train_parser
 from timm_gcp.training.transforms import fit_policy
+from timm_gcp.training.validate_arguments import parse_validate_args, validate_parser
 from timm_gcp.training.value_checks import image_mode
 
 REFUSED = {

@@ -10,8 +10,8 @@ from tools import MODEL, rows_of
 
 from timm_gcp import GCPError
 from timm_gcp.training import setup
-from timm_gcp.training.arguments import parse_train_args
 from timm_gcp.training.checkpoint import load_training_checkpoint
+from timm_gcp.training.train_arguments import parse_train_args
 
 # What one process and two cannot share is taken away: batch norm's own statistics, and the order of the images, which
 # in one process comes from another sampler.

@@ -12,8 +12,8 @@ from tools import MODEL, write_images
 from timm_gcp.cli import main
 from timm_gcp.models.zoo import _ROWS
 from timm_gcp.training import provenance
-from timm_gcp.training.arguments import parse_train_args
 from timm_gcp.training.setup import build_model
+from timm_gcp.training.train_arguments import parse_train_args
 from timm_gcp.weights.folder import save_folder
 from timm_gcp.weights.manifest import read_manifest
 from timm_gcp.weights.resolve import resolve

@@ -110,8 +110,8 @@ def test_weights_a_run_starts_from(more, said):
     import timm
 
     import timm_gcp  # noqa: F401
-    from timm_gcp.training.arguments import parse_train_args
     from timm_gcp.training.start import describe_start
+    from timm_gcp.training.train_arguments import parse_train_args
 
     args, _ = parse_train_args(["--model", MODEL, "--num-classes", "3", *more])
     model = timm.create_model(args.model, num_classes=args.num_classes)

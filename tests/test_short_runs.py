@@ -10,9 +10,9 @@ from torch import nn
 
 from timm_gcp.errors import GCPError
 from timm_gcp.pooling import GlobalCovariancePool
-from timm_gcp.training.arguments import parse_train_args
 from timm_gcp.training.hybrid import ConditioningSettles, HybridSchedule, preview_learning_rates
 from timm_gcp.training.optimizer import make_scheduler, set_course, set_learning_rate
+from timm_gcp.training.train_arguments import parse_train_args
 
 UPDATES = 20
 

@@ -18,12 +18,12 @@ from timm_gcp.cli import main
 from timm_gcp.errors import GCPError
 from timm_gcp.pooling import find_pools
 from timm_gcp.training import train
-from timm_gcp.training.arguments import parse_train_args
 from timm_gcp.training.checkpoint import RunSaver, load_training_checkpoint
 from timm_gcp.training.engine import evaluate
 from timm_gcp.training.loading import model_from_checkpoint
 from timm_gcp.training.optimizer import make_optimizer, make_scheduler
 from timm_gcp.training.setup import build_model
+from timm_gcp.training.train_arguments import parse_train_args
 from timm_gcp.weights.file import load_weights, read_weights
 from timm_gcp.weights.folder import save_folder
 

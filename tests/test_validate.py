@@ -11,8 +11,8 @@ import torch
 from tools import MODEL, timm_gcp_command, write_images
 
 from timm_gcp.cli import main
-from timm_gcp.training.arguments import train_parser
 from timm_gcp.training.loading import model_from_checkpoint
+from timm_gcp.training.train_options import train_parser
 
 
 @pytest.fixture(scope="module")

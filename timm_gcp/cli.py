@@ -85,11 +85,11 @@ def list_models(argv: Sequence[str]) -> int:
     from timm_gcp.errors import GCPError
     from timm_gcp.methods import METHODS
     from timm_gcp.text import nearest
-    from timm_gcp.training.arguments import Parser
+    from timm_gcp.training.options import Parser, add_debug
 
     parser = Parser(prog="timm-gcp list", description="List the registered models and the methods.")
     parser.add_argument("pattern", nargs="?", default="*", help="such as 'resnet50*' or '*_polar'")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_debug(parser)
     pattern = parser.parse_args(argv).pattern
     every: dict[str, dict[str, str]] = {}
     for name in timm.list_models():

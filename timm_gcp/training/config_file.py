@@ -1,14 +1,18 @@
 """YAML files of arguments."""
 
+import argparse
 from typing import Any
 
 import yaml
+from timm.utils import ParseKwargs
 
 from ..errors import GCPError
-from ..text import one_line
+from ..text import nearest, one_line
 from ..text_files import read_text
 
-__all__ = ["read_mapping"]
+__all__ = ["read_mapping", "read_options"]
+
+_COMMAND_LINE_ONLY = ("help", "config", "recipe", "show_recipe")
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -51,3 +55,55 @@ def read_mapping(path: str, what: str) -> dict[Any, Any]:
     if not isinstance(content, dict):
         raise GCPError(f"{what} holds no 'argument: value' lines.")
     return content
+
+
+def read_options(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """Options from a YAML file, checked against the parser as the command line would be.
+
+    Args:
+        path: the file.
+        parser: whose options they are.
+
+    Returns:
+        Values by the names that the parser stores them under.
+
+    Raises:
+        GCPError: as `read_mapping`; an unknown option, or a value that it does not take.
+    """
+    config = read_mapping(path, f"--config {path}")
+    actions = {action.dest: action for action in parser._actions if action.dest not in _COMMAND_LINE_ONLY}
+    checked = {}
+    for key, value in config.items():
+        name = str(key).replace("-", "_")
+        if name not in actions:
+            raise GCPError(f"--config {path} has an unknown argument '{key}'{nearest(name, actions)}")
+        checked[name] = _checked(actions[name], value, f"'{key}' in --config {path}")
+    return checked
+
+
+def _checked(action: argparse.Action, value: Any, where: str) -> Any:
+    """A value from YAML, converted by the rules of the command line."""
+    if value is None and action.default is not None:
+        raise GCPError(f"{where} needs a value; leave the line out for the default, {action.default!r}.")
+    if value is None or isinstance(action, ParseKwargs):
+        if value is not None and not isinstance(value, dict):
+            raise GCPError(f"{where} takes 'name: value' lines, not {value!r}.")
+        return value
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise GCPError(f"{where} takes true or false, not {value!r}.")
+        return value
+    several = action.nargs == "+" or isinstance(action.nargs, int)
+    items = value if several and isinstance(value, list) else [value]
+    if any(isinstance(item, (list, dict, bool)) for item in items):
+        raise GCPError(f"{where} cannot be {value!r}.")
+    kind: Any = action.type or str
+    try:
+        items = [kind(str(item)) for item in items]
+    except argparse.ArgumentTypeError as error:
+        raise GCPError(f"{where}: {error}.") from error
+    except ValueError as error:
+        raise GCPError(f"{where} cannot be {value!r}: it takes {kind.__name__} values.") from error
+    if action.choices is not None and (bad := [item for item in items if item not in action.choices]):
+        raise GCPError(f"{where} cannot be {bad[0]!r}; it is one of {', '.join(map(repr, action.choices))}.")
+    return items if several else items[0]

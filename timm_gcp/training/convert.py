@@ -20,7 +20,7 @@ from ..weights.download import download
 from ..weights.file import read_weights
 from ..weights.folder import save_folder
 from ..weights.upstream import PREPROCESSING, Choice, Published, choose_by_images, is_published, read_published
-from .arguments import parse_convert_args
+from .convert_arguments import parse_convert_args
 from .convert_trained import convert_trained
 from .loading import checkpoint_in, source_of
 

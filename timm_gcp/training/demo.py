@@ -20,10 +20,10 @@ from ..data.textures import write_textures
 from ..errors import GCPError
 from ..files import check_output_folder
 from ..plots import new_figure, save_figure
-from .arguments import Parser
 from .curves import draw_comparison
 from .loading import model_from_checkpoint
 from .option_types import path_object
+from .options import Parser, add_debug
 from .run_folder import LOCK
 from .train import main as train
 from .validate import main as validate
@@ -55,13 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         GCPError: the output folder is in use, or the reloaded model does not give what the trained one gave.
     """
     parser = Parser(prog="timm-gcp demo", description=__doc__.split(":", 1)[1].strip())
-    parser.add_argument(
-        "--output", type=path_object, default=Path("timm-gcp-demo"), help="folder to write (%(default)s)"
-    )
-    parser.add_argument("--epochs", type=int, default=8, help="of each of the two runs (%(default)s)")
-    parser.add_argument("--images", type=int, default=60, help="training images a class (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and data order (%(default)s)")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument("--output", type=path_object, default=Path("timm-gcp-demo"), help="folder to write")
+    parser.add_argument("--epochs", type=int, default=8, help="epochs of each of the two runs")
+    parser.add_argument("--images", type=int, default=60, help="training images per class")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and data order")
+    add_debug(parser)
     args = parser.parse_args(argv)
     if args.epochs < 2:
         raise GCPError(f"The demo switches its method between two epochs: give --epochs 2 or more, not {args.epochs}.")

@@ -12,7 +12,7 @@ from timm.data import create_transform
 from ..data import TextureDataset, find_images, open_image
 from ..onnx_export import check_ready, export_onnx
 from ..pooling import find_pools
-from .arguments import parse_export_args
+from .export_arguments import parse_export_args
 from .inputs import preprocessing
 from .loading import load_model
 from .value_checks import image_mode

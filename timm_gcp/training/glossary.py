@@ -22,8 +22,8 @@ words of the log:
   rank          number of eigenvalues above rounding, median as for κ; at most
                 min(channels, positions - 1)
   warm method   the first method of the hybrid protocol (--warm-method). Its
-                epochs are not ranked: the best epoch is one of the final method,
-                under which the model is saved
+                epochs are not ranked: the best epoch is one of the final
+                method, under which the model is saved
   skipped updates
                 left out since loss or gradient was not finite (--on-nonfinite)
   eigensolver fallbacks

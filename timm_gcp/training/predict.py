@@ -19,9 +19,9 @@ from ..data import UnreadableImageError, find_images, open_image
 from ..errors import GCPError
 from ..files import check_output, make_parents, save_text
 from ..output import BAR
-from .arguments import parse_predict_args
 from .inputs import preprocessing
 from .loading import load_model
+from .predict_arguments import parse_predict_args
 from .value_checks import image_mode
 
 __all__ = ["main"]

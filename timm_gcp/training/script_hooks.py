@@ -28,10 +28,10 @@ from ..pooling import find_pools
 from ..product_pooling import with_product_pools
 from ..text import first_line
 from ..weights.file import load_file
-from .arguments import add_hybrid_arguments, check_switch
 from .hybrid import HybridSchedule, base_learning_rate, preview_learning_rates
 from .loading import register_named
 from .optimizer import warn_of_warmup
+from .options import add_hybrid_arguments, check_switch
 from .script_saver import ScriptSaver
 from .setup import hybrid_schedule
 

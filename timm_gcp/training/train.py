@@ -27,7 +27,6 @@ from ..errors import GCPError
 from ..files import save_text
 from ..pooling import find_pools
 from ..weights.folder import model_arguments
-from .arguments import parse_train_args
 from .checkpoint import RunSaver
 from .engine import evaluate, totals, train_one_epoch
 from .heap import keep_heap
@@ -45,6 +44,7 @@ from .run_folder import RunFolder
 from .run_log import RunLog
 from .setup import prepare
 from .summary import describe, epoch_line, read_summary, summary_row, write_summary
+from .train_arguments import parse_train_args
 
 __all__ = ["main"]
 

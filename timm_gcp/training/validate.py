@@ -17,12 +17,12 @@ from ..data.loaders import evaluation_loader
 from ..errors import GCPError
 from ..files import check_output, is_stream, make_parents, save_text
 from ..pooling import find_pools
-from .arguments import parse_validate_args
 from .engine import evaluate
 from .heap import keep_heap
 from .inputs import check_classes, make_autocast, preprocessing
 from .loading import load_model
 from .memory import naming_the_batch
+from .validate_arguments import parse_validate_args
 from .value_checks import image_mode
 
 __all__ = ["main"]

@@ -19,8 +19,8 @@ import timm_gcp  # noqa: F401  registers the models
 
 from ..errors import GCPError
 from ..text import one_line
-from .arguments import Parser
 from .option_types import file_path
+from .options import Parser, add_debug
 from .script_hooks import ScriptHooks
 from .script_source import SCRIPTS, find_script
 
@@ -75,7 +75,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "environment variable TIMM_SCRIPTS names, or an editable installation of timm, or else the tag of the "
         "installed version, which is downloaded once (default: this folder, then auto)",
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_debug(parser)
     if "--" in argv:
         at = argv.index("--")
         return parser.parse_args(argv[:at]), argv[at + 1 :]

@@ -1,0 +1,320 @@
+"""What the commands' parsers share: the parser, its actions, options of several commands, and their checks."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+from timm.utils import ParseKwargs
+
+from ..data import CLASS_FROM, FINE_GRAINED
+from ..errors import GCPError
+from .help_formatter import HelpFormatter
+from .option_types import CROP, DEVIATION, MEAN, file_path, resampling
+from .unknown_options import unknown_arguments
+from .value_checks import check_device, check_model_kwargs, image_mode
+
+__all__ = [
+    "Pairs",
+    "Parser",
+    "Switch",
+    "add_data_folder",
+    "add_data_set",
+    "add_debug",
+    "add_device",
+    "add_hybrid_arguments",
+    "add_image_size",
+    "add_input",
+    "add_loading",
+    "add_weights",
+    "at_least",
+    "check_common",
+    "check_input",
+    "check_switch",
+    "choose_device",
+]
+
+
+class Parser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` whose errors are ours: one sentence, no page of usage; its help names every default."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"formatter_class": HelpFormatter, **kwargs})
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, with the near names of an option that is not there."""
+        parsed, extra = self.parse_known_args(args, namespace)
+        if extra:
+            self.error(unknown_arguments(extra, self._option_string_actions, self.prog))
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        raise GCPError(f"{message} (see {self.prog} --help)")
+
+
+class Switch(argparse.BooleanOptionalAction):
+    """``--name``, off by default, with a ``--no-name`` for what a recipe or ``--config`` turns on."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str, default: bool | None = False) -> None:
+        super().__init__(option_strings, dest, default=default, help=help)
+        self.help = help  # argparse adds the default before Python 3.13; the formatter does so everywhere
+
+
+class Pairs(ParseKwargs):
+    """timm's ``K=V …``; what is no pair is refused."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        for value in values:
+            try:
+                super().__call__(parser, argparse.Namespace(), [value], option_string)
+            except (ValueError, SyntaxError):
+                parser.error(f"argument {option_string}: {value!r} is not of the form K=V")
+        super().__call__(parser, namespace, values, option_string)
+
+
+def add_data_folder(group: Any) -> None:
+    """Adds the folder of the data set to a parser or an argument group, as the other ``add_…`` add their options."""
+    group.add_argument("data", type=file_path, nargs="?", metavar="DIR", help="data set folder")
+    group.add_argument(
+        "--data-dir", type=file_path, metavar="DIR", help="data set folder, where DIR is not given as an argument"
+    )
+
+
+def add_data_set(group: Any) -> None:
+    """Adds the options that say how the folder is read."""
+    group.add_argument(
+        "--dataset",
+        metavar="NAME",
+        default="",
+        help="'grocery' or 'list': list files; 'textures': synthetic; "
+        f"{', '.join(FINE_GRAINED)}: the official folder of that data set; or any name that timm reads, such as "
+        "torch/cifar10 (default: image folders)",
+    )
+    group.add_argument("--dataset-download", action="store_true", help="download the data set if it is not there")
+    group.add_argument(
+        "--class-map",
+        type=file_path,
+        metavar="FILE",
+        default="",
+        help="file of class names in the order of their indices (default: sorted names of the folders)",
+    )
+    group.add_argument(
+        "--class-from",
+        default="top",
+        choices=CLASS_FROM,
+        help="image folders: the class is the first folder below the split (top) or the innermost one (leaf, as in "
+        "timm)",
+    )
+    group.add_argument("--skip-bad-images", action="store_true", help="skip unreadable images with a warning")
+    group.add_argument("--no-check-images", action="store_true", help="do not open every image before the start")
+
+
+def add_image_size(group: Any) -> None:
+    """Adds ``--img-size``."""
+    group.add_argument(
+        "--img-size", type=int, metavar="N", help="height and width of the images, pixels (default: the model's)"
+    )
+
+
+def add_input(group: Any) -> None:
+    """Adds the options of the model's input and classifier, but ``--img-size``."""
+    group.add_argument("--num-classes", type=int, metavar="N", help="number of classes (default: the data set's)")
+    group.add_argument("--in-chans", type=int, metavar="N", help="image channels, 3 or 1 (default: the model's)")
+    group.add_argument(
+        "--input-size", nargs=3, type=int, metavar="N", help="channels, height and width (default: the model's)"
+    )
+    group.add_argument(
+        "--crop-pct",
+        type=CROP,
+        metavar="P",
+        help="share of the resized image kept in evaluation (default: the model's)",
+    )
+    group.add_argument(
+        "--crop-mode",
+        choices=("center", "squash", "border"),
+        help="resize in evaluation: of the shorter side (center), of both to a square (squash), of the longer with a "
+        "border (border) (default: the model's)",
+    )
+    group.add_argument(
+        "--ignore-exif-orientation",
+        action="store_true",
+        help="read photographs as the sensor stored them, not turned upright by their EXIF orientation",
+    )
+    group.add_argument(
+        "--mean", type=MEAN, nargs="+", help="mean of the pixels per channel, 0 to 1 (default: the model's)"
+    )
+    group.add_argument(
+        "--std",
+        type=DEVIATION,
+        nargs="+",
+        help="standard deviation of the pixels per channel, 0 to 1 (default: the model's)",
+    )
+    group.add_argument(
+        "--interpolation",
+        type=resampling,
+        default="",
+        metavar="NAME",
+        help="resampling filter in evaluation (default: the model's)",
+    )
+    group.add_argument(
+        "--model-kwargs", nargs="*", default={}, action=Pairs, metavar="K=V", help="arguments of timm.create_model"
+    )
+    group.add_argument(
+        "--last-stride",
+        type=int,
+        choices=(1, 2),
+        help="stride of the last stage of a ResNet, without dilation (default: the model's)",
+    )
+
+
+def add_weights(group: Any) -> None:
+    """Adds the checkpoint and the method of a trained model."""
+    group.add_argument(
+        "--checkpoint",
+        type=file_path,
+        default="",
+        metavar="FILE",
+        help="checkpoint or run folder whose weights are loaded; those of a run name their model",
+    )
+    group.add_argument(
+        "--use-ema",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="take the averaged weights of a checkpoint (default: those by which the run was ranked)",
+    )
+    group.add_argument("--method", metavar="NAME", help="pool by this method (default: the model's)")
+
+
+def add_device(group: Any) -> None:
+    """Adds ``--device``."""
+    group.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda, cuda:1, … (default: cuda where there is one, else cpu)"
+    )
+
+
+def add_loading(group: Any) -> None:
+    """Adds precision, memory layout and the loader's processes."""
+    group.add_argument("--channels-last", action=Switch, help="channels_last memory layout")
+    group.add_argument("--amp", action="store_true", help="mixed precision; the spectral part keeps its own precision")
+    group.add_argument("--amp-dtype", default="float16", choices=("float16", "bfloat16"), help="number format of --amp")
+    group.add_argument("-j", "--workers", type=int, default=4, metavar="N", help="processes that load images")
+    group.add_argument("--pin-mem", action="store_true", help="pin CPU memory in the loader")
+    group.add_argument("--no-prefetcher", action="store_true", help="disable timm's prefetcher")
+
+
+def add_debug(group: Any) -> None:
+    """Adds ``--debug``."""
+    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def add_hybrid_arguments(group: Any) -> None:
+    """Adds the options of the hybrid protocol to a parser, ours or that of a script of timm's.
+
+    Args:
+        group: an argument group.
+    """
+    group.add_argument(
+        "--hybrid",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="train with --warm-method while the learning rate is large, then with the model's own method "
+        "(default: on wherever the two differ)",
+    )
+    group.add_argument(
+        "--warm-method",
+        default="isqrt",
+        metavar="NAME",
+        help="method of the first epochs of the hybrid protocol (default: %(default)s)",
+    )
+    group.add_argument(
+        "--switch-lr-fraction",
+        type=float,
+        metavar="F",
+        help="switch once the learning rate is at most this fraction of its peak (default: 0.1)",
+    )
+    group.add_argument(
+        "--switch-epoch",
+        type=int,
+        metavar="N",
+        help="switch at epoch N, counted from 0; with another rule, at epoch N at the latest (default: none)",
+    )
+
+
+def check_switch(args: argparse.Namespace) -> None:
+    """Refuses options of the switch that contradict each other.
+
+    Raises:
+        GCPError: the contradiction, and the way out of it.
+    """
+    given = [
+        name
+        for name in ("switch_lr_fraction", "switch_epoch", "switch_conditioning")
+        if getattr(args, name) not in (None, False)
+    ]
+    if given and args.hybrid is False:
+        raise GCPError(f"--{given[0].replace('_', '-')} has no effect with --no-hybrid; leave one of them out.")
+    if args.switch_conditioning and args.switch_lr_fraction is not None:
+        raise GCPError("--switch-conditioning and --switch-lr-fraction are two rules for one switch; choose one.")
+    if args.switch_conditioning and args.monitor_every < 1:
+        raise GCPError("--switch-conditioning needs the conditioning: give --monitor-every 1 or more.")
+    if args.switch_lr_fraction is not None and not 0 < args.switch_lr_fraction < 1:
+        raise GCPError(f"--switch-lr-fraction must lie between 0 and 1, not {args.switch_lr_fraction:g}.")
+    if args.switch_epoch is not None and args.switch_epoch < 1:
+        raise GCPError(
+            f"--switch-epoch {args.switch_epoch} leaves no epoch for the warm method; use 1 or more, or --no-hybrid."
+        )
+
+
+def at_least(args: argparse.Namespace, name: str, least: int) -> None:
+    """Refuses a value of an option below its least one.
+
+    Raises:
+        GCPError: the value is too small.
+    """
+    if getattr(args, name) is not None and getattr(args, name) < least:
+        raise GCPError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(args, name)}.")
+
+
+def check_common(args: argparse.Namespace) -> None:
+    """Checks the options that training and evaluation share.
+
+    Raises:
+        GCPError: a value that cannot be used.
+    """
+    at_least(args, "batch_size", 1)
+    at_least(args, "workers", 0)
+    check_input(args)
+    choose_device(args)
+
+
+def choose_device(args: argparse.Namespace) -> None:
+    """Fills in ``args.device`` where it is not given, and checks it.
+
+    Raises:
+        GCPError: the device is not there.
+    """
+    if args.device is None:
+        args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(args.device)
+
+
+def check_input(args: argparse.Namespace) -> None:
+    """Checks the options of the model's input.
+
+    Raises:
+        GCPError: a value that cannot be used, or two that contradict each other.
+    """
+    for name in ("num_classes", "img_size", "in_chans"):
+        if getattr(args, name) is not None:
+            at_least(args, name, 1)
+    if args.input_size is not None and min(args.input_size) < 1:
+        raise GCPError(f"--input-size takes numbers of 1 or more, not {min(args.input_size)}.")
+    channels = args.in_chans or (args.input_size or [3])[0]
+    image_mode(channels)
+    check_model_kwargs(args.model_kwargs or {})
+    for name in ("mean", "std"):
+        values = getattr(args, name)
+        if values is not None and len(values) not in (1, channels):
+            raise GCPError(f"--{name} takes 1 or {channels} values, not {len(values)}.")
+    if args.input_size is not None and args.in_chans is not None and args.input_size[0] != args.in_chans:
+        raise GCPError(f"--input-size says {args.input_size[0]} channels and --in-chans {args.in_chans}; choose one.")
