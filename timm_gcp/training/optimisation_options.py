@@ -14,8 +14,19 @@ def add_optimiser(group: argparse._ArgumentGroup) -> None:
     """Adds the options of the optimiser."""
     add = group.add_argument
     add("--opt", default="sgd", metavar="NAME", help="optimiser of timm's, such as sgd, adamw, lamb")
-    add("--opt-eps", type=NOT_NEGATIVE, metavar="EPS", help="term added to the denominator (default: the optimiser's)")
-    add("--opt-betas", type=BELOW_ONE, nargs="+", metavar="BETA", help="decay rates of the moments (default: the optimiser's)")
+    add(
+        "--opt-eps",
+        type=NOT_NEGATIVE,
+        metavar="EPS",
+        help="term added to the denominator of the update (default: the optimiser's)",
+    )
+    add(
+        "--opt-betas",
+        type=BELOW_ONE,
+        nargs="+",
+        metavar="BETA",
+        help="decay rates of the moments (default: the optimiser's)",
+    )
     add("--momentum", type=BELOW_ONE, default=0.9, metavar="M", help="momentum")
     add("--weight-decay", type=NOT_NEGATIVE, default=2e-5, metavar="W", help="weight decay")
     add("--clip-grad", type=POSITIVE, metavar="NORM", help="clip gradients at this norm or value (--clip-mode)")
