@@ -16,7 +16,7 @@ COMMANDS = {
     "export": "write a model as an ONNX file, checked against the model",
     "convert": "write a published checkpoint as a timm model folder",
     "wrap": "run timm's own train.py, validate.py, ... with our models and the hybrid protocol",
-    "list": "list the registered models and the methods",
+    "list": "list backbones and methods, or show what is known of one",
 }
 WRITES_FOLDERS = ("demo", "train", "wrap")
 """Commands whose results are files: what they print may be lost without loss."""
@@ -64,63 +64,9 @@ def _run(command: str, argv: list[str]) -> int | None:
         from timm_gcp.text import nearest
 
         raise GCPError(f"Unknown command '{command}'; there are {', '.join(COMMANDS)}{nearest(command, COMMANDS)}")
-    if command == "list":
-        return list_models(argv)
     module = importlib.import_module(f"timm_gcp.training.{command}")
     raise_on_interrupt()
     return module.main(argv)
-
-
-def list_models(argv: Sequence[str]) -> int:
-    """Runs ``timm-gcp list [pattern]``: the registered models by backbone, and the methods.
-
-    Raises:
-        GCPError: no model fits the pattern.
-    """
-    import timm
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from timm_gcp.errors import GCPError
-    from timm_gcp.methods import METHODS
-    from timm_gcp.text import nearest
-    from timm_gcp.training.options import Parser, add_debug
-
-    parser = Parser(prog="timm-gcp list", description="List the registered models and the methods.")
-    parser.add_argument("pattern", nargs="?", default="*", help="such as 'resnet50*' or '*_polar'")
-    add_debug(parser)
-    pattern = parser.parse_args(argv).pattern
-    every: dict[str, dict[str, str]] = {}
-    for name in timm.list_models():
-        backbone, _, method = name.rpartition("_")
-        if method in METHODS and timm.is_model(backbone):
-            every.setdefault(backbone, {})[method] = name
-    names = {name for found in every.values() for name in found.values()}
-    chosen = set(timm.list_models(pattern)) & names
-    if not chosen:
-        raise GCPError(f"No registered model fits '{pattern}'{nearest(pattern.strip('*'), [*every, *names])}")
-
-    console = Console()
-    models = Table(title="Models: <backbone>_<method>", box=box.SIMPLE)
-    models.add_column("backbone", no_wrap=True)
-    models.add_column("methods")
-    for backbone, found in every.items():
-        methods = [method for method in METHODS if found.get(method) in chosen]
-        if methods:
-            models.add_row(backbone, " ".join(methods))
-    console.print(models)
-    table = Table(title="Methods", box=box.SIMPLE)
-    for title in ("name", "forward", "backward", "precision", "arguments", "reference"):
-        table.add_column(title, no_wrap=title == "name")
-    shown = {name.rpartition("_")[2] for name in chosen}
-    for row in METHODS.values():
-        if row.name in shown:
-            precision = str(row.dtype).removeprefix("torch.")
-            arguments = " ".join(f"{name}={value:g}" for name, value in row.defaults.items())
-            table.add_row(row.name, row.forward, row.backward, precision, arguments, row.reference)
-    console.print(table)
-    return 0
 
 
 if __name__ == "__main__":

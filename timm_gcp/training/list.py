@@ -1,0 +1,219 @@
+"""``timm-gcp list``: the registered backbones and the methods, or what is known of one of them."""
+
+import fnmatch
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import timm
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from timm.models import get_arch_pretrained_cfgs
+
+import timm_gcp  # noqa: F401  registers the models
+
+from ..errors import GCPError
+from ..methods import METHODS, Method
+from ..models import ensure_registered
+from ..text import nearest
+from .glossary import GLOSSARY
+from .options import Parser, add_debug
+
+__all__ = ["main"]
+
+_TIMED_BATCH = 8
+_TIMED_SECONDS = 3.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``timm-gcp list``.
+
+    Args:
+        argv: arguments; None takes those of the process.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        GCPError: nothing has this name.
+    """
+    parser = Parser(
+        prog="timm-gcp list",
+        description="List the registered backbones and the methods, or show what is known of one: a model "
+        "(resnet50_svdpade), a backbone (resnet50), or a method (svdpade).",
+    )
+    parser.add_argument(
+        "name", nargs="?", default="*", help="a name, a pattern ('*_polar'), or 'glossary' for the words of the log"
+    )
+    parser.add_argument("--time", action="store_true", help="also measure the forward pass of a model on this machine")
+    add_debug(parser)
+    args = parser.parse_args(argv)
+    console = Console()
+    if args.name == "glossary":
+        print(GLOSSARY)
+    elif args.name in METHODS:
+        _show_method(console, METHODS[args.name])
+    elif any(character in args.name for character in "*?["):
+        if args.time:
+            raise GCPError("--time measures one model; give its name, such as resnet50_svdpade.")
+        _show_matches(console, args.name)
+    else:
+        _show_model(console, args.name.partition(".")[0], args.time)
+    return 0
+
+
+def _registered() -> dict[str, list[str]]:
+    """Methods by backbone, of all models that are registered."""
+    found: dict[str, list[str]] = {}
+    for name in timm.list_models():
+        backbone, _, method = name.rpartition("_")
+        if method in METHODS and timm.is_model(backbone):
+            found.setdefault(backbone, []).append(method)
+    return found
+
+
+def _show_matches(console: Console, pattern: str) -> None:
+    models = [
+        (backbone, method)
+        for backbone, methods in _registered().items()
+        for method in methods
+        if fnmatch.fnmatch(f"{backbone}_{method}", pattern) or fnmatch.fnmatch(backbone, pattern)
+    ]
+    if not models:
+        raise GCPError(f"No registered model fits '{pattern}'{_near(pattern.strip('*'))}")
+    methods = {method for _, method in models}
+    console.print("A model is named <backbone>_<method>, such as resnet50_svdpade.\n", markup=False)
+    console.print("Backbones, each with every method below:", style="bold")
+    console.print(", ".join(dict.fromkeys(backbone for backbone, _ in models)) + "\n", markup=False, highlight=False)
+    console.print(_methods(row for row in METHODS.values() if row.name in methods))
+    console.print()
+    console.print(
+        "timm-gcp list NAME shows one backbone, model or method; any other backbone of timm works as well.",
+        markup=False,
+    )
+
+
+def _methods(rows: Iterable[Method]) -> Table:
+    table = Table(title="Methods", title_justify="left", box=box.SIMPLE, show_edge=False, pad_edge=False)
+    table.add_column("name", no_wrap=True)
+    table.add_column("output", overflow="fold")
+    table.add_column("arguments", overflow="fold")
+    for row in rows:
+        table.add_row(row.name, row.forward, _arguments(row))
+    return table
+
+
+def _arguments(row: Method) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in row.defaults.items())
+
+
+def _show_method(console: Console, row: Method) -> None:
+    _show_facts(
+        console,
+        row.name,
+        {
+            "output": row.forward,
+            "gradient": row.backward,
+            "arguments": _arguments(row) or "none",
+            "precision": ", ".join(
+                f"{_name(dtype)}{' (default)' if dtype == row.dtype else ''}" for dtype in row.dtypes
+            ),
+            "source": row.reference,
+            "models": f"<backbone>_{row.name}, such as resnet50_{row.name}",
+        },
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _show_model(console: Console, name: str, timed: bool) -> None:
+    backbone, _, method = name.rpartition("_")
+    if not (method in METHODS and timm.is_model(backbone)):
+        backbone, method = name, ""
+    if not timm.is_model(backbone):
+        raise GCPError(f"There is no model, backbone or method '{name}'{_near(name)}")
+    shown = f"{backbone}_{method or 'svdpade'}"
+    ensure_registered(shown)
+    model = _on_meta(shown)
+    cfg: dict[str, Any] = model.pretrained_cfg
+    methods = [f"{backbone}_{one}" for one in METHODS]
+    facts = {
+        "what": f"{backbone} with covariance pooling" + (f": {METHODS[method].forward}" if method else ""),
+        "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M for {model.num_classes} classes",
+        "covariance": f"{model.global_pool.channels} channels, {model.global_pool.out_features:,} numbers",
+        "input": " × ".join(map(str, cfg["input_size"])),
+    }
+    if not method:
+        facts["models"] = ", ".join(methods)
+    if timed:
+        facts["forward"] = _measured(shown, cfg["input_size"])
+    _show_facts(console, name, facts)
+    weights = {
+        full: _weights(row)
+        for one in ([shown] if method else methods)
+        for full, row in get_arch_pretrained_cfgs(one).items()
+        # The tag init of every method holds the same weights.
+        if row.has_weights and (row.tag != "init" or one == shown)
+    }
+    if weights:
+        _show_facts(console, "Pretrained weights", weights)
+    else:
+        console.print("There are no pretrained weights of it.")
+
+
+def _weights(row: Any) -> str:
+    """What is known of a tag, in a sentence."""
+    size = "×".join(map(str, row.input_size[1:]))
+    licence = f"licence {row.license}" if row.license else "licence not stated"
+    if row.tag == "init":
+        return f"timm's own weights of the backbone under a fresh head, {size} px, {licence}"
+    return f"{row.description} {row.num_classes} classes, {size} px, {licence}"
+
+
+def _on_meta(name: str) -> Any:
+    """The model without memory for its weights, where its family can be built so."""
+    try:
+        with torch.device("meta"):
+            return timm.create_model(name)
+    except (NotImplementedError, RuntimeError):  # some backbones compute while they are built
+        return timm.create_model(name)
+
+
+@torch.inference_mode()
+def _measured(name: str, input_size: Sequence[int]) -> str:
+    """The rate of the forward pass: the best of a few seconds, random weights."""
+    model = timm.create_model(name).eval()
+    images = torch.randn(_TIMED_BATCH, *input_size)
+    best, began = float("inf"), time.monotonic()
+    while best == float("inf") or time.monotonic() - began < _TIMED_SECONDS:
+        start = time.perf_counter()
+        model(images)
+        best = min(best, time.perf_counter() - start)
+    return (
+        f"{_TIMED_BATCH / best:.1f} images/s (measured now: cpu, {torch.get_num_threads()} threads, batch "
+        f"{_TIMED_BATCH}, float32)"
+    )
+
+
+def _show_facts(console: Console, title: str, facts: dict[str, str]) -> None:
+    table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, text in facts.items():
+        table.add_row(key, text)
+    console.print(table, highlight=False)
+    console.print()
+
+
+def _near(name: str) -> str:
+    registered = _registered()
+    names = [
+        *METHODS,
+        *registered,
+        *(f"{backbone}_{one}" for backbone, methods in registered.items() for one in methods),
+    ]
+    return nearest(name, names)
