@@ -353,7 +353,7 @@ def test_bare_names(calm, tmp_path, monkeypatch, capsys):
         assert main(["wrap", *argv, "--", "--model", MODEL]) == 0
         return capsys.readouterr().out.split()[0]
 
-    monkeypatch.setattr(timm, "__version__", "1.0.99")
+    monkeypatch.setattr(timm, "__version__", "1.0.27")  # older than every recorded one
     with pytest.raises(ValueError, match="not recorded here"):  # somebody else's file beside the package
         script_source.find_script("validate")
     (checkout / "pyproject.toml").touch()
@@ -362,7 +362,8 @@ def test_bare_names(calm, tmp_path, monkeypatch, capsys):
     assert ran("validate") == ran("validate.py", "--timm-scripts", "auto") == "given"
     assert ran("--timm-scripts", str(checkout), "validate") == "checkout"
     script(calm, "validate.py", VALIDATE.replace("made", "here"))
-    assert ran("validate.py") == "here"
+    assert ran("validate.py") == ran("validate") == "here"
+    assert ran(str(given / "validate.py")) == ran(str(given / "validate")) == "given"
     assert ran("--timm-scripts", "auto", "validate.py") == "given"
 
 
@@ -408,14 +409,45 @@ def test_another_content_never_runs(calm, server, tmp_path, monkeypatch, capsys)
     assert not list((tmp_path / "cache").rglob("*.py"))
 
 
+def test_a_newer_version_takes_the_newest_recorded_scripts(calm, server, monkeypatch, capsys, caplog):
+    known = {version: {"validate.py": "0" * 64} for version in ("1.0.9", "1.0.10", "99.0.0")}
+    known[timm.__version__] = {"validate.py": hashlib.sha256(VALIDATE.encode()).hexdigest()}
+    monkeypatch.setattr(script_source, "SHA256", known)
+    recorded = timm.__version__
+    monkeypatch.setattr(timm, "__version__", "98.0.0")
+    assert main(["wrap", "validate", "--", "--model", MODEL]) == 0
+    assert server == [f"/v{recorded}/validate.py"]
+    assert f"timm 98.0.0's scripts are not recorded: those of timm {recorded} are used" in caplog.text
+
+
 def test_a_version_without_a_checksum_is_not_fetched(calm, server, monkeypatch, capsys):
     monkeypatch.setattr(script_source, "SHA256", {"1.0.28": {"validate.py": "0" * 64}})
-    monkeypatch.setattr(timm, "__version__", "1.0.99")
+    monkeypatch.setattr(timm, "__version__", "1.0.27")
     assert main(["wrap", "validate", "--", "--model", MODEL]) == 2
     message = capsys.readouterr().err
-    assert "timm 1.0.99 comes without validate.py, and its checksum is not recorded" in message
+    assert "timm 1.0.27 comes without validate.py, and its checksum is not recorded" in message
     assert "TIMM_SCRIPTS" in message
     assert server == []
+
+
+DEVICE = """
+import argparse
+parser = argparse.ArgumentParser()
+parser.add_argument("--device", default="cuda")
+def main():
+    print("device", parser.parse_args().device)
+"""
+
+
+def test_timm_s_default_device_without_a_gpu(tmp_path, capsys, monkeypatch):
+    path = script(tmp_path, "validate.py", DEVICE)
+    for there, expected in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert main(["wrap", str(path), "--"]) == 0
+        assert capsys.readouterr().out == f"device {expected}\n"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["wrap", str(path), "--", "--device", "cuda:0"]) == 0  # what the user gives stays
+    assert capsys.readouterr().out == "device cuda:0\n"
 
 
 def test_recorded_checksums_are_whole():

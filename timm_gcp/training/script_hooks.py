@@ -93,6 +93,9 @@ class ScriptHooks:
                     f"{parser.prog} has an option of the same name as one of ours ({error}); this version of timm_gcp "
                     "cannot wrap it: update timm_gcp, or use the script of another timm."
                 ) from error
+        if parser.get_default("device") == "cuda" and not torch.cuda.is_available():
+            parser.set_defaults(device="cpu")  # timm's default ends in an assertion of torch's
+            _logger.warning("%s runs on the CPU: torch finds no CUDA device.", parser.prog)
         parse = parser.parse_known_args
 
         def parse_known_args(*args: Any, **kwargs: Any) -> tuple[argparse.Namespace, list[str]]:

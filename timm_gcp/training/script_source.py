@@ -1,9 +1,11 @@
 """Where timm's scripts come from: they are in its repository, but not in the package that pip installs."""
 
+import logging
 import os
 from pathlib import Path
 
 import timm
+from packaging.version import Version
 
 from ..errors import GCPError
 from ..text import nearest
@@ -24,7 +26,9 @@ SHA256 = {
         "onnx_export.py": "f685366d0f814c3764445b3d2edb2966f0e3194b19511a280d9e3cbb72c82418",
     }
 }
-"""The scripts of timm's tags; of other tags, nothing is fetched."""
+"""Checksums of the scripts of timm's tags. Of other tags nothing is fetched."""
+
+_logger = logging.getLogger(__name__)
 
 _TAGS = "https://raw.githubusercontent.com/huggingface/pytorch-image-models"
 _BY_HAND = "give the script's path, or set TIMM_SCRIPTS to a folder that holds timm's scripts"
@@ -36,16 +40,19 @@ def find_script(script: str, source: str | None = None) -> Path:
     Args:
         script: its path, or the bare name of one of timm's (``train.py`` or ``train``).
         source: where one of timm's is taken from: a folder; a version of timm, whose tag is fetched; ``auto``, which
-            is ``TIMM_SCRIPTS``, or the checkout of an editable timm, or the tag of the installed version. None is
-            ``auto`` where the script is not a file in this folder.
+            is ``TIMM_SCRIPTS``, or the checkout of an editable timm, or the tag of the installed version (or the
+            newest before it whose checksums are recorded). None takes a file of that name (with or without ``.py``)
+            in the current folder if there is one, and is ``auto`` otherwise.
 
     Raises:
         GCPError: no such script, or it cannot be had.
     """
     path = Path(script)
-    if path.is_file() and (source is None or path.name != script):
-        return path
     name = script if script.endswith(".py") else f"{script}.py"
+    if source is None or path.name != script:
+        for candidate in (path, Path(name)):
+            if candidate.is_file():
+                return candidate
     if name not in SCRIPTS:
         if path.name != script:
             raise GCPError(f"There is no script {script}; check the path.")
@@ -59,7 +66,24 @@ def find_script(script: str, source: str | None = None) -> Path:
     # A file of that name in site-packages would be somebody else's.
     if (checkout / "pyproject.toml").is_file() and (checkout / name).is_file():
         return checkout / name
-    return _fetch(name, timm.__version__)
+    return _fetch(name, _recorded(timm.__version__))
+
+
+def _recorded(version: str) -> str:
+    """A version of timm whose checksums are recorded: this one, or the newest before it; itself if there is none."""
+    if version in SHA256:
+        return version
+    older = [known for known in SHA256 if Version(known) < Version(version)]
+    if not older:
+        return version
+    newest = max(older, key=Version)
+    _logger.warning(
+        "The checksums of timm %s's scripts are not recorded: those of timm %s are used. Give the path of your own "
+        "script, or set TIMM_SCRIPTS, for others.",
+        version,
+        newest,
+    )
+    return newest
 
 
 def _in_folder(name: str, folder: str, given_by: str) -> Path:
