@@ -78,6 +78,11 @@ def test_list_measures_on_request(capsys):
         (["list", "*_polar", "--time"], "--time measures one model"),
         (["list", "a", "b"], "unrecognized arguments"),
         (["train", "--epochs"], "--epochs"),
+        (
+            ["predict", __file__, "--model", "test_resnet_svdpade.groceries"],
+            "no weights tagged 'groceries'; it has grocery, init; did you mean grocery?",
+        ),
+        (["validate", "--model", "resnet18.nowhere", "--data-dir", "."], "resnet18 has no weights tagged 'nowhere'"),
     ],
 )
 def test_bad_commands(argv, message, capsys):

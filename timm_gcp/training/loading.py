@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from timm.models import get_arch_pretrained_cfgs
 from torch import Tensor, nn
 
 import timm_gcp  # noqa: F401  registers the models
@@ -68,8 +69,9 @@ def checkpoint_in(folder: str | os.PathLike[str]) -> Path | None:
 
 
 def _check_registered(name: str) -> None:
-    plain = name.partition(".")[0]
+    plain, _, tag = name.partition(".")
     if ensure_registered(plain):
+        _check_tag(plain, tag)
         return
     if "/" in name or os.sep in name:
         raise GCPError(f"There is no model folder {name}; a model on the Hub is named hf-hub:{name}.")
@@ -77,6 +79,14 @@ def _check_registered(name: str) -> None:
     if method not in METHODS and any(timm.is_model(f"{backbone}_{other}") for other in METHODS):
         get_method(method)
     raise GCPError(f"Unknown model '{name}'{nearest(plain, timm.list_models())}")
+
+
+def _check_tag(plain: str, tag: str) -> None:
+    tags = {name.partition(".")[2] for name in get_arch_pretrained_cfgs(plain)} - {""}
+    if not tag or tag in tags:
+        return
+    there = f"it has {', '.join(sorted(tags))}" if tags else "it has none; leave the tag out"
+    raise GCPError(f"{plain} has no weights tagged '{tag}'; {there}{nearest(tag, tags)}")
 
 
 def _architecture(name: str) -> str:
