@@ -366,13 +366,15 @@ def test_convert_downloads_what_it_is_given(server, tmp_path):
     assert [path.name[12:] for path in cache.glob("*.pth")] == ["-pade.pth"]
     # What is no checkpoint does not stay in the cache.
     server.content = CONTENT
-    done = timm_gcp_command("convert", f"{server.at}/noise.pth", *arguments, env={"TORCH_HOME": str(tmp_path)})
+    again = (*arguments, "--overwrite")
+    done = timm_gcp_command("convert", f"{server.at}/noise.pth", *again, env={"TORCH_HOME": str(tmp_path)})
     assert done.returncode == 2
     assert "damaged" in done.stderr
+    assert (out / "model.safetensors").is_file()
     assert len(list(cache.glob("*.pth"))) == 1
     assert not list(cache.glob("*.part*"))
     offline = {"TORCH_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    done = timm_gcp_command("convert", "drive:1ecVE3EklMgg0", *arguments, env=offline)
+    done = timm_gcp_command("convert", "drive:1ecVE3EklMgg0", *again, env=offline)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "download it by hand from https://drive.google.com/file/d/1ecVE3EklMgg0 and convert it with" in done.stderr

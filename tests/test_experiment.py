@@ -75,8 +75,8 @@ def test_a_hybrid_branches_off_the_trunk_to_the_last_digit(photographs, tmp_path
     branched, epochs = experiment.train(other, photographs, tmp_path)
     alone, whole = experiment.train(other, photographs, tmp_path / "alone")
     started = [(folder / f"{other.name}.log").read_text() for folder in (tmp_path, tmp_path / "alone")]
-    assert "epochs 0 to 5" in started[1]
-    assert "epochs 0 to 5" not in started[0]
+    assert "epochs 1 to 6" in started[1]
+    assert "epochs 1 to 6" not in started[0]
     different = {"date", "seconds"}
     assert {k: v for k, v in branched.items() if k not in different} == {
         k: v for k, v in alone.items() if k not in different

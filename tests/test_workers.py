@@ -19,6 +19,7 @@ from timm.data.loader import _worker_init
 from torch.utils.data import DataLoader, Dataset
 
 from timm_gcp.cli import main
+from timm_gcp.data import workers
 from timm_gcp.data.strict import StrictImageDataset
 from timm_gcp.data.workers import GuardedLoader, LoaderError, start_worker
 from timm_gcp.training import interrupt as interrupts
@@ -277,3 +278,12 @@ def test_a_request_is_met_where_a_batch_is_awaited():
             os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Interrupted), interrupt.awaiting():
             Path("never").write_text("reached")
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"), [(EOFError(), False), (ConnectionResetError(), False), (OSError(24, "x"), True)]
+)
+def test_a_connection_that_the_main_process_gives_up_is_no_error(error, shown, capsys):
+    """What the thread that hands over shared tensors does with an error, in a loader process."""
+    workers._excepthook(type(error), error, None)
+    assert ("OSError" in capsys.readouterr().err) == shown

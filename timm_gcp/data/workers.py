@@ -220,6 +220,7 @@ def start_worker(worker: Any) -> int:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     # An error in the thread that sends batches would lose the batch, and the main process would wait for ever.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_cannot_send)  # type: ignore[attr-defined]
+    sys.excepthook = _excepthook
     _end_with_parent()
     return worker.seed
 
@@ -229,6 +230,12 @@ def _cannot_send(error: BaseException, _: object) -> None:
     if kind is None:
         print(f"timm-gcp: a loader process cannot send a batch: {error}", file=sys.stderr, flush=True)
     os._exit(_EXIT_STATUS[kind or "other"])
+
+
+def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Silent where the main process, as it stops, gives up a batch that the thread of shared tensors hands over."""
+    if not isinstance(error, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, trace)  # type: ignore[arg-type]
 
 
 def _end_with_parent() -> None:
