@@ -91,7 +91,7 @@ def test_splits_in_capitals(tmp_path, train, validation):
 @pytest.mark.parametrize("name", ["train", "Train"])
 def test_training_folder_alone(tmp_path, name):
     photograph(tmp_path / name / "a" / "0.jpg")
-    with pytest.raises(GCPError, match=rf"only '{name}': move a part .* to validation/<class>, or give --val-split ''"):
+    with pytest.raises(GCPError, match=rf"only '{name}': give --val-fraction 0.2 .*, move .* to validation/<class>"):
         create_dataset("", tmp_path, "validation")
     for test in ("test", "Test"):
         photograph(tmp_path / test / "a" / "0.jpg")

@@ -3,6 +3,7 @@
 from .factory import create_dataset
 from .fine_grained import FINE_GRAINED, FineGrained, FineGrainedReader
 from .folder_scan import CLASS_FROM
+from .holdout import check_apart, divide, split_to_divide, split_to_evaluate
 from .image_files import UnreadableImageError, find_images, image_extensions, open_image
 from .image_list import ReaderImageList
 from .strict import StrictImageDataset, check_images
@@ -17,10 +18,14 @@ __all__ = [
     "StrictImageDataset",
     "TextureDataset",
     "UnreadableImageError",
+    "check_apart",
     "check_images",
     "create_dataset",
+    "divide",
     "find_images",
     "image_extensions",
     "open_image",
+    "split_to_divide",
+    "split_to_evaluate",
     "write_textures",
 ]

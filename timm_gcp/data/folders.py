@@ -14,7 +14,7 @@ from ..text import some_quoted
 from .folder_scan import CLASS_FROM, FolderScan, class_of, scan_folder
 from .image_files import say_left_out
 from .listed import ListedReader
-from .splits import EVALUATION, TEST, TRAIN, entry_of, is_training_split, same_split
+from .splits import EVALUATION, TEST, TRAIN, entry_of, holds_folders, is_training_split, same_split
 
 __all__ = ["FolderReader", "require_root"]
 
@@ -159,11 +159,11 @@ def _find_split(root: Path, split: str, training: bool) -> Path:
         return root
     names = same_split(split)
     for candidate in names:
-        if _holds_folders(entry := entry_of(root, candidate)):
+        if holds_folders(entry := entry_of(root, candidate)):
             return entry
     folders = {entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
     every = (*TRAIN, *EVALUATION, *TEST)
-    others = [name for name in sorted(folders) if name.lower() in every and _holds_folders(root / name)]
+    others = [name for name in sorted(folders) if name.lower() in every and holds_folders(root / name)]
     flat = {name for name in folders if name in names or name.lower() in names}
     if flat and (others or {name.lower() for name in folders} <= set(every)):
         raise GCPError(
@@ -173,7 +173,12 @@ def _find_split(root: Path, split: str, training: bool) -> Path:
         raise GCPError(f"--data-dir {str(root)!r} has no folder for split {split!r}, {_remedy(others, training)}")
     if training or len(names) == 1:
         option = "--train-split" if training else "--val-split (validate: --split)"
-        whole = " (--train-split '' --val-split '' trains on the folders that are there)" if training else ""
+        whole = ""
+        if training:
+            whole = (
+                "; or train on the class folders that are there, with --val-fraction 0.2 to hold a fifth of every "
+                "class out for evaluation, or with --train-split '' --val-split '' on all images without evaluation"
+            )
         raise GCPError(
             f"--data-dir {str(root)!r} has no folder {split!r}: make it, as {split}/<class>/*.jpg, or choose another "
             f"with {option}{whole}."
@@ -187,15 +192,11 @@ def _remedy(others: list[str], training: bool) -> str:
         return f"only {', '.join(others)}: choose one with --train-split."
     if all(is_training_split(name) for name in others):
         return (
-            f"only {others[0]!r}: move a part of the images of every class to validation/<class>, or give "
-            f"--val-split '' to train without evaluation (validate: --split {others[0]})."
+            f"only {others[0]!r}: give --val-fraction 0.2 to hold a fifth of every class out, move images of every "
+            f"class to validation/<class>, or give --val-split '' to train without evaluation (validate: --split "
+            f"{others[0]})."
         )
     return f"only {', '.join(others)}: choose one with --val-split (validate: --split)."
-
-
-def _holds_folders(folder: Path) -> bool:
-    """Whether a folder can be a split: a class may be called 'train' as well, but holds images, not folders."""
-    return folder.is_dir() and any(entry.is_dir() for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
 def _sibling_train(folder: Path) -> Path | None:
@@ -203,4 +204,4 @@ def _sibling_train(folder: Path) -> Path | None:
     if folder.name.lower() not in (*EVALUATION, *TEST):
         return None
     candidates = (entry_of(folder.parent, name) for name in TRAIN)
-    return next((candidate for candidate in candidates if _holds_folders(candidate)), None)
+    return next((candidate for candidate in candidates if holds_folders(candidate)), None)

@@ -3,7 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["EVALUATION", "TEST", "TRAIN", "entry_of", "is_training_split", "same_split", "split_remedy"]
+__all__ = [
+    "EVALUATION",
+    "TEST",
+    "TRAIN",
+    "entry_of",
+    "holds_folders",
+    "is_training_split",
+    "same_split",
+    "split_remedy",
+]
 
 TRAIN = ("train", "training")
 EVALUATION = ("val", "valid", "validation", "eval", "evaluation")
@@ -34,6 +43,11 @@ def entry_of(folder: Path, name: str) -> Path:
     if not name or exact.exists():
         return exact
     return next((entry for entry in sorted(folder.iterdir()) if entry.name.lower() == name.lower()), exact)
+
+
+def holds_folders(folder: Path) -> bool:
+    """Whether a folder can be a split: a class may be called 'train' as well, but holds images, not folders."""
+    return folder.is_dir() and any(entry.is_dir() for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
 def split_remedy(splits: Sequence[str], training: bool) -> str:

@@ -38,12 +38,21 @@ def set_learning_rate(args: argparse.Namespace) -> None:
         args.lr = args.lr_base * (ratio**0.5 if scale == "sqrt" else ratio)
 
 
-def set_course(args: argparse.Namespace) -> None:
+def set_course(args: argparse.Namespace, before: argparse.Namespace | None = None) -> None:
     """Fills in ``args.sched_on_updates`` and ``args.warmup_epochs`` by the length of the run, where not given.
 
     Under 6 epochs the rate changes at every update (but plateau's, which cannot). The warm-up has timm's 5 epochs, but
     at most a fifth of the run; it is whole where the rate changes between epochs.
+
+    Args:
+        args: arguments of the run.
+        before: those of the run that it goes on with, or None. Under the same scheduler its values are taken, so that
+            another ``--epochs`` leaves the warm-up as it was.
     """
+    if before is not None and getattr(before, "sched", None) == args.sched:
+        for name in ("sched_on_updates", "warmup_epochs"):
+            if getattr(args, name) is None:
+                setattr(args, name, getattr(before, name, None))
     if args.sched_on_updates is None:
         args.sched_on_updates = args.epochs < _EPOCHS_FOR_STEPS and args.sched != "plateau"
     if args.warmup_epochs is None:

@@ -10,7 +10,7 @@ from timm.utils import ParseKwargs
 from ..data import CLASS_FROM, FINE_GRAINED
 from ..errors import GCPError
 from .help_formatter import HelpFormatter
-from .option_types import CROP, DEVIATION, MEAN, file_path, resampling
+from .option_types import BELOW_ONE, CROP, DEVIATION, MEAN, SEED, file_path, resampling
 from .unknown_options import unknown_arguments
 from .value_checks import check_device, check_model_kwargs, image_mode
 
@@ -107,6 +107,17 @@ def add_data_set(group: Any) -> None:
     )
     group.add_argument("--skip-bad-images", action="store_true", help="skip unreadable images with a warning")
     group.add_argument("--no-check-images", action="store_true", help="do not open every image before the start")
+
+
+def add_holdout(group: Any, text: str) -> None:
+    """Adds the options of a part of the training images that is held out.
+
+    Args:
+        group: an argument group.
+        text: what ``--val-fraction`` does in this command.
+    """
+    group.add_argument("--val-fraction", type=BELOW_ONE, default=0.0, metavar="F", help=text)
+    group.add_argument("--val-seed", type=SEED, default=0, metavar="S", help="which images --val-fraction holds out")
 
 
 def add_image_size(group: Any) -> None:

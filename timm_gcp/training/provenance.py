@@ -99,16 +99,19 @@ def _checksum(cfg: Mapping[str, Any]) -> str | None:
 
 
 def data_record(run: Run) -> dict[str, Any]:
-    """Name of the data set, number of classes, and images of each split."""
+    """Name of the data set, number of classes, images of each split, and what was held out of the training images."""
     args = run.args
     sets = {args.train_split: run.train_loader.dataset, args.val_split: run.eval_dataset}
     folder = Path(args.data_dir).resolve().name if args.data_dir else None
-    return {
+    record: dict[str, Any] = {
         "name": folder if args.dataset in ("", "list") and folder else args.dataset,
         "kind": args.dataset or "image folders",
         "classes": args.num_classes,
         "images": {split: len(data) for split, data in sets.items() if data is not None and hasattr(data, "__len__")},
     }
+    if getattr(args, "held_out", False):
+        record["held_out"] = {"fraction": args.val_fraction, "seed": args.val_seed, "split": args.val_split}
+    return record
 
 
 def about(run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,6 +146,8 @@ def origin_text(training: Mapping[str, Any]) -> str:
 
 def _data_text(data: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{count} images in '{split}'" for split, count in data["images"].items())
+    if held := data.get("held_out"):
+        counts += f", held out by --val-fraction {held['fraction']:g} --val-seed {held['seed']}"
     return f"{data['name']} ({data['classes']} classes{', ' if counts else ''}{counts})"
 
 

@@ -29,7 +29,7 @@ _logger = logging.getLogger(__name__)
 # Settings that say where a run lies, what it prints or which process this is.
 _NOT_COMPARED = (
     *("resume", "no_resume_opt", "output", "experiment", "debug", "log_interval", "dataset_download"),
-    *("rank", "local_rank", "distributed", "num_classes"),
+    *("rank", "local_rank", "distributed", "num_classes", "held_out"),
 )
 # What an epoch's order and division into updates follow from.
 _ONE_EPOCH = ("batch_size", "grad_accum_steps", "seed", "world_size", "dataset", "train_split")
@@ -108,6 +108,7 @@ def check_differences(args: argparse.Namespace, checkpoint: Mapping[str, Any]) -
 
     if "train_only" in changed:
         refuse("train_only", "give the same, or start a new run from its weights with --initial-checkpoint")
+    _check_held_out(args, checkpoint_args(checkpoint))
     if "eval_metric" in changed and (checkpoint.get("best") or {}).get("metric") is not None:
         refuse("eval_metric", "the epochs so far are ranked by the former, so give that, or start a new run")
     at = (checkpoint.get("hybrid") or {}).get("switched_at")
@@ -121,6 +122,21 @@ def check_differences(args: argparse.Namespace, checkpoint: Mapping[str, Any]) -
             "the end of an epoch (a checkpoint-N.pth.tar)",
         )
     return changed
+
+
+def _check_held_out(args: argparse.Namespace, before: argparse.Namespace | None) -> None:
+    """Refuses to go on with other images held out: the run would be evaluated on some that it has trained on."""
+
+    def said(of: argparse.Namespace) -> str:
+        if not getattr(of, "held_out", False):
+            return "no image held out"
+        return f"--val-fraction {of.val_fraction:g} --val-seed {of.val_seed} of {of.train_split!r} held out"
+
+    if before is not None and said(before) != said(args):
+        raise GCPError(
+            f"{args.resume} was trained with {said(before)}, and this run would have {said(args)}, so that it would be "
+            "evaluated on images that are trained on: give the same splits, or start a new run."
+        )
 
 
 def resumed_position(

@@ -21,7 +21,7 @@ from timm.utils import (
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data import check_images, create_dataset
+from ..data import check_apart, check_images, create_dataset, divide, split_to_divide
 from ..data.loaders import WorkerMixup, batch_names, evaluation_loader, training_loader
 from ..errors import GCPError
 from ..methods import get_method
@@ -46,7 +46,7 @@ from .monitor import ConditioningMonitor
 from .optimizer import classifiers, make_optimizer, make_scheduler, set_course, set_learning_rate
 from .processes import by_first
 from .progress import Progress
-from .resume import load_resumed, resume_from, resumed_position
+from .resume import checkpoint_args, load_resumed, resume_from, resumed_position
 from .run import Run
 from .run_folder import RunFolder
 from .transforms import CROP_AS_IN_EVALUATION, crop_as_in_evaluation, fit_policy
@@ -93,7 +93,7 @@ def prepare(args: argparse.Namespace, device: torch.device, folder: RunFolder) -
     scaled = args.amp and args.amp_dtype == "float16" and device.type == "cuda"
     scaler = NativeScaler(device=device.type) if scaled else None
     set_learning_rate(args)
-    set_course(args)
+    set_course(args, checkpoint_args(resumed))
     optimizer = make_optimizer(args, model)
     if resumed is not None:
         load_resumed(args, resumed, model, optimizer, scaler, schedule)
@@ -162,11 +162,24 @@ def _datasets(args: argparse.Namespace, channels: int, device: torch.device) -> 
         batch_size=args.batch_size,
         seed=args.seed,
     )
-    train = create_dataset(args.dataset, args.data_dir, args.train_split, is_training=True, **common)
-    evaluation = create_dataset(args.dataset, args.data_dir, args.val_split, **common) if args.val_split else None
-    for dataset in (train, evaluation):
-        if dataset is not None and not args.no_check_images:
+
+    def opened(split: str, is_training: bool = False) -> Any:
+        dataset = create_dataset(args.dataset, args.data_dir, split, is_training=is_training, **common)
+        if not args.no_check_images:
             check_images(dataset, progress=is_primary(args) and sys.stderr.isatty())
+        return dataset
+
+    divided = split_to_divide(args.dataset, args.data_dir, args.train_split, args.val_split, args.val_fraction)
+    if divided is not None:
+        # The parts have names in what a run prints and records, also where the folder has none.
+        args.train_split, args.val_split = args.train_split or "train", args.val_split or "validation"
+        args.held_out = True
+        return divide(opened(divided, is_training=True), args.val_fraction, args.val_seed)
+    args.held_out = False
+    train = opened(args.train_split, is_training=True)
+    evaluation = opened(args.val_split) if args.val_split else None
+    if evaluation is not None:
+        check_apart(train, evaluation, args.train_split, args.val_split)
     return train, evaluation
 
 

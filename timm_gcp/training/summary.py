@@ -48,7 +48,8 @@ def _data(run: Run) -> list[str]:
     if run.eval_dataset is None:
         lines.append("No evaluation split: epochs are ranked by the training loss.")
     else:
-        lines.append(f"Split {args.val_split}: {describe_counts(run.eval_dataset, number, names)}.")
+        held = f" (--val-fraction {args.val_fraction:g}, held out)" if getattr(args, "held_out", False) else ""
+        lines.append(f"Split {args.val_split}{held}: {describe_counts(run.eval_dataset, number, names)}.")
     return lines
 
 

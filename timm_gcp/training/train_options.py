@@ -14,6 +14,7 @@ from .options import (
     add_data_set,
     add_debug,
     add_device,
+    add_holdout,
     add_hybrid_arguments,
     add_image_size,
     add_input,
@@ -112,6 +113,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         metavar="NAME",
         help="split that is evaluated after every epoch; '' for none",
     )
+    add_holdout(group, "where there is no --val-split, hold this part of every class out of the training images")
 
 
 def _add_model(group: argparse._ArgumentGroup) -> None:

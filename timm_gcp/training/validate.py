@@ -1,5 +1,6 @@
 """``timm-gcp validate``: evaluates a registered model, a checkpoint, a model folder or a Hub model."""
 
+import argparse
 import csv
 import io
 import json
@@ -12,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ..data import check_images, create_dataset
+from ..data import check_images, create_dataset, divide, split_to_evaluate
 from ..data.loaders import evaluation_loader
 from ..errors import GCPError
 from ..files import check_output, is_stream, make_parents, save_text
@@ -55,10 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = model.to(device, memory_format=torch.channels_last if args.channels_last else torch.preserve_format)
     data_config = preprocessing(args, model, use_test_size=True)
 
+    _check_held_out(args)
+    divided = split_to_evaluate(args.dataset, args.data_dir, args.split, args.val_fraction)
     dataset = create_dataset(
         args.dataset,
         args.data_dir,
-        args.split,
+        args.split if divided is None else divided,
+        is_training=divided is not None,
         class_map=args.class_map,
         download=args.dataset_download,
         input_img_mode=image_mode(data_config["input_size"][0]),
@@ -69,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_classes(model, dataset)
     if not args.no_check_images:
         check_images(dataset, progress=sys.stderr.isatty())
+    if divided is not None:
+        dataset = divide(dataset, args.val_fraction, args.val_seed)[1]
+        args.split = f"{divided or 'folder'}, {args.val_fraction:g} held out (seed {args.val_seed})"
     less = naming_the_batch(args.batch_size, device, "lower -b or --img-size, or add --amp")
     with less, evaluation_loader(args, dataset, data_config, device, args.batch_size) as loader:
         metrics = evaluate(
@@ -119,6 +126,27 @@ def _show(row: Mapping[str, Any]) -> None:
         f"{row['images_per_second']:.1f}",
     )
     Console().print(table)
+
+
+def _check_held_out(args: argparse.Namespace) -> None:
+    """Refuses to hold out other images than the training of a run or model folder did: it has seen some of them.
+
+    Raises:
+        GCPError: naming the options of the training.
+    """
+    folder = Path(args.model.partition("local-dir:")[2] or args.model) if args.model else None
+    if not args.val_fraction or folder is None or not folder.is_dir():
+        return
+    configs = (folder / "config.json", folder / "model" / "config.json")
+    config = next((path for path in configs if path.is_file()), None)
+    if config is None:
+        return
+    held = json.loads(config.read_text(encoding="utf-8")).get("training", {}).get("data", {}).get("held_out")
+    if held and (held["fraction"], held["seed"]) != (args.val_fraction, args.val_seed):
+        raise GCPError(
+            f"{args.model} was trained with --val-fraction {held['fraction']:g} --val-seed {held['seed']}: with other "
+            "values it would be evaluated on images that it was trained on; give the same."
+        )
 
 
 def _check_columns(path: str) -> None:

@@ -13,6 +13,7 @@ from .options import (
     add_data_set,
     add_debug,
     add_device,
+    add_holdout,
     add_image_size,
     add_input,
     add_loading,
@@ -30,6 +31,7 @@ def validate_parser() -> Parser:
     add_data_folder(group)
     add_data_set(group)
     group.add_argument("--split", default="validation", metavar="NAME", help="split that is evaluated")
+    add_holdout(group, "evaluate on the part of the training images that train --val-fraction F held out")
     group = parser.add_argument_group("Model")
     group.add_argument(
         "-m", "--model", type=model_name, default="", metavar="NAME", help="registered name, model folder or hf-hub:ID"

@@ -1,0 +1,180 @@
+"""A part of the training images held out for evaluation, where a data set has no split for it."""
+
+import copy
+import hashlib
+import logging
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import GCPError
+from ..text import some_quoted
+from .fine_grained import FINE_GRAINED
+from .splits import EVALUATION, TEST, TRAIN, entry_of, holds_folders, is_training_split, same_split
+from .strict import StrictImageDataset
+
+__all__ = ["check_apart", "divide", "held_out", "split_to_divide", "split_to_evaluate"]
+
+_logger = logging.getLogger(__name__)
+
+
+def split_to_divide(name: str, root: str | None, train_split: str, val_split: str, fraction: float) -> str | None:
+    """The split of which ``--val-fraction`` holds a part out.
+
+    Args:
+        name: ``--dataset``.
+        root: folder of the data set.
+        train_split: ``--train-split``.
+        val_split: ``--val-split``; '' for none.
+        fraction: ``--val-fraction``; 0 holds nothing out.
+
+    Returns:
+        The split to open, '' for the class folders in ``root`` itself; None where nothing is held out, since the
+        fraction is 0 or there is a split to evaluate on (which is logged).
+    """
+    if not fraction:
+        return None
+    if val_split and _has_split(name, root, val_split):
+        _logger.warning(
+            "Evaluation is on split %r, which is there, so --val-fraction %g has no effect; give --val-split '' to "
+            "hold a part of the training images out all the same.",
+            val_split,
+            fraction,
+        )
+        return None
+    every = (*TRAIN, *EVALUATION, *TEST)
+    if not name and is_training_split(train_split) and not any(_has_split(name, root, split) for split in every):
+        return ""
+    return train_split
+
+
+def split_to_evaluate(name: str, root: str | None, split: str, fraction: float) -> str | None:
+    """The split of which ``timm-gcp validate --val-fraction`` takes the part that training held out.
+
+    Args:
+        name: ``--dataset``.
+        root: folder of the data set.
+        split: ``--split``: the split that was divided, or the name of an evaluation split for the training split.
+        fraction: ``--val-fraction``.
+
+    Returns:
+        As ``split_to_divide``.
+    """
+    if split.lower() in EVALUATION:
+        return split_to_divide(name, root, "train", split, fraction)
+    return split_to_divide(name, root, split, "", fraction)
+
+
+def _has_split(name: str, root: str | None, split: str) -> bool:
+    """Whether a data set has a split; those that are no folders or lists bring the splits that are asked for."""
+    if name in FINE_GRAINED or name not in ("", "list", "grocery"):
+        return True
+    if not root or not Path(root).is_dir():
+        return False
+    if name:
+        stem = split.removesuffix(".txt")
+        return any(entry_of(Path(root), f"{each}.txt").is_file() for each in same_split(stem))
+    return any(holds_folders(entry_of(Path(root), each)) for each in same_split(split))
+
+
+def held_out(samples: Iterable[tuple[str, int]], fraction: float, seed: int) -> set[str]:
+    """Draws the images to hold out, class by class.
+
+    The images of a class are ordered by a hash of seed and name, and the first of them are held out. So the draw
+    depends neither on the machine nor on the order of the files, and one more image changes the place of at most one
+    other.
+
+    Args:
+        samples: name and label of every image; names are relative to the data set.
+        fraction: of each class, rounded, but at least one image of a class that has two, and never all.
+        seed: another seed draws others.
+
+    Returns:
+        The names that are held out.
+    """
+    classes: dict[int, set[str]] = defaultdict(set)
+    for name, label in samples:
+        classes[label].add(name)
+    held: set[str] = set()
+    for names in classes.values():
+        number = min(max(int(fraction * len(names) + 0.5), 1), len(names) - 1)
+        held.update(sorted(names, key=lambda name: _digest(name, seed))[:number])
+    return held
+
+
+def _digest(name: str, seed: int) -> bytes:
+    # One spelling on every system: Windows separates by \, macOS decomposes accents.
+    plain = unicodedata.normalize("NFC", name.replace("\\", "/"))
+    return hashlib.sha256(f"{seed}\n{plain}".encode("utf-8", "surrogateescape")).digest()
+
+
+def divide(dataset: Any, fraction: float, seed: int) -> tuple[Any, Any]:
+    """Divides a data set into images to train on and images held out (see ``held_out``).
+
+    Args:
+        dataset: what ``create_dataset`` returned for image files; it is left as it is.
+        fraction: of each class to hold out.
+        seed: of the draw.
+
+    Returns:
+        The two parts, in the order of the whole, with its labels and class names.
+
+    Raises:
+        GCPError: the data set is no list of image files, or no class has two images.
+    """
+    samples = getattr(getattr(dataset, "reader", None), "samples", None)
+    if not isinstance(dataset, StrictImageDataset) or not isinstance(samples, list):
+        raise GCPError(
+            "--val-fraction divides image folders and lists of images; give this data set's own --val-split NAME, or "
+            "--val-fraction 0 --val-split '' to train without evaluation."
+        )
+    names = [str(dataset.filename(index)) for index in range(len(samples))]
+    labels = [label for _, label in samples]
+    held = held_out(zip(names, labels, strict=True), fraction, seed)
+    if not held:
+        raise GCPError(
+            "--val-fraction has nothing to hold out, since no class has two images: add images, or give "
+            "--val-fraction 0 --val-split '' to train without evaluation."
+        )
+    without = set(labels) - {label for name, label in zip(names, labels, strict=True) if name in held}
+    if without:
+        known = dataset.class_names
+        classes = [known[label] if known else str(label) for label in sorted(without)]
+        _logger.warning("Trained on but not evaluated, since there is one image of the class: %s", some_quoted(classes))
+    return _part(dataset, names, set(names) - held), _part(dataset, names, held)
+
+
+def _part(dataset: Any, names: list[str], wanted: Collection[str]) -> Any:
+    part = copy.copy(dataset)
+    part.reader = copy.copy(dataset.reader)
+    part.reader.samples = [sample for name, sample in zip(names, dataset.reader.samples, strict=True) if name in wanted]
+    part.skipped = []
+    return part
+
+
+def check_apart(train: Any, evaluation: Any, train_split: str, val_split: str) -> None:
+    """Refuses an evaluation split that turns out to be the training images; one asked for by name is warned of.
+
+    Raises:
+        GCPError: every evaluation image is trained on, although the splits have two names.
+    """
+    trained, evaluated = (getattr(getattr(data, "reader", None), "samples", None) for data in (train, evaluation))
+    if not isinstance(trained, list) or not isinstance(evaluated, list):
+        return
+    files = {path for path, _ in trained}
+    both = sum(path in files for path, _ in evaluated)
+    if both == len(evaluated) and train_split != val_split:
+        raise GCPError(
+            f"--val-split {val_split!r} would evaluate on images that are trained on, all {both} of them: give "
+            "--val-split '' --val-fraction 0.2 to hold a fifth of every class out, or --val-split '' alone to train "
+            "without evaluation."
+        )
+    if both:
+        _logger.warning(
+            "%d of %d images of --val-split %r are trained on as well, so the accuracy there is too high.",
+            both,
+            len(evaluated),
+            val_split,
+        )
