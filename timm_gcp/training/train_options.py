@@ -24,8 +24,8 @@ from .recipe import recipe_names
 
 __all__ = ["EXAMPLE", "train_parser"]
 
-EXAMPLE = """timm-gcp train photos --model resnet50_svdpade.init --pretrained \\
-      --epochs 30 -b 16 --lr 0.002 --output runs --experiment photos"""
+EXAMPLE = """timm-gcp train photos --recipe finetune --model resnet50_svdpade.init \\
+      --output runs --experiment photos"""
 
 _DESCRIPTION = f"""
 Train a timm model on images, with the hybrid protocol where it ends in
@@ -68,7 +68,7 @@ def _add_most_used(group: argparse._ArgumentGroup) -> None:
         "--recipe",
         default="",
         metavar="NAME",
-        help=f"published settings, below those of --config and the command line: {', '.join(recipe_names())}",
+        help=f"ready-made settings, below those of --config and the command line: {', '.join(recipe_names())}",
     )
     group.add_argument("--epochs", type=int, default=300, metavar="N", help="passes over the training images")
     group.add_argument("-b", "--batch-size", type=int, default=128, metavar="N", help="images per batch and process")
