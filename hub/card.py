@@ -159,13 +159,13 @@ def _usage(row: Checkpoint, repo: str | None) -> str:
 import timm_gcp
 import timm
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 model = timm.create_model("{model}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-image = transform(Image.open("image.jpg").convert("RGB")).unsqueeze(0)
+image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")
 with torch.inference_mode():
-    top = model(image).softmax(-1)[0].topk({min(5, row.num_classes)})
+    top = model(transform(image).unsqueeze(0)).softmax(-1)[0].topk({min(5, row.num_classes)})
 {names}for p, k in zip(top.values.tolist(), top.indices.tolist()):
     print(f"{{p:.1%}}", {name})
 ```"""

@@ -193,7 +193,10 @@ def test_the_card_works_in_a_new_process(desk, published, tmp_path):
     assert code.startswith("import timm_gcp\n")
     assert f'"hf-hub:{REPO}"' in code
     noise = np.random.default_rng(0).integers(0, 256, (180, 200, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "image.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the orientation of a camera held upright: the width and height of the file are exchanged
+    Image.fromarray(noise).save(tmp_path / "image.jpg", exif=exif)
+    code += "\nassert image.size == (180, 200), image.size\n"
     code += "\nimport sys; sys.path.insert(0, '.')\nfrom hub.check import logits_of\n"
     code += "torch.save(logits_of(model, (3, 160, 160)), 'logits.pt')\n"
     done = subprocess.run(

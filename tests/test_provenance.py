@@ -51,6 +51,7 @@ def sha256(file):
 
 def test_a_run_from_random_weights_claims_nobody_elses_origin(scratch):
     config, card = config_of(scratch), (scratch / "model" / "README.md").read_text()
+    assert 'ImageOps.exif_transpose(Image.open("image.jpg"))' in card
     assert not {"tag", "license", "origin_url", "paper_ids", "paper_name", "notes"} & config["pretrained_cfg"].keys()
     for text in (json.dumps(config), card):
         assert [word for word in FOREIGN if word in text] == []

@@ -195,11 +195,12 @@ not upgrade it: run `import timm_gcp` first, which registers this architecture w
 ```python
 import timm_gcp
 import timm
-from PIL import Image
+from PIL import Image, ImageOps
 
 {_registration(name)}model = timm.create_model("local-dir:{folder}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-probabilities = model(transform(Image.open("image.jpg").convert("RGB")).unsqueeze(0)).softmax(-1)
+image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")
+probabilities = model(transform(image).unsqueeze(0)).softmax(-1)
 names = model.pretrained_cfg.get("label_names")
 ```
 {source}{table}"""
