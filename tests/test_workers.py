@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import multiprocessing
 import os
 import re
 import resource
@@ -287,3 +288,18 @@ def test_a_connection_that_the_main_process_gives_up_is_no_error(error, shown, c
     """What the thread that hands over shared tensors does with an error, in a loader process."""
     workers._excepthook(type(error), error, None)
     assert ("OSError" in capsys.readouterr().err) == shown
+
+
+def killed_soon(pause):
+    time.sleep(pause)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError(), BrokenPipeError()])
+@pytest.mark.parametrize("pause", [0.0, 0.5])
+def test_a_connection_that_breaks_before_the_death_is_reported(error, pause):
+    """The worker dies while it hands a batch over: the connection breaks first, the exit status comes later."""
+    worker = multiprocessing.get_context("fork").Process(target=killed_soon, args=(pause,))
+    worker.start()
+    assert "A loader process was killed" in workers._reason(error, [worker])
+    worker.join()

@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -178,8 +179,11 @@ def _reason(error: BaseException, workers: list[Any]) -> str | None:
     kind = short_of(error)
     if kind is not None:
         return _REASONS[kind]
+    broken = isinstance(error, (EOFError, ConnectionError))  # it died while it handed a batch over
+    if broken:
+        _await_an_end(workers)
     ended = [worker for worker in workers if worker.exitcode not in (None, 0)]
-    if not ended and "DataLoader worker (pid" not in str(error):
+    if not ended and not broken and "DataLoader worker (pid" not in str(error):
         return None
     for worker in ended:
         for kind, status in _EXIT_STATUS.items():
@@ -192,6 +196,13 @@ def _reason(error: BaseException, workers: list[Any]) -> str | None:
         return f"A loader process was killed, as the system does when memory is short: {_FEWER}, or lower -b."
     how = f" ({_how(codes[0])})" if codes else ""
     return f"A loader process ended unexpectedly{how}: {_FEWER}."
+
+
+def _await_an_end(workers: list[Any], seconds: float = 5.0) -> None:
+    """Waits until one of the processes has ended: the system reports a death later than the broken connection."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and all(worker.exitcode is None for worker in workers):
+        time.sleep(0.02)
 
 
 def _how(exit_code: int) -> str:
