@@ -122,3 +122,23 @@ def test_the_recipe_for_ones_own_photographs(photographs, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "Weights: test_resnet_svdpade.grocery; the classifier is new (81 → 2 classes)" in out
     assert "(--val-fraction 0.2, held out)" in out
+
+
+def test_a_model_without_a_record_is_warned_of(tmp_path, caplog):
+    photographs = write_images(tmp_path / "photographs", classes=("coarse", "fine"), splits=("train",))
+    argv = [
+        "--data-dir",
+        str(photographs),
+        *RUN,
+        "--epochs",
+        "1",
+        "--output",
+        str(tmp_path / "runs"),
+        "--val-split",
+        "",
+    ]
+    assert main(["train", *argv]) == 0
+    folder = str(tmp_path / "runs" / "run")
+    validate = ["validate", "--model", folder, "--data-dir", str(photographs), "-j", "0", "--device", "cpu"]
+    assert main([*validate, "--val-fraction", "0.25"]) == 0
+    assert "was trained without --val-fraction" in caplog.text

@@ -4,6 +4,7 @@ import argparse
 import csv
 import io
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from .validate_arguments import parse_validate_args
 from .value_checks import image_mode
 
 __all__ = ["main"]
+
+_logger = logging.getLogger(__name__)
 
 _COLUMNS = [
     *("model", "weights", "method", "dataset", "data_dir", "split", "top1", "top5", "loss", "count"),
@@ -141,11 +144,17 @@ def _check_held_out(args: argparse.Namespace) -> None:
     config = next((path for path in configs if path.is_file()), None)
     if config is None:
         return
-    held = json.loads(config.read_text(encoding="utf-8")).get("training", {}).get("data", {}).get("held_out")
+    data = json.loads(config.read_text(encoding="utf-8")).get("training", {}).get("data")
+    held = (data or {}).get("held_out")
     if held and (held["fraction"], held["seed"]) != (args.val_fraction, args.val_seed):
         raise GCPError(
             f"{args.model} was trained with --val-fraction {held['fraction']:g} --val-seed {held['seed']}: with other "
             "values it would be evaluated on images that it was trained on; give the same."
+        )
+    if data and not held:
+        _logger.warning(
+            "%s was trained without --val-fraction: if it was trained on these images, the accuracy here is too high.",
+            args.model,
         )
 
 
