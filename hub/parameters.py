@@ -1,9 +1,8 @@
-"""How many parameters a row's network has."""
+"""The number of parameters of a row's network."""
 
 import timm
-import torch
-from torch import nn
 
+from timm_gcp.models.meta import create_on_meta
 from timm_gcp.weights.manifest import Checkpoint
 
 
@@ -11,15 +10,5 @@ def count_parameters(row: Checkpoint) -> int | None:
     """Parameters of the network that a row describes; None where its architecture is not registered."""
     if not timm.is_model(row.architecture):
         return None
-    try:
-        # Nothing is allocated or initialised on the meta device.
-        with torch.device("meta"):
-            model = _build(row)
-    except (NotImplementedError, RuntimeError):  # some backbones compute while they are built
-        model = _build(row)
+    model = create_on_meta(row.architecture, num_classes=row.num_classes, **row.model_args)
     return sum(p.numel() for p in model.parameters())
-
-
-def _build(row: Checkpoint) -> nn.Module:
-    model: nn.Module = timm.create_model(row.architecture, num_classes=row.num_classes, **row.model_args)
-    return model

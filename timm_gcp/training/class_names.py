@@ -2,13 +2,13 @@
 
 import argparse
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from ..errors import GCPError
+from ..models.names import brings_weights
 from .checkpoint import load_training_checkpoint
 
 __all__ = ["check_resumed_classes", "first_difference", "say_other_classes"]
@@ -69,7 +69,7 @@ def _names_of_start(args: argparse.Namespace, model: nn.Module) -> tuple[list[st
             return _names_of(load_training_checkpoint(args.initial_checkpoint)), args.initial_checkpoint
         except GCPError:
             return [], ""  # a bare state dict has no names
-    if args.pretrained_path or not (args.pretrained or ":" in args.model or os.path.isdir(args.model)):
+    if args.pretrained_path or not (args.pretrained or brings_weights(args.model)):
         return [], ""  # the classifier is new
     names = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
     return (list(names) if isinstance(names, (list, tuple)) else []), args.model

@@ -17,6 +17,7 @@ import timm_gcp  # noqa: F401  registers the models
 from ..errors import GCPError
 from ..methods import METHODS, Method
 from ..models import ensure_registered
+from ..models.meta import create_on_meta
 from ..text import nearest
 from .glossary import GLOSSARY
 from .options import Parser, add_debug
@@ -138,7 +139,7 @@ def _show_model(console: Console, name: str, timed: bool) -> None:
         raise GCPError(f"There is no model, backbone or method '{name}'{_near(name)}")
     shown = f"{backbone}_{method or 'svdpade'}"
     ensure_registered(shown)
-    model = _on_meta(shown)
+    model: Any = create_on_meta(shown)
     cfg: dict[str, Any] = model.pretrained_cfg
     methods = [f"{backbone}_{one}" for one in METHODS]
     facts = {
@@ -172,15 +173,6 @@ def _weights(row: Any) -> str:
     if row.tag == "init":
         return f"timm's own weights of the backbone under a fresh head, {size} px, {licence}"
     return f"{row.description} {row.num_classes} classes, {size} px, {licence}"
-
-
-def _on_meta(name: str) -> Any:
-    """The model without memory for its weights, where its family can be built so."""
-    try:
-        with torch.device("meta"):
-            return timm.create_model(name)
-    except (NotImplementedError, RuntimeError):  # some backbones compute while they are built
-        return timm.create_model(name)
 
 
 @torch.inference_mode()

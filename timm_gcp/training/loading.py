@@ -16,6 +16,7 @@ import timm_gcp  # noqa: F401  registers the models
 from ..errors import GCPError
 from ..methods import METHODS, get_method
 from ..models import ensure_registered
+from ..models.names import SOURCES
 from ..models.stride import set_last_stride
 from ..pooling import find_pools
 from ..text import first_line, nearest
@@ -33,7 +34,6 @@ from .checkpoint import EXTENSION
 from .inputs import given_image_size
 
 _PLACES_OF_WEIGHTS = ("url", "file", "hf_hub_id", "hf_hub_filename")  # where timm finds the weights of a name
-_SOURCES = ("local-dir:", "hf-hub:", "hf_hub:")
 
 
 def source_of(name: str) -> str:
@@ -42,20 +42,20 @@ def source_of(name: str) -> str:
     Raises:
         GCPError: no such model, method or folder; near matches are named.
     """
-    if not name.startswith(_SOURCES) and os.path.isdir(name):
-        name = f"local-dir:{_model_folder(name)}"
+    if not name.startswith(SOURCES) and os.path.isdir(name):
+        name = f"local-dir:{model_folder(name)}"
     source, _, place = name.partition(":")
     if source == "local-dir":
         if not (Path(place) / "config.json").is_file():
             run = checkpoint_in(place)
             way = f"; timm-gcp convert {run} --out DIR makes one, or give --checkpoint {run}" if run else ""
             raise GCPError(f"{place} is not a model folder: it has no config.json{way}.")
-    elif not name.startswith(_SOURCES):
+    elif not name.startswith(SOURCES):
         _check_registered(name)
     return name
 
 
-def _model_folder(folder: str) -> str:
+def model_folder(folder: str) -> str:
     """A run folder's model folder, or the folder itself."""
     inner = Path(folder) / "model"
     own = (Path(folder) / "config.json").is_file()
@@ -95,7 +95,7 @@ def _architecture(name: str) -> str:
     if source == "local-dir":
         with open(Path(place) / "config.json", encoding="utf-8") as file:
             return str(json.load(file).get("architecture", ""))
-    if name.startswith(_SOURCES):
+    if name.startswith(SOURCES):
         return str(timm.models.load_model_config_from_hf(place)[1])
     return name.partition(".")[0]
 
@@ -181,7 +181,7 @@ def load_model(args: argparse.Namespace) -> nn.Module:
     name, checkpoint = args.model, args.checkpoint
     if checkpoint:
         checkpoint = checkpoint_in(checkpoint) or checkpoint
-    elif os.path.isdir(name) and not (Path(_model_folder(name)) / "config.json").is_file():
+    elif os.path.isdir(name) and not (Path(model_folder(name)) / "config.json").is_file():
         checkpoint = checkpoint_in(name)
         name = "" if checkpoint else name
     if checkpoint:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from timm.data import auto_augment
 
+from ..models.names import SOURCES
 from ..text import first_line
 
 __all__ = [
@@ -33,7 +34,6 @@ __all__ = [
     "train_resampling",
 ]
 
-_SOURCES = ("local-dir:", "hf-hub:", "hf_hub:")
 _FILTERS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 _OPERATIONS = ("tweights", "t3a", "t3aw")
 _LONGEST_NAME = 200  # of 255 bytes; temporary files have longer names
@@ -119,7 +119,7 @@ def path_object(text: str) -> Path:
 
 def model_name(text: str) -> str:
     """A model that a user names: a path, with or without ``local-dir:``, is a `file_path`."""
-    source = next((source for source in _SOURCES if text.startswith(source)), "")
+    source = next((source for source in SOURCES if text.startswith(source)), "")
     if source in ("", "local-dir:"):
         return f"{source}{file_path(text[len(source) :])}"
     return text

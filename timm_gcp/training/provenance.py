@@ -1,7 +1,6 @@
 """What a trained model says of itself: data, weights that it started from, command, date and versions."""
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 from ..errors import GCPError
 from ..text import without_places
 from ..weights.download import sha256_of
+from ..weights.folder import training_record
 from .checkpoint import load_training_checkpoint
 from .loading import source_of
 from .run import Run
@@ -70,8 +70,7 @@ def _of_file(file: Path) -> dict[str, Any]:
 
 
 def _of_folder(folder: Path, cfg: Mapping[str, Any]) -> dict[str, Any]:
-    training = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("training")
-    training = training if isinstance(training, Mapping) else {}
+    training = training_record(folder)
     file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
     known = {
         "name": folder.resolve().name,

@@ -5,7 +5,6 @@ import functools
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from ..data import check_apart, check_images, create_dataset, divide, split_to_d
 from ..data.loaders import WorkerMixup, batch_names, evaluation_loader, training_loader
 from ..errors import GCPError
 from ..methods import get_method
+from ..models.names import brings_weights
 from ..pooling import find_pools
 from ..text import first_line
 from ..weights.file import load_weights, read_weights, weights_of, without_prefix
@@ -217,7 +217,7 @@ def build_model(args: argparse.Namespace, num_classes: int, channels: int) -> nn
         "method_args": args.method_args or None,
         **(args.model_kwargs or {}),
     }
-    folder = args.model.startswith(("local-dir:", "hf-hub:", "hf_hub:")) or Path(args.model).is_dir()
+    folder = brings_weights(args.model)
     pretrained = bool((args.pretrained or folder or args.pretrained_path) and not args.resume)
     if args.train_only and not (pretrained or args.resume or args.initial_checkpoint):
         raise GCPError(

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from ..models.names import brings_weights
 from ..pooling import find_pools
 
 __all__ = ["describe_start"]
@@ -34,7 +35,7 @@ def _weights(args: argparse.Namespace, model: nn.Module, epochs_done: int) -> st
     if args.initial_checkpoint:
         return f"{args.initial_checkpoint}, with its classifier"
     cfg: Any = model.pretrained_cfg
-    folder = "/" in args.model or ":" in args.model
+    folder = brings_weights(args.model)
     if not (args.pretrained or args.pretrained_path or folder):
         return "random; --pretrained starts from trained ones where there are some"
     name = f"{cfg['architecture']}.{cfg['tag']}" if cfg.get("tag") else cfg["architecture"]

@@ -19,10 +19,11 @@ from ..data.loaders import evaluation_loader
 from ..errors import GCPError
 from ..files import check_output, is_stream, make_parents, save_text
 from ..pooling import find_pools
+from ..weights.folder import training_record
 from .engine import evaluate
 from .heap import keep_heap
 from .inputs import check_classes, make_autocast, preprocessing
-from .loading import load_model
+from .loading import load_model, model_folder
 from .memory import naming_the_batch
 from .validate_arguments import parse_validate_args
 from .value_checks import image_mode
@@ -137,14 +138,10 @@ def _check_held_out(args: argparse.Namespace) -> None:
     Raises:
         GCPError: naming the options of the training.
     """
-    folder = Path(args.model.partition("local-dir:")[2] or args.model) if args.model else None
-    if not args.val_fraction or folder is None or not folder.is_dir():
+    folder = model_folder(args.model.removeprefix("local-dir:"))
+    if not (args.model and args.val_fraction and (Path(folder) / "config.json").is_file()):
         return
-    configs = (folder / "config.json", folder / "model" / "config.json")
-    config = next((path for path in configs if path.is_file()), None)
-    if config is None:
-        return
-    data = json.loads(config.read_text(encoding="utf-8")).get("training", {}).get("data")
+    data = training_record(folder).get("data")
     held = (data or {}).get("held_out")
     if held and (held["fraction"], held["seed"]) != (args.val_fraction, args.val_seed):
         raise GCPError(

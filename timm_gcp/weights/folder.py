@@ -19,7 +19,7 @@ from ..model_copy import copy_model
 from ..models import BACKBONES
 from ..pooling import find_pools
 
-__all__ = ["OF_WEIGHTS", "architecture", "built_for", "model_arguments", "save_folder"]
+__all__ = ["OF_WEIGHTS", "architecture", "built_for", "model_arguments", "save_folder", "training_record"]
 
 OF_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
 """What a cfg says of the weights of its name, which are not those that are saved or read from a checkpoint."""
@@ -65,6 +65,13 @@ def model_arguments(model: nn.Module) -> dict[str, Any]:
     if size is not None and default is not None and size != tuple(default.input_size[1:]):
         arguments["img_size"] = list(size)
     return arguments
+
+
+def training_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a model folder says of its training (``about`` of `save_folder`); empty where it says nothing."""
+    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    record = config.get("training")
+    return record if isinstance(record, dict) else {}
 
 
 def save_folder(
