@@ -1,4 +1,4 @@
-"""Which folder is the class, whichever way splits are written, class maps and lists as any editor saves them."""
+"""Class folders: which level is the class, spellings of splits, and class maps and lists of any editor."""
 
 import logging
 import tarfile

@@ -1,4 +1,4 @@
-"""The order of the classes against that of saved weights; where timm's own reading of a folder differs from ours."""
+"""Class order: compared with that of saved weights, and with the order in which timm reads a folder."""
 
 import argparse
 import logging

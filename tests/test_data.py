@@ -1,4 +1,4 @@
-"""The data room: layouts, what is refused at the door, unreadable images, and what the textures do and do not tell."""
+"""Data sets: layouts, refused folders, unreadable images, and the statistics of the textures."""
 
 import io
 import logging

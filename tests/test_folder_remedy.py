@@ -1,4 +1,4 @@
-"""A folder says in its first lines what timm alone does not: that `import timm_gcp` comes first."""
+"""A saved folder names `import timm_gcp` in its first lines."""
 
 import pytest
 import timm

@@ -1,4 +1,4 @@
-"""Checkpoints of other programs: what is a model's is taken, what is left is said, and what does not fit is refused."""
+"""Checkpoints of other programs: which weights are taken, which entries are left, and what is refused."""
 
 import logging
 

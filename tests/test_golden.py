@@ -1,4 +1,4 @@
-"""Ours against what the published layers gave."""
+"""Outputs and gradients compared with those of the published layers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Nothing is lost: runs killed, stopped, out of disk space or with damaged checkpoints go on as if nothing had been."""
+"""Runs that are killed, stopped, out of disk space or left with damaged checkpoints continue without a loss."""
 
 import json
 import os

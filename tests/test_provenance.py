@@ -1,4 +1,4 @@
-"""What a trained folder says of itself is of that training, and nothing is of the weights that its name has."""
+"""A trained folder records its own training, and nothing of the published weights of its name."""
 
 import hashlib
 import json

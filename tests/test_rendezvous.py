@@ -1,4 +1,4 @@
-"""Several processes are announced, and nothing says where they meet."""
+"""Several processes without a rendezvous are refused in one sentence."""
 
 import pytest
 

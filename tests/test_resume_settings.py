@@ -1,4 +1,4 @@
-"""A run that goes on: what is given anew is applied or refused by name, and what is recorded is what ran."""
+"""Resuming with other settings: applied or refused by name, and recorded as they ran."""
 
 import json
 import shutil

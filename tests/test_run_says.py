@@ -1,4 +1,4 @@
-"""What a run says: its start, its lines at any width, its log file, and why the best epoch is not the highest one."""
+"""The printed lines of a run: start, width, log file, and why the best epoch is not the highest one."""
 
 import ast
 import errno

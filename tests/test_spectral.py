@@ -1,4 +1,4 @@
-"""The mathematics of the spectral room: references, bounds, laws, awkward matrices."""
+"""The spectral methods: references, bounds, scaling laws, awkward matrices."""
 
 import math
 

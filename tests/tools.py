@@ -1,4 +1,4 @@
-"""The tools as a user runs them: real JPEG files, a process of its own."""
+"""Helpers of the tests: JPEG files, and commands in processes of their own."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""What a command does with an error: one sentence and an exit status; the traceback on request."""
+"""Prints the error of a command as one sentence and returns its exit status; ``--debug`` shows the traceback."""
 
 import sys
 import traceback

@@ -1,4 +1,4 @@
-"""The one exception that speaks to the user."""
+"""The exception whose message is shown to the user."""
 
 
 class GCPError(ValueError):

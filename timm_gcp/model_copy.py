@@ -1,4 +1,4 @@
-"""Copies of models that have run."""
+"""Deep copies of models that keep tensors of a forward pass."""
 
 import copy
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""One way to every data set: image folders, list files, textures, and what timm reads beside."""
+"""Opens any data set by its name: image folders, list files, textures, and everything that timm reads."""
 
 import contextlib
 import difflib

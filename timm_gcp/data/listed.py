@@ -1,4 +1,4 @@
-"""What data sets that list their images share: the reader of the listed files, and numbered lines."""
+"""The base reader of data sets that list their images, and the parser of their numbered lines."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Unreadable images are named, not silently replaced by their neighbours."""
+"""Data sets that raise an error for an unreadable image, and the check of all images before training."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Loader processes: how they start and end, and what is said when one of them fails."""
+"""Loader processes: start, shutdown, and error messages when one of them fails."""
 
 import contextlib
 import ctypes

@@ -1,4 +1,4 @@
-"""What the classes of a data set are called, held against the names that weights were saved with."""
+"""Compares the class names of a data set with those that weights were saved with."""
 
 import argparse
 import logging

@@ -1,4 +1,4 @@
-"""Pictures of a run, and of several runs side by side, from their ``summary.csv``."""
+"""Draws the curves of a run, and of several runs side by side, from their ``summary.csv``."""
 
 import csv
 import itertools

@@ -1,4 +1,4 @@
-"""How a run came about: a list of segments, one for each command that trained a part of it."""
+"""The history of a run: one segment for each command that trained a part of it."""
 
 import json
 import platform

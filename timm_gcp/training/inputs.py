@@ -1,4 +1,4 @@
-"""What stands between a data set and a model: preprocessing, mixed precision, labels."""
+"""Preprocessing, mixed precision and the check of labels, between a data set and a model."""
 
 import argparse
 import contextlib

@@ -1,4 +1,4 @@
-"""``timm-gcp list``: the registered backbones and the methods, or what is known of one of them."""
+"""``timm-gcp list``: lists backbones and methods, or shows what is known of one of them."""
 
 import fnmatch
 import time

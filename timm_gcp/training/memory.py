@@ -1,4 +1,4 @@
-"""Out of memory, on a GPU or a CPU: the batch, and what to change."""
+"""Turns an out-of-memory error into a message that names the batch size and what to change."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

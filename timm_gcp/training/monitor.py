@@ -1,4 +1,4 @@
-"""How well-conditioned the covariances are while a model trains."""
+"""Measures the conditioning of the covariances during training."""
 
 import math
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""The state of an optimiser, taken up from a checkpoint under settings that may have changed since."""
+"""Loads the state of an optimiser from a checkpoint, under settings that may have changed since."""
 
 import argparse
 import logging

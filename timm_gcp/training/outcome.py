@@ -1,4 +1,4 @@
-"""What a finished run leaves behind: the best model, evaluated under the final method, and pictures of the course."""
+"""Ends a run: evaluates the best model under the final method, writes the results, curves and the model folder."""
 
 import json
 from collections.abc import Mapping

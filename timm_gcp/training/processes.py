@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other; a process that is alone talks to itself."""
+"""Helpers for several training processes; no-ops in a single process."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""What a run shows of its course: a bar on a terminal, plain lines elsewhere, all lines in the run's log file."""
+"""Shows the progress of a run: a bar on a terminal, plain lines elsewhere, all lines in the log file."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""What a trained model says of itself: data, weights that it started from, command, date and versions."""
+"""Records how a model was trained: data, weights that it started from, command, date and versions."""
 
 import argparse
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Going on with a run: which checkpoint, which settings have changed since, and what of its state is taken up."""
+"""Resumes a run: finds its checkpoint, compares the settings, and loads its state."""
 
 import argparse
 import logging

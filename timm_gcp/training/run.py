@@ -1,4 +1,4 @@
-"""One training run: all that it consists of."""
+"""The parts of one training run."""
 
 import argparse
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a script of timm's takes from timm, with the hybrid protocol in it.
+"""Replaces functions of timm while one of its scripts runs, so that the script follows the hybrid protocol.
 
 The script itself stays as it is. While it is loaded and runs, a few names of timm's are replaced: the model factory
 registers our models on demand and remembers what it made, the averages of weights are remembered, the scheduler that

@@ -1,4 +1,4 @@
-"""Where timm's scripts come from: they are in its repository, but not in the package that pip installs."""
+"""Finds timm's scripts: in a folder, or downloaded from a tag of its repository. Its package on PyPI has none."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""What a run starts from, in words: weights, what of them is new, what is frozen."""
+"""Describes the weights that a run starts from: their source, which layers are new, which are frozen."""
 
 import argparse
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a run says of itself: its description, a line an epoch, and ``summary.csv``."""
+"""Writes the description of a run, one line per epoch, and ``summary.csv``."""
 
 import csv
 import io

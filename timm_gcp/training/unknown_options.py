@@ -1,4 +1,4 @@
-"""What to say of an option that a command does not have."""
+"""Error messages for options that a command does not have."""
 
 import difflib
 from collections.abc import Collection, Sequence

@@ -1,4 +1,4 @@
-"""From a row of the manifest to a file on this machine, wherever it is to be had."""
+"""Resolves a row of the manifest to a file on this machine."""
 
 import contextlib
 import hashlib
