@@ -26,21 +26,21 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="devices, pipes and l
 
 @pytest.fixture
 def fifo(tmp_path):
-    """A pipe with a name, and what its reader has got."""
+    """A named pipe, and a function that waits for what its reader has read.
+
+    The reader's end is opened here and kept open, so that the teardown does not depend on when a thread runs.
+    """
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    got = []
-    reader = threading.Thread(target=lambda: got.append(path.read_text()), daemon=True)
-    reader.start()
+    end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
 
     def read():
-        reader.join(20)
-        return got[0]
+        os.set_blocking(end, True)
+        with os.fdopen(os.dup(end), encoding="utf-8") as file:
+            return file.read()
 
     yield path, read
-    if reader.is_alive():
-        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
-        reader.join(20)
+    os.close(end)
 
 
 @pytest.fixture
