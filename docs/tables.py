@@ -11,10 +11,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from timm_gcp.commands.recipes import find_recipe, recipe_names  # noqa: E402
 from timm_gcp.data import FINE_GRAINED  # noqa: E402
 from timm_gcp.methods import METHODS  # noqa: E402
-from timm_gcp.models.zoo import BACKBONES  # noqa: E402
-from timm_gcp.training.recipe import find_recipe, recipe_names  # noqa: E402
+from timm_gcp.models.registry import BACKBONES  # noqa: E402
 from timm_gcp.weights.manifest import read_manifest  # noqa: E402
 
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)

@@ -17,7 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from timm_gcp import GCPError
-from timm_gcp.training.option_types import path_object
+from timm_gcp.commands.option_types import path_object
 
 from .record import append_row, provenance, read_rows
 
@@ -69,7 +69,7 @@ def _validate(model: str, given: Sequence[str]) -> dict[str, object] | str:
     """The result of one model, or what ``timm-gcp validate`` said."""
     with tempfile.TemporaryDirectory() as scratch:
         result = Path(scratch) / "result.json"
-        command = [sys.executable, "-m", "timm_gcp.cli", "validate", "--model", model, *given]
+        command = [sys.executable, "-m", "timm_gcp", "validate", "--model", model, *given]
         done = subprocess.run([*command, "--results-file", str(result)], capture_output=True, text=True)
         if done.returncode:
             said = done.stderr.strip().splitlines()

@@ -10,8 +10,8 @@ import math
 from pathlib import Path
 
 from timm_gcp import GCPError
+from timm_gcp.commands.option_types import path_object
 from timm_gcp.plots import new_figure, save_figure
-from timm_gcp.training.option_types import path_object
 
 from .record import provenance, read_rows, write_rows
 

@@ -31,7 +31,7 @@ from threading import Lock
 from tqdm import tqdm
 
 from timm_gcp import GCPError
-from timm_gcp.training.option_types import path_object
+from timm_gcp.commands.option_types import path_object
 
 from .folds import write_folds
 from .record import append_row, provenance, read_rows, write_rows
@@ -378,6 +378,6 @@ def _run(arguments: list[str], log: Path) -> None:
     env = {**os.environ, **ONE_THREAD}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
-        code = subprocess.call([sys.executable, "-m", "timm_gcp.cli", *arguments], stdout=file, stderr=file, env=env)
+        code = subprocess.call([sys.executable, "-m", "timm_gcp", *arguments], stdout=file, stderr=file, env=env)
     if code:
         raise GCPError(f"A run ended with status {code}; its output is in {log}. Started again, this command goes on.")

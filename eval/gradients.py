@@ -15,8 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from timm_gcp import METHODS, covariance_sqrt
+from timm_gcp.commands.option_types import path_object
 from timm_gcp.plots import new_figure, save_figure
-from timm_gcp.training.option_types import path_object
 
 from .record import provenance, write_rows
 

@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 
 from timm_gcp import GCPError
-from timm_gcp.training.option_types import path_object
+from timm_gcp.commands.option_types import path_object
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
 
 from .accuracy import evaluate

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from timm_gcp import GCPError
+from timm_gcp.commands.option_types import path_object
 from timm_gcp.files import save_text
-from timm_gcp.training.option_types import path_object
 
 from . import answers, gradients, memory, speed
 from .record import read_rows, read_values

@@ -27,9 +27,9 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from timm_gcp import METHODS, pool_features
+from timm_gcp.commands.option_types import path_object
 from timm_gcp.models.stride import set_last_stride
 from timm_gcp.plots import new_figure, save_figure
-from timm_gcp.training.option_types import path_object
 
 from .record import provenance, write_rows
 from .upstream_layers import LAYERS, load

@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from timm_gcp.commands.option_types import path_object
 from timm_gcp.files import save_text
-from timm_gcp.training.option_types import path_object
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
 
 from .card import by_whom, cell, percent, render_card

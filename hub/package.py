@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from timm_gcp import GCPError
+from timm_gcp.commands.option_types import path_object
 from timm_gcp.files import save_atomically
-from timm_gcp.training.option_types import path_object
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest, write_manifest
 
 from .recipe import read_recipe
@@ -74,7 +74,7 @@ def evaluate(folder: Path, given: Sequence[str]) -> dict[str, float]:
     """
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "result.json"
-        command = [sys.executable, "-m", "timm_gcp.cli", "validate", "--model", f"local-dir:{folder}", *given]
+        command = [sys.executable, "-m", "timm_gcp", "validate", "--model", f"local-dir:{folder}", *given]
         done = subprocess.run([*command, "--results-file", str(out)], stderr=subprocess.PIPE, text=True)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]

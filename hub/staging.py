@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from timm_gcp import GCPError
-from timm_gcp.weights.folder import save_folder
+from timm_gcp.models.folder import save_folder
 from timm_gcp.weights.manifest import Checkpoint
 from timm_gcp.weights.resolve import resolve
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from timm_gcp import GCPError
+from timm_gcp.commands.option_types import path_object
 from timm_gcp.text import nearest
-from timm_gcp.training.option_types import path_object
 from timm_gcp.weights.download import sha256_of
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
 

@@ -10,11 +10,11 @@ from PIL import Image
 from tools import write_images
 
 from timm_gcp.data import create_dataset
-from timm_gcp.data.as_timm import timm_differences
+from timm_gcp.data.class_names import check_resumed_classes, first_difference, say_other_classes
+from timm_gcp.data.timm_differences import timm_differences
 from timm_gcp.errors import GCPError
-from timm_gcp.training.class_names import check_resumed_classes, first_difference, say_other_classes
-from timm_gcp.training.script_hooks import ScriptHooks
-from timm_gcp.training.train import main as train
+from timm_gcp.timm_scripts.hooks import ScriptHooks
+from timm_gcp.training.trainer import main as train
 
 NAMES = ["coarse", "fine", "middle"]
 

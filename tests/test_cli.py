@@ -6,9 +6,9 @@ import sys
 import pytest
 from tools import timm_gcp_command
 
-from timm_gcp.cli import main
+from timm_gcp.__main__ import main
 from timm_gcp.methods import METHODS
-from timm_gcp.models.zoo import BACKBONES
+from timm_gcp.models.registry import BACKBONES
 
 
 def test_list_in_a_process_of_its_own():
@@ -118,5 +118,5 @@ def test_interrupt(monkeypatch):
     def stop(argv):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, "timm_gcp.training.demo", type("demo", (), {"main": staticmethod(stop)}))
+    monkeypatch.setitem(sys.modules, "timm_gcp.commands.demo", type("demo", (), {"main": staticmethod(stop)}))
     assert main(["demo"]) == 130

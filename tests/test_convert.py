@@ -14,8 +14,8 @@ from published import GOLDEN, PADE, image, state_dict
 from safetensors.torch import save_file
 from tools import timm_gcp_command, write_images
 
+from timm_gcp.commands import convert as command
 from timm_gcp.errors import GCPError
-from timm_gcp.training import convert as command
 from timm_gcp.weights.upstream import Published, choose_by_images, convert, is_published, read_published
 
 STANDALONE = "fm.mpncovresnet50.standalone"

@@ -9,8 +9,8 @@ import timm
 import torch
 
 from timm_gcp import GCPError
-from timm_gcp.cli import main
-from timm_gcp.training import convert
+from timm_gcp.__main__ import main
+from timm_gcp.commands import convert
 
 CLASSES = ("coarse", "fine", "middle")
 

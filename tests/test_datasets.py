@@ -20,7 +20,7 @@ from PIL import Image
 from torchvision import datasets
 
 from timm_gcp.data import FINE_GRAINED, StrictImageDataset, check_images, create_dataset
-from timm_gcp.data.obtain import fetch_archive
+from timm_gcp.data.download import fetch_archive
 from timm_gcp.errors import GCPError
 
 COLOURS = [(200, 40, 40), (40, 200, 40), (40, 40, 200)]
@@ -404,7 +404,7 @@ def test_what_has_to_be_fetched_by_hand(name, where, tmp_path):
 
 COMMAND = """
 import dataclasses, sys
-from timm_gcp.cli import main
+from timm_gcp.__main__ import main
 from timm_gcp.data import FINE_GRAINED
 
 FINE_GRAINED["cub"] = dataclasses.replace(FINE_GRAINED["cub"], classes=3, images={"train": 9, "test": 6})

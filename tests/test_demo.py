@@ -10,8 +10,8 @@ from PIL import Image
 from tools import rows_of, timm_gcp_command
 
 import timm_gcp  # noqa: F401
+from timm_gcp.commands import demo
 from timm_gcp.errors import GCPError
-from timm_gcp.training import demo
 
 
 def test_demo(tmp_path):

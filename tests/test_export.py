@@ -18,12 +18,13 @@ from tools import timm_gcp_command
 from torch import nn
 
 from timm_gcp import METHODS, GCPError, GlobalCovariancePool, graft, pool_features
-from timm_gcp.cli import main
-from timm_gcp.onnx_export import export_onnx
-from timm_gcp.product_pooling import ProductPool, pool_by_products, with_product_pools
-from timm_gcp.spectral import covariance, products
+from timm_gcp.__main__ import main
+from timm_gcp.models.folder import save_folder
+from timm_gcp.onnx.export import export_onnx
+from timm_gcp.onnx.pool import ProductPool, pool_by_products, with_product_pools
+from timm_gcp.spectral import covariance
+from timm_gcp.spectral import eigenfree as products
 from timm_gcp.spectral.polar import hermitian_factor
-from timm_gcp.weights.folder import save_folder
 
 CLASSES = ["coarse", "fine", "middle"]
 SPECTRAL = [name for name, row in METHODS.items() if row.by_products]
@@ -268,14 +269,14 @@ def test_a_file_with_other_classes_is_not_kept(tmp_path, monkeypatch):
     model = Tokens("isqrt")
     nn.init.zeros_(model.fc.weight)  # all logits within the tolerance, so that rounding decides
     nn.init.constant_(model.fc.bias, 1.0)
-    monkeypatch.setattr("timm_gcp.onnx_export._logits", lambda path, batches: torch.eye(5)[:4] * 1e-6 + 1)
+    monkeypatch.setattr("timm_gcp.onnx.export._logits", lambda path, batches: torch.eye(5)[:4] * 1e-6 + 1)
     with pytest.raises(GCPError, match="another class"):
         export_onnx(model, tmp_path / "m.onnx", torch.randn(3, 3, 32, 32))
     assert not list(tmp_path.iterdir())
 
 
 def test_packages_are_asked_for_and_imported_late(tmp_path, monkeypatch):
-    late = "import sys, timm_gcp, timm_gcp.training.export; sys.exit('onnx' in sys.modules)"
+    late = "import sys, timm_gcp, timm_gcp.commands.export; sys.exit('onnx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", late]).returncode == 0
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else object())
     with pytest.raises(GCPError, match=r"not installed: pip install onnxscript\."):

@@ -25,8 +25,8 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 import timm_gcp
 from timm_gcp import METHODS, GCPError, graft
 from timm_gcp.models import BACKBONES
+from timm_gcp.models.folder import save_folder
 from timm_gcp.models.mixin import GCPMixin
-from timm_gcp.weights.folder import save_folder
 
 JUDGED = ("svdpade", "isqrt", "polar")
 FIXED = {"swin_tiny_patch4_window7_224", "vit_small_patch16_224", "vit_base_patch16_224"}

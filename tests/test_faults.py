@@ -13,16 +13,16 @@ from tools import COMMON, MODEL, rows_of
 from torch import nn
 
 import timm_gcp  # noqa: F401 (registers the models)
-from timm_gcp.cli import main
+from timm_gcp.__main__ import main
 from timm_gcp.errors import GCPError
+from timm_gcp.hybrid.monitor import largest_k
 from timm_gcp.spectral import eigh as solver
 from timm_gcp.spectral.eigh import eigh, take_retried
-from timm_gcp.training import engine
-from timm_gcp.training.engine import Stepper
+from timm_gcp.training import step as engine
+from timm_gcp.training.epoch_position import Position
 from timm_gcp.training.faults import IN_A_ROW, KEPT, Batch, Faults, Findings, examine
-from timm_gcp.training.monitor import largest_k
-from timm_gcp.training.position import Position
 from timm_gcp.training.progress import Progress
+from timm_gcp.training.step import Stepper
 
 LOSS = nn.CrossEntropyLoss()
 

@@ -4,7 +4,7 @@ import pytest
 import timm
 
 import timm_gcp
-from timm_gcp.weights.folder import save_folder
+from timm_gcp.models.folder import save_folder
 
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet"])

@@ -11,9 +11,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from timm_gcp import GCPError
-from timm_gcp.training.loading import model_from_checkpoint
-from timm_gcp.training.setup import build_model
-from timm_gcp.training.train_arguments import parse_train_args
+from timm_gcp.commands.train import parse_train_args
+from timm_gcp.models.named import model_from_checkpoint
+from timm_gcp.training.prepare import build_model
 from timm_gcp.weights.file import read_weights
 
 NAME = "test_resnet_svdpade"
@@ -135,7 +135,7 @@ def test_a_given_number_of_classes_is_held_against_the_file(model, tmp_path):
 
 
 def test_names_of_another_folder_are_not_these_weights_own(model, tmp_path):
-    from timm_gcp.weights.folder import save_folder
+    from timm_gcp.models.folder import save_folder
 
     folder = save_folder(timm.create_model(NAME, num_classes=3), tmp_path / "m", class_names=("a", "b", "c"))
     torch.save(model.state_dict(), tmp_path / "file.pth")

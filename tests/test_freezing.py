@@ -5,9 +5,9 @@ import timm
 import torch
 
 from timm_gcp import GCPError
-from timm_gcp.training.engine import Stepper
 from timm_gcp.training.freezing import freeze_all_but
-from timm_gcp.training.train import main
+from timm_gcp.training.step import Stepper
+from timm_gcp.training.trainer import main
 
 
 def _changed(before, after):

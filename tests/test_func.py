@@ -110,7 +110,7 @@ def test_second_derivatives_are_refused(name):
 
 def test_the_gradient_of_the_eigenvalues_alone():
     """A scalar of Σ without the matrix: what one of two results gives when the other is not used."""
-    from timm_gcp.spectral.function import EXACT_ROOT, of_features, of_sigma
+    from timm_gcp.spectral.spectral_function import EXACT_ROOT, of_features, of_sigma
 
     for function, given in (
         (of_features, torch.randn(5, 4, dtype=torch.float64)),

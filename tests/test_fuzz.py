@@ -15,13 +15,12 @@ import torch
 import yaml
 from tools import MODEL, write_images
 
-from timm_gcp.cli import main
+from timm_gcp.__main__ import main
+from timm_gcp.commands.train import parse_train_args
 from timm_gcp.data import check_images, create_dataset
 from timm_gcp.errors import GCPError
-from timm_gcp.training.checkpoint import load_training_checkpoint
-from timm_gcp.training.loading import create_model, model_from_checkpoint
-from timm_gcp.training.train_arguments import parse_train_args
-from timm_gcp.weights.file import read_weights
+from timm_gcp.models.named import create_model, model_from_checkpoint
+from timm_gcp.weights.file import load_training_checkpoint, read_weights
 from timm_gcp.weights.manifest import MANIFEST, read_manifest
 from timm_gcp.weights.upstream import read_published
 

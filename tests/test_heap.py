@@ -7,11 +7,11 @@ import sys
 import pytest
 import torch
 
-from timm_gcp.training.heap import keep_heap
+from timm_gcp.training.allocator import keep_heap
 
 FREED = """
 import resource, sys, torch
-from timm_gcp.training.heap import keep_heap
+from timm_gcp.training.allocator import keep_heap
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()

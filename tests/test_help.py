@@ -6,11 +6,11 @@ import shlex
 
 import pytest
 
-from timm_gcp.cli import COMMANDS, main
-from timm_gcp.training.help_formatter import shown_default
-from timm_gcp.training.options import Parser
-from timm_gcp.training.train_arguments import parse_train_args
-from timm_gcp.training.train_options import EXAMPLE, train_parser
+from timm_gcp.__main__ import COMMANDS, main
+from timm_gcp.commands.help_formatter import shown_default
+from timm_gcp.commands.options import Parser
+from timm_gcp.commands.train import parse_train_args
+from timm_gcp.commands.train_options import EXAMPLE, train_parser
 
 NOTHING = (None, "", [], {}, argparse.SUPPRESS)
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from tools import write_images
 
-from timm_gcp.cli import main
+from timm_gcp.__main__ import main
 from timm_gcp.data import check_apart, create_dataset, divide
 from timm_gcp.data.holdout import held_out
 from timm_gcp.errors import GCPError

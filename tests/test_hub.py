@@ -20,7 +20,7 @@ from PIL import Image
 
 import timm_gcp  # noqa: F401
 from timm_gcp import GCPError
-from timm_gcp.weights.folder import save_folder
+from timm_gcp.models.folder import save_folder
 from timm_gcp.weights.manifest import Checkpoint, Upstream, read_manifest, write_manifest
 
 ROOT = Path(__file__).parent.parent

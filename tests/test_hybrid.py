@@ -23,17 +23,11 @@ from torch.optim import lr_scheduler as torch_schedulers
 
 import timm_gcp
 from timm_gcp.errors import GCPError
+from timm_gcp.hybrid.monitor import ConditioningMonitor
+from timm_gcp.hybrid.preview import base_learning_rate, preview_learning_rates
+from timm_gcp.hybrid.rules import AtEpoch, ConditioningSettles, LearningRateFraction, last_part
+from timm_gcp.hybrid.schedule import HybridSchedule
 from timm_gcp.pooling import GlobalCovariancePool, find_pools
-from timm_gcp.training.hybrid import (
-    AtEpoch,
-    ConditioningSettles,
-    HybridSchedule,
-    LearningRateFraction,
-    base_learning_rate,
-    last_part,
-    preview_learning_rates,
-)
-from timm_gcp.training.monitor import ConditioningMonitor
 
 EPOCHS, UPDATES = 20, 3
 FRACTION = 0.2

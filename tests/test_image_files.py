@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from timm_gcp.commands.predict import main as predict
 from timm_gcp.data import UnreadableImageError, create_dataset, find_images, image_extensions, open_image
 from timm_gcp.data.pixels import convert_image
 from timm_gcp.errors import GCPError
-from timm_gcp.training.predict import main as predict
 
 ORIENTATION = 0x0112
 RAMP = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
@@ -82,7 +82,7 @@ def test_predict_turns_photographs(tmp_path, capsys):
 def test_onnx_file_tells_the_orientation(tmp_path):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from timm_gcp.training.export import main as export
+    from timm_gcp.commands.export import main as export
 
     turned = save_turned(tmp_path / "x.jpg", 6)
     for options, said in (([], "applied"), (["--ignore-exif-orientation"], "ignored")):

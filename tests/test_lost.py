@@ -15,11 +15,11 @@ import pytest
 import torch
 from tools import COMMON, MODEL, rows_of, timm_gcp_command
 
-from timm_gcp.cli import main
+from timm_gcp.__main__ import main
 from timm_gcp.errors import GCPError
 from timm_gcp.files import save_atomically
-from timm_gcp.training.checkpoint import load_training_checkpoint
 from timm_gcp.training.resume import newest_checkpoint
+from timm_gcp.weights.file import load_training_checkpoint
 
 KILLS = int(os.environ.get("TIMM_GCP_KILLS", "4"))
 """How often the run is killed; 20 is the real thing, and takes minutes."""
@@ -39,7 +39,7 @@ def arguments(images, output, *more):
     ]
 
 
-def start(argv, log=None, program=("-m", "timm_gcp.cli")):
+def start(argv, log=None, program=("-m", "timm_gcp")):
     return subprocess.Popen(
         [sys.executable, "-u", *program, *argv],
         stdout=subprocess.PIPE,
@@ -132,7 +132,7 @@ def _listing(folder):
 # ------------------------------------------------------------------------------------------------------ stopped
 
 
-def stop_after(line, number, argv, log, group=False, program=("-m", "timm_gcp.cli")):
+def stop_after(line, number, argv, log, group=False, program=("-m", "timm_gcp")):
     """Sends a signal when the output has a line that fits, and returns the rest of it and the exit status."""
     process = start(argv, log, program)
     read = ""
@@ -173,7 +173,7 @@ def test_sigterm_and_ctrl_c_lose_no_update(whole, images, tmp_path):
 
 def test_stopped_while_it_evaluates(images, tmp_path, monkeypatch):
     """Without loader processes, and gradients gathered over two batches: every wish to stop is heard once."""
-    from timm_gcp.training import train
+    from timm_gcp.training import trainer as train
 
     more = ("-j", "0", "--grad-accum-steps", "2", "--epochs", "2")
     assert main(arguments(images, tmp_path / "a", *more)) == 0
@@ -212,7 +212,7 @@ def test_a_second_ctrl_c_stops_at_once(images, tmp_path):
     script = tmp_path / "twice.py"
     script.write_text(
         "import os, signal, sys, torch\n"
-        "from timm_gcp.cli import main\n"
+        "from timm_gcp.__main__ import main\n"
         "from timm_gcp.training import checkpoint\n"
         "real = checkpoint.RunSaver.save_last\n"
         "def again(self, epoch, within=None):\n"
@@ -233,7 +233,7 @@ def test_a_second_ctrl_c_stops_at_once(images, tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes by /proc")
 def test_two_processes_stop_and_go_on_together(images, tmp_path):
     """One of them is signalled, then torchrun, which signals both; they stop and go on together."""
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "timm_gcp.training.train")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "timm_gcp", "train")
 
     def run(name, stop_at=None, whom=None):
         argv = arguments(images, tmp_path / name, "-j", "0", "-b", "6", "--epochs", "2", "--drop", "0.0")[1:]
@@ -363,7 +363,7 @@ def test_within_another_epoch(images, tmp_path, capsys):
 
 FULL = """
 import resource, signal, sys
-from timm_gcp.cli import main
+from timm_gcp.__main__ import main
 from timm_gcp.training import checkpoint
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write over the limit fails as on a full disk

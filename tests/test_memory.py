@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from timm_gcp.cli import main
-from timm_gcp.training import train, validate
+from timm_gcp.__main__ import main
+from timm_gcp.commands import validate
+from timm_gcp.training import trainer as train
 
 ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
@@ -29,7 +30,7 @@ def test_out_of_memory_is_a_sentence(error, images, tmp_path, capsys, monkeypatc
 
 
 def test_other_errors_stay(monkeypatch):
-    from timm_gcp.training.memory import naming_the_batch
+    from timm_gcp.training.out_of_memory import naming_the_batch
 
     with pytest.raises(RuntimeError, match="shapes"), naming_the_batch(1, torch.device("cpu"), ""):
         raise RuntimeError("shapes differ")

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import timm_gcp
-from timm_gcp.model_copy import copy_model
-from timm_gcp.weights.folder import save_folder
+from timm_gcp.models.deepcopy import copy_model
+from timm_gcp.models.folder import save_folder
 
 KEEPERS = ("tiny_vit_5m_224", "levit_128s", "efficientformer_l1", "efficientvit_m0")  # of attention biases
 

@@ -16,9 +16,9 @@ from torch import nn
 
 import timm_gcp  # noqa: F401 (registers the models)
 from timm_gcp.errors import GCPError
+from timm_gcp.hybrid.monitor import ConditioningMonitor, conditioning
 from timm_gcp.pooling import GlobalCovariancePool, find_pools
 from timm_gcp.training.curves import draw_comparison, draw_curves
-from timm_gcp.training.monitor import ConditioningMonitor, conditioning
 
 EPS32, EPS64 = np.finfo(np.float32).eps, np.finfo(np.float64).eps
 

@@ -13,19 +13,18 @@ from timm.data import create_transform
 
 import eval.__main__
 import hub.__main__
-from timm_gcp.cli import main
+from timm_gcp.__main__ import main
+from timm_gcp.commands.convert import _check_out, convert_parser
+from timm_gcp.commands.export import export_parser
+from timm_gcp.commands.option_types import file_path, model_name, policy
+from timm_gcp.commands.options import Parser
+from timm_gcp.commands.predict import parse_predict_args, predict_parser
+from timm_gcp.commands.train import parse_train_args
+from timm_gcp.commands.train_options import train_parser
+from timm_gcp.commands.validate import parse_validate_args, validate_parser
+from timm_gcp.commands.value_checks import image_mode
+from timm_gcp.data.transforms import fit_policy
 from timm_gcp.errors import GCPError
-from timm_gcp.training.convert import _check_out
-from timm_gcp.training.convert_arguments import convert_parser
-from timm_gcp.training.export_arguments import export_parser
-from timm_gcp.training.option_types import file_path, model_name, policy
-from timm_gcp.training.options import Parser
-from timm_gcp.training.predict_arguments import parse_predict_args, predict_parser
-from timm_gcp.training.train_arguments import parse_train_args
-from timm_gcp.training.train_options import train_parser
-from timm_gcp.training.transforms import fit_policy
-from timm_gcp.training.validate_arguments import parse_validate_args, validate_parser
-from timm_gcp.training.value_checks import image_mode
 
 REFUSED = {
     "--mean 123.7 116.3 103.5": "divide values of a scale of 0 to 255 by 255",
@@ -201,7 +200,7 @@ def test_no_traceback_without_debug(error, monkeypatch, capsys):
     def fail(argv):
         raise error
 
-    monkeypatch.setitem(sys.modules, "timm_gcp.training.demo", types.SimpleNamespace(main=fail))
+    monkeypatch.setitem(sys.modules, "timm_gcp.commands.demo", types.SimpleNamespace(main=fail))
     assert main(["demo"]) == 1
     text = capsys.readouterr().err
     assert text.startswith(f"timm-gcp: error: Unexpected {type(error).__name__} in ")
@@ -266,7 +265,7 @@ def test_eval_conditioning_says_what_it_wrote(run, tmp_path, capsys):
 
 
 def test_a_model_of_two_channels_is_refused(tmp_path, capsys):
-    from timm_gcp.weights.folder import save_folder
+    from timm_gcp.models.folder import save_folder
 
     folder = save_folder(timm.create_model("test_resnet", num_classes=2, in_chans=2), tmp_path / "m")
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")

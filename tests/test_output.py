@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from tqdm import tqdm
 
-from timm_gcp.cli import main
+from timm_gcp.__main__ import main
 from timm_gcp.output import LenientStream, fold, lenient_output, lost
 
 TEXT = "isqrt → svdpade, κ 1e+05, 3×224×224, Padé – ok"
@@ -103,7 +103,7 @@ def test_head_closes_the_pipe():
     """As ``… | true`` does: nothing is said of it, not at Python's exit either."""
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "timm_gcp.cli", "--help"]
+    command = [sys.executable, "-m", "timm_gcp", "--help"]
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")

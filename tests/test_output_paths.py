@@ -3,13 +3,12 @@
 import json
 import os
 import stat
-import threading
 
 import pytest
 from PIL import Image
 
 from timm_gcp import plots
-from timm_gcp.cli import main
+from timm_gcp.__main__ import main
 from timm_gcp.errors import GCPError
 from timm_gcp.files import (
     check_output,
@@ -19,7 +18,7 @@ from timm_gcp.files import (
     save_atomically,
     save_text,
 )
-from timm_gcp.weights.folder import save_folder
+from timm_gcp.models.folder import save_folder
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="devices, pipes and links of POSIX")
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from tools import timm_gcp_command
 
-from timm_gcp.cli import main
-from timm_gcp.weights.folder import save_folder
+from timm_gcp.__main__ import main
+from timm_gcp.models.folder import save_folder
 
 
 @pytest.fixture(scope="module")

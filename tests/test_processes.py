@@ -9,9 +9,9 @@ import torch
 from tools import MODEL, rows_of
 
 from timm_gcp import GCPError
-from timm_gcp.training import setup
-from timm_gcp.training.checkpoint import load_training_checkpoint
-from timm_gcp.training.train_arguments import parse_train_args
+from timm_gcp.commands.train import parse_train_args
+from timm_gcp.training import prepare as setup
+from timm_gcp.weights.file import load_training_checkpoint
 
 # What one process and two cannot share is taken away: batch norm's own statistics, and the order of the images, which
 # in one process comes from another sampler.
@@ -21,7 +21,7 @@ import sys
 import torch
 from torch.utils.data.distributed import DistributedSampler
 
-from timm_gcp.cli import main
+from timm_gcp.__main__ import main
 from timm_gcp.data import loaders
 from timm_gcp.training import engine
 

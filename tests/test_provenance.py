@@ -9,12 +9,12 @@ import timm
 import torch
 from tools import MODEL, write_images
 
-from timm_gcp.cli import main
-from timm_gcp.models.zoo import _ROWS
+from timm_gcp.__main__ import main
+from timm_gcp.commands.train import parse_train_args
+from timm_gcp.models.folder import save_folder
+from timm_gcp.models.registry import _ROWS
 from timm_gcp.training import provenance
-from timm_gcp.training.setup import build_model
-from timm_gcp.training.train_arguments import parse_train_args
-from timm_gcp.weights.folder import save_folder
+from timm_gcp.training.prepare import build_model
 from timm_gcp.weights.manifest import read_manifest
 from timm_gcp.weights.resolve import resolve
 

@@ -14,15 +14,15 @@ from torchvision import transforms
 from torchvision.transforms import functional as F
 
 from timm_gcp import GCPError
-from timm_gcp.cli import main
+from timm_gcp.__main__ import main
+from timm_gcp.commands.recipes import find_recipe, recipe_names
+from timm_gcp.commands.train import parse_train_args
 from timm_gcp.data import create_dataset
 from timm_gcp.data.loaders import evaluation_loader
-from timm_gcp.training.inputs import preprocessing
-from timm_gcp.training.loading import source_of
+from timm_gcp.data.preprocessing import preprocessing
+from timm_gcp.models.named import source_of
 from timm_gcp.training.optimizer import classifiers, make_optimizer, make_scheduler
-from timm_gcp.training.recipe import find_recipe, recipe_names
-from timm_gcp.training.setup import _loss, _train_loader, hybrid_schedule
-from timm_gcp.training.train_arguments import parse_train_args
+from timm_gcp.training.prepare import _loss, _train_loader, hybrid_schedule
 from timm_gcp.weights.manifest import read_manifest
 from timm_gcp.weights.resolve import resolve
 

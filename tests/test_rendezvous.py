@@ -2,7 +2,7 @@
 
 import pytest
 
-from timm_gcp.cli import main
+from timm_gcp.__main__ import main
 
 
 @pytest.mark.parametrize(

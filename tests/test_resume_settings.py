@@ -9,14 +9,15 @@ import torch
 import yaml
 from tools import COMMON, MODEL
 
-from timm_gcp.cli import main
+from timm_gcp.__main__ import main
+from timm_gcp.commands.train import parse_train_args
 from timm_gcp.errors import GCPError
-from timm_gcp.training.checkpoint import load_training_checkpoint
-from timm_gcp.training.hybrid import HybridSchedule, LearningRateFraction
+from timm_gcp.hybrid.rules import LearningRateFraction
+from timm_gcp.hybrid.schedule import HybridSchedule
 from timm_gcp.training.optimizer import make_optimizer, make_scheduler, set_learning_rate
 from timm_gcp.training.optimizer_state import load_optimizer
 from timm_gcp.training.resume import load_resumed
-from timm_gcp.training.train_arguments import parse_train_args
+from timm_gcp.weights.file import load_training_checkpoint
 
 
 def train(images, output, *more):

@@ -12,9 +12,10 @@ import torch
 from filelock import FileLock
 from tools import COMMON, MODEL
 
-from timm_gcp.cli import main
+from timm_gcp.__main__ import main
 from timm_gcp.errors import GCPError
-from timm_gcp.training import run_folder, train
+from timm_gcp.training import run_folder
+from timm_gcp.training import trainer as train
 from timm_gcp.training.run_folder import LOCK, RunFolder
 
 CPU = torch.device("cpu")

@@ -16,10 +16,10 @@ import torch
 from test_output import broken_text
 from tools import MODEL, rows_of, write_images
 
-from timm_gcp.cli import main
+from timm_gcp.__main__ import main
 from timm_gcp.data import TextureDataset, create_dataset
-from timm_gcp.data.counts import class_counts, describe_counts
-from timm_gcp.training.glossary import conditioning_word
+from timm_gcp.data.class_counts import class_counts, describe_counts
+from timm_gcp.hybrid.monitor import conditioning_word
 from timm_gcp.training.progress import Progress
 from timm_gcp.training.run_log import RunLog
 from timm_gcp.training.summary import epoch_line, unranked_note
@@ -110,8 +110,8 @@ def test_weights_a_run_starts_from(more, said):
     import timm
 
     import timm_gcp  # noqa: F401
-    from timm_gcp.training.start import describe_start
-    from timm_gcp.training.train_arguments import parse_train_args
+    from timm_gcp.commands.train import parse_train_args
+    from timm_gcp.training.initial_weights import describe_start
 
     args, _ = parse_train_args(["--model", MODEL, "--num-classes", "3", *more])
     model = timm.create_model(args.model, num_classes=args.num_classes)

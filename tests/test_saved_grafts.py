@@ -13,7 +13,7 @@ from timm.models import save_for_hf
 
 import timm_gcp
 from timm_gcp import GCPError
-from timm_gcp.weights.folder import save_folder
+from timm_gcp.models.folder import save_folder
 
 IMAGE = torch.randn(1, 3, 64, 64)
 RECORDS_ARGUMENTS = "data_config" in inspect.signature(save_for_hf).parameters  # timm's savers do, since 1.0.29

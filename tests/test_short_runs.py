@@ -8,11 +8,13 @@ import torch
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
+from timm_gcp.commands.train import parse_train_args
 from timm_gcp.errors import GCPError
+from timm_gcp.hybrid.preview import preview_learning_rates
+from timm_gcp.hybrid.rules import ConditioningSettles
+from timm_gcp.hybrid.schedule import HybridSchedule
 from timm_gcp.pooling import GlobalCovariancePool
-from timm_gcp.training.hybrid import ConditioningSettles, HybridSchedule, preview_learning_rates
 from timm_gcp.training.optimizer import make_scheduler, set_course, set_learning_rate
-from timm_gcp.training.train_arguments import parse_train_args
 
 UPDATES = 20
 

@@ -14,12 +14,12 @@ from timm_gcp.spectral.bilinear import hashes, tensor_sketch
 from timm_gcp.spectral.covariance import binary_scale, centre, covariance, triangle
 from timm_gcp.spectral.eigh import eigh
 from timm_gcp.spectral.factor import factor
-from timm_gcp.spectral.function import Elementwise, of_features
 from timm_gcp.spectral.loewner import exact, exact_power, k_pade, k_svd, k_taylor, k_trunc, through_eigenvectors
 from timm_gcp.spectral.matrix_pade import matrix_root, pade_root, taylor_root
 from timm_gcp.spectral.matrix_pade_eigen import matrix_root_eigen, pade_scalar, taylor_scalar
 from timm_gcp.spectral.newton_schulz import newton_schulz, newton_schulz_by_products
 from timm_gcp.spectral.newton_schulz_eigen import divided_differences, newton_schulz_eigen, scalars
+from timm_gcp.spectral.spectral_function import Elementwise, of_features
 
 # The exact root with the exact gradient, as each row computes it.
 SVD_FAMILY = ["svd", "svdpade", "svdlyap", "polar"]

@@ -17,13 +17,13 @@ class Finder:
         if name == sys.argv[1]:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder())
-from timm_gcp.cli import main
+from timm_gcp.__main__ import main
 main(["train", "--help"])
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-@pytest.mark.parametrize("module", ["torch", "timm", "timm_gcp.training.train"])
+@pytest.mark.parametrize("module", ["torch", "timm", "timm_gcp.commands.train"])
 def test_ctrl_c_while_a_library_is_imported(module):
     done = subprocess.run([sys.executable, "-c", IMPORTING, module], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "timm-gcp: stopped.\n")
@@ -32,8 +32,8 @@ def test_ctrl_c_while_a_library_is_imported(module):
 @pytest.mark.parametrize(
     ("line", "ours"),
     [
-        ("/bin/timm-gcp train", True), ("python /venv/bin/timm-gcp list", True), ("python -m timm_gcp.cli train", True),
-        ("python -u -m timm_gcp.training.train", True), ("python -m pytest", False), ("python train.py", False),
+        ("/bin/timm-gcp train", True), ("python /venv/bin/timm-gcp list", True), ("python -m timm_gcp train", True),
+        ("python -u -m timm_gcp train", True), ("python -m pytest", False), ("python train.py", False),
         ("python", False), ("python -m", False),
     ],
 )  # fmt: skip
@@ -42,7 +42,7 @@ def test_other_programs_keep_their_ctrl_c(line, ours):
 
 
 def test_ctrl_c_while_a_command_works_is_one_line(monkeypatch, capsys):
-    from timm_gcp import cli
+    from timm_gcp import __main__ as cli
 
     monkeypatch.setattr(cli, "_run", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     assert cli.main(["list"]) == 130

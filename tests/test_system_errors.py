@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from timm_gcp.commands.predict import main as predict
 from timm_gcp.data import TextureDataset, UnreadableImageError, check_images, create_dataset, open_image
-from timm_gcp.data.counts import class_counts, describe_counts
+from timm_gcp.data.class_counts import class_counts, describe_counts
 from timm_gcp.data.system_errors import LoaderError, ReadError
-from timm_gcp.training.predict import main as predict
 
 SYSTEM = ("EMFILE", "ENFILE", "ENOMEM", "EIO", "ESTALE", "ETIMEDOUT")
 OF_FILES = ("ENOENT", "EACCES", "EISDIR")

@@ -14,18 +14,18 @@ from safetensors.torch import save_file
 from tools import COMMON, MODEL, rows_of, timm_gcp_command, torchrun, write_images
 
 import timm_gcp
-from timm_gcp.cli import main
+from timm_gcp.__main__ import main
+from timm_gcp.commands.train import parse_train_args
 from timm_gcp.errors import GCPError
+from timm_gcp.models.folder import save_folder
+from timm_gcp.models.named import model_from_checkpoint
 from timm_gcp.pooling import find_pools
-from timm_gcp.training import train
-from timm_gcp.training.checkpoint import RunSaver, load_training_checkpoint
-from timm_gcp.training.engine import evaluate
-from timm_gcp.training.loading import model_from_checkpoint
+from timm_gcp.training import trainer as train
+from timm_gcp.training.checkpoint import RunSaver
+from timm_gcp.training.evaluate import evaluate
 from timm_gcp.training.optimizer import make_optimizer, make_scheduler
-from timm_gcp.training.setup import build_model
-from timm_gcp.training.train_arguments import parse_train_args
-from timm_gcp.weights.file import load_weights, read_weights
-from timm_gcp.weights.folder import save_folder
+from timm_gcp.training.prepare import build_model
+from timm_gcp.weights.file import load_training_checkpoint, load_weights, read_weights
 
 
 def in_process(images, tmp_path, name, *more, model=MODEL):
@@ -168,7 +168,7 @@ def test_backbone_weights_without_a_head(images, tmp_path):
 
 def test_distributed(images, tmp_path):
     done = torchrun(
-        *("timm_gcp.training.train", "--data-dir", images, "--model", MODEL, *COMMON, "-j", "0", "-b", "7"),
+        *("timm_gcp", "train", "--data-dir", images, "--model", MODEL, *COMMON, "-j", "0", "-b", "7"),
         *("--epochs", "2", "--switch-epoch", "1", "--output", tmp_path, "--experiment", "two"),
     )
     assert done.returncode == 0, done.stderr

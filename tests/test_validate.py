@@ -10,9 +10,9 @@ import timm
 import torch
 from tools import MODEL, timm_gcp_command, write_images
 
-from timm_gcp.cli import main
-from timm_gcp.training.loading import model_from_checkpoint
-from timm_gcp.training.train_options import train_parser
+from timm_gcp.__main__ import main
+from timm_gcp.commands.train_options import train_parser
+from timm_gcp.models.named import model_from_checkpoint
 
 
 @pytest.fixture(scope="module")

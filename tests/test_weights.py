@@ -16,7 +16,7 @@ import timm
 import torch
 
 from timm_gcp import GCPError
-from timm_gcp.models import zoo
+from timm_gcp.models import registry as zoo
 from timm_gcp.weights import manifest
 from timm_gcp.weights.download import sha256_of
 from timm_gcp.weights.manifest import Checkpoint, Upstream, read_manifest, write_manifest

@@ -19,13 +19,13 @@ from test_lost import arguments, same_runs
 from timm.data.loader import _worker_init
 from torch.utils.data import DataLoader, Dataset
 
-from timm_gcp.cli import main
+from timm_gcp.__main__ import main
 from timm_gcp.data import workers
-from timm_gcp.data.strict import StrictImageDataset
+from timm_gcp.data.check import StrictImageDataset
 from timm_gcp.data.workers import GuardedLoader, LoaderError, start_worker
 from timm_gcp.training import interrupt as interrupts
-from timm_gcp.training.checkpoint import load_training_checkpoint
 from timm_gcp.training.interrupt import Interrupt, Interrupted
+from timm_gcp.weights.file import load_training_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
@@ -166,7 +166,7 @@ def test_an_error_of_the_data_set_stays_its_own():
 def test_few_file_handles_and_many_workers(handles, images, tmp_path):
     limit = functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE, (handles, handles))
     done = subprocess.run(
-        [sys.executable, "-m", "timm_gcp.cli", *arguments(images, tmp_path, "-j", "8", "--epochs", "1")],
+        [sys.executable, "-m", "timm_gcp", *arguments(images, tmp_path, "-j", "8", "--epochs", "1")],
         capture_output=True, text=True, timeout=300, preexec_fn=limit,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr

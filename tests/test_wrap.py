@@ -22,8 +22,8 @@ from huggingface_hub import constants
 from timm.scheduler import scheduler_factory
 from tools import MODEL, timm_gcp_command, torchrun
 
-from timm_gcp.cli import main
-from timm_gcp.training import script_source
+from timm_gcp.__main__ import main
+from timm_gcp.timm_scripts import source as script_source
 from timm_gcp.weights.file import load_file
 
 MINIATURE = Path(__file__).with_name("miniature_train.py")
@@ -134,7 +134,7 @@ def replace(source, target):
         os._exit(9)
     real(source, target)
 os.replace = replace
-from timm_gcp.cli import main
+from timm_gcp.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
     argv = ["wrap", MINIATURE, "--", "--data-dir", images, "--model", MODEL, "--output", at, "--switch-epoch", "1"]
@@ -197,7 +197,7 @@ def test_switch_between_updates(images, tmp_path):
 
 def test_two_processes_switch_together(images, tmp_path):
     done = torchrun(
-        *("timm_gcp.training.wrap", MINIATURE, "--", "--data-dir", images, "--model", MODEL, "--model-ema"),
+        *("timm_gcp", "wrap", MINIATURE, "--", "--data-dir", images, "--model", MODEL, "--model-ema"),
         *("--output", tmp_path, "--sched-on-updates", "--switch-lr-fraction", "0.4", "--epochs", "3"),
     )
     assert done.returncode == 0, done.stderr

@@ -31,7 +31,7 @@ def write_images(folder, per_class=12, classes=("coarse", "fine", "middle"), spl
 
 def timm_gcp_command(*argv, cwd=None, timeout=300, env=None):
     return subprocess.run(
-        [sys.executable, "-m", "timm_gcp.cli", *map(str, argv)],
+        [sys.executable, "-m", "timm_gcp", *map(str, argv)],
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -8,10 +8,10 @@ stop_on_interrupt()
 # isort: on
 
 from .errors import GCPError
+from .hybrid.schedule import HybridSchedule
 from .methods import METHODS, covariance_sqrt, matrix_sqrt, pool_features
 from .models import graft, register_backbone
 from .pooling import GlobalCovariancePool
-from .training.hybrid import HybridSchedule
 from .version import __version__
 
 __all__ = [

@@ -16,16 +16,17 @@ import torch
 from torch import Tensor
 
 from .errors import GCPError
-from .spectral import loewner, products
+from .spectral import eigenfree as products
+from .spectral import loewner
 from .spectral.bilinear import bilinear, compact_bilinear
 from .spectral.covariance import binary_scale, centre, rescale, triangle
-from .spectral.function import EXACT_ROOT, ClippedRoot, Elementwise, SpectralFunction, of_features, of_sigma
 from .spectral.matrix_pade import Approximant, matrix_root, pade_root, taylor_root
 from .spectral.matrix_pade_eigen import matrix_root_eigen, pade_scalar, taylor_scalar
 from .spectral.newton_schulz import newton_schulz, newton_schulz_of_features
 from .spectral.newton_schulz_eigen import root_of_sigma_with_newton_gradient, root_with_newton_gradient
 from .spectral.polar import DTYPES, hermitian_factor, polar_root
-from .spectral.scalar import balanced_root, regularised_log, regularised_root
+from .spectral.regularised import balanced_root, regularised_log, regularised_root
+from .spectral.spectral_function import EXACT_ROOT, ClippedRoot, Elementwise, SpectralFunction, of_features, of_sigma
 from .text import nearest
 
 __all__ = ["METHODS", "Method", "covariance_sqrt", "get_method", "matrix_sqrt", "pool_features"]

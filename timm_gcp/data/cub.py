@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from ..errors import GCPError
-from .listed import Listing, numbered_lines
+from .list_reader import Listing, numbered_lines
 
 _SPLITS = {"train": "1", "test": "0"}  # as train_test_split.txt writes them
 

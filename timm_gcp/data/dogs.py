@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from ..errors import GCPError
-from .listed import Listing
+from .list_reader import Listing
 
 
 def read_dogs(folder: Path, split: str) -> Listing:

@@ -14,8 +14,8 @@ from torchvision import datasets
 from ..errors import GCPError
 from .cub import read_cub
 from .dogs import read_dogs
-from .listed import ListedReader, Listing
-from .obtain import fetch_archive, fetch_with_torchvision
+from .download import fetch_archive, fetch_with_torchvision
+from .list_reader import ListedReader, Listing
 from .splits import is_training_split, same_split, split_remedy
 from .torchvision_sets import read_aircraft, read_cars, read_flowers, read_food, read_pets
 

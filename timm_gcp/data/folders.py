@@ -13,7 +13,7 @@ from ..errors import GCPError
 from ..text import some_quoted
 from .folder_scan import CLASS_FROM, FolderScan, class_of, scan_folder
 from .image_files import say_left_out
-from .listed import ListedReader
+from .list_reader import ListedReader
 from .splits import EVALUATION, TEST, TRAIN, entry_of, holds_folders, is_training_split, same_split
 
 __all__ = ["FolderReader", "require_root"]

@@ -11,9 +11,9 @@ from typing import Any
 
 from ..errors import GCPError
 from ..text import some_quoted
+from .check import StrictImageDataset
 from .fine_grained import FINE_GRAINED
 from .splits import EVALUATION, TEST, TRAIN, entry_of, holds_folders, is_training_split, same_split
-from .strict import StrictImageDataset
 
 __all__ = ["check_apart", "divide", "held_out", "split_to_divide", "split_to_evaluate"]
 

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path, PureWindowsPath
 
 from ..errors import GCPError
-from .listed import ListedReader, numbered_lines
+from .list_reader import ListedReader, numbered_lines
 from .splits import entry_of, is_training_split, same_split, split_remedy
 
 _NAME_FILES = ("classes.csv", "classes.txt")

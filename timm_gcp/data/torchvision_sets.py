@@ -8,7 +8,7 @@ from torchvision import datasets
 
 from ..errors import GCPError
 from ..text import one_line
-from .listed import Listing
+from .list_reader import Listing
 
 # torchvision gives out images only; the attributes with their paths are the same from 0.21 to 0.29.
 

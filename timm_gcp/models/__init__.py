@@ -1,7 +1,7 @@
 """Covariance-pooled timm models; importing this registers them."""
 
 from .graft import graft
-from .zoo import BACKBONES, ensure_registered, register_backbone, register_known
+from .registry import BACKBONES, ensure_registered, register_backbone, register_known
 
 register_known()
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from .mixin import DEFAULT_REDUCE, put_pool
+from .registry import ensure_registered
 from .stride import set_pool_size
-from .zoo import ensure_registered
 
 __all__ = ["graft"]
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .function import of_features
 from .matrix_pade import Approximant, check_counts, taylor_coefficients
+from .spectral_function import of_features
 
 
 def pade_scalar(a: Tensor, degree: int) -> Tensor:

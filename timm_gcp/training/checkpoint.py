@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written so that a kill at any moment loses nothing, and read without trusting them."""
+"""Checkpoints of a run: written so that a kill at any moment loses nothing."""
 
 import argparse
 import os
@@ -13,9 +13,9 @@ from torch import nn
 
 from ..errors import GCPError
 from ..files import clear_scratch, put_in_place, save_atomically, sync_folder
-from ..weights.file import check_sums, load_file
+from ..weights.file import load_training_checkpoint
 
-__all__ = ["EXTENSION", "AtomicSaver", "RunSaver", "load_training_checkpoint"]
+__all__ = ["EXTENSION", "AtomicSaver", "RunSaver"]
 
 EXTENSION = ".pth.tar"
 
@@ -219,20 +219,3 @@ def _epoch_of(file: Path) -> int | None:
 def _copy(source: Path, file: Any) -> None:
     with open(source, "rb") as content:
         shutil.copyfileobj(content, file)
-
-
-def load_training_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads a checkpoint of a training run, ours or that of timm's ``train.py``, to the CPU.
-
-    Nothing in the file is executed: ``weights_only=True``, with ``argparse.Namespace`` allowed.
-
-    Raises:
-        GCPError: no such file, a damaged one, one that holds pickled objects, or no training checkpoint.
-    """
-    checkpoint = load_file(path)
-    check_sums(path)
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise GCPError(f"{path} is not a checkpoint of a training run: it holds no 'state_dict'.")
-    if not isinstance(checkpoint.get("epoch"), int):
-        raise GCPError(f"{path} is not a checkpoint of a training run: it holds no 'epoch'.")
-    return checkpoint

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ..errors import GCPError
 from ..files import save_atomically
+from ..hybrid.monitor import conditioning, largest_k
 from ..pooling import GlobalCovariancePool, find_pools
 from ..text import some_of
-from .monitor import conditioning, largest_k
 
 __all__ = ["Batch", "Faults", "Findings", "examine"]
 

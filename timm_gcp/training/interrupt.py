@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .processes import any_of, process_count
+from ..distributed import any_of, process_count
 
 __all__ = ["Interrupt", "Interrupted"]
 

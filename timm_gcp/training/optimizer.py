@@ -13,11 +13,9 @@ from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from torch import nn
 
 from ..errors import GCPError
+from ..hybrid.preview import preview_learning_rates
+from ..hybrid.schedule import HybridSchedule
 from ..text import first_line
-from .hybrid import (
-    HybridSchedule,
-    preview_learning_rates,
-)
 
 _logger = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
 from ..errors import GCPError
+from ..models.folder import training_record
+from ..models.named import source_of
 from ..text import without_places
 from ..weights.download import sha256_of
-from ..weights.folder import training_record
-from .checkpoint import load_training_checkpoint
-from .loading import source_of
+from ..weights.file import load_training_checkpoint
 from .run import Run
 
 __all__ = ["NOT_RECORDED", "RANDOM", "about", "data_record", "origin_text", "start_of", "started_from"]
@@ -114,7 +114,7 @@ def data_record(run: Run) -> dict[str, Any]:
 
 
 def about(run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
-    """What the configuration of a run's model folder says of its weights (`timm_gcp.weights.folder.save_folder`)."""
+    """What the configuration of a run's model folder says of its weights (`timm_gcp.models.folder.save_folder`)."""
     data, last = data_record(run), result["segments"][-1]
     shown = ("first_epoch", "last_epoch", "started", "versions")
     training = {

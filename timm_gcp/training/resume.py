@@ -11,15 +11,15 @@ import torch
 from timm.utils import is_primary
 from torch import nn
 
+from ..distributed import by_first
 from ..errors import GCPError
-from ..weights.file import load_weights, weights_of
-from .checkpoint import EXTENSION, load_training_checkpoint
-from .hybrid import HybridSchedule
-from .monitor import ConditioningMonitor
+from ..hybrid.monitor import ConditioningMonitor
+from ..hybrid.schedule import HybridSchedule
+from ..weights.file import load_training_checkpoint, load_weights, weights_of
+from .checkpoint import EXTENSION
+from .epoch_position import Position
 from .optimizer import rate_ratio
 from .optimizer_state import load_optimizer
-from .position import Position
-from .processes import by_first
 from .run_folder import named_folder
 
 __all__ = ["checkpoint_args", "differences", "load_resumed", "newest_checkpoint", "resume_from", "resumed_position"]

@@ -11,13 +11,13 @@ from timm.data import Mixup
 from timm.utils import ModelEmaV3, unwrap_model
 from torch import nn
 
+from ..hybrid.monitor import ConditioningMonitor
+from ..hybrid.schedule import HybridSchedule
 from ..pooling import find_pools
-from .engine import Stepper
+from .epoch_position import Position
 from .faults import Faults
-from .hybrid import HybridSchedule
-from .monitor import ConditioningMonitor
-from .position import Position
 from .progress import Progress
+from .step import Stepper
 
 
 @dataclass

@@ -14,8 +14,8 @@ from filelock import FileLock, Timeout
 from timm.models import safe_model_name
 from timm.utils import is_primary
 
+from ..distributed import by_first
 from ..errors import GCPError
-from .processes import by_first
 
 __all__ = ["RunFolder", "named_folder"]
 

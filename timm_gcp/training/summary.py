@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..data.counts import describe_counts
+from ..data.class_counts import describe_counts
 from ..files import save_text
+from ..hybrid.monitor import conditioning_word
 from ..text import some_of
-from .glossary import conditioning_word
+from .initial_weights import describe_start
 from .progress import clock
 from .run import Run
-from .start import describe_start
 
 
 def describe(run: Run) -> str:

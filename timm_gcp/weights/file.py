@@ -22,6 +22,7 @@ __all__ = [
     "check_sums",
     "has_average",
     "load_file",
+    "load_training_checkpoint",
     "load_weights",
     "read_weights",
     "take_prefix",
@@ -256,3 +257,20 @@ def load_weights(
 
 def _shape(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape)) or "scalar"
+
+
+def load_training_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a checkpoint of a training run, ours or that of timm's ``train.py``, to the CPU.
+
+    Nothing in the file is executed: ``weights_only=True``, with ``argparse.Namespace`` allowed.
+
+    Raises:
+        GCPError: no such file, a damaged one, one that holds pickled objects, or no training checkpoint.
+    """
+    checkpoint = load_file(path)
+    check_sums(path)
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise GCPError(f"{path} is not a checkpoint of a training run: it holds no 'state_dict'.")
+    if not isinstance(checkpoint.get("epoch"), int):
+        raise GCPError(f"{path} is not a checkpoint of a training run: it holds no 'epoch'.")
+    return checkpoint

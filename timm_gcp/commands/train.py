@@ -1,0 +1,131 @@
+"""``timm-gcp train``: trains a timm model, with the hybrid protocol where it ends in covariance pooling.
+
+Under ``torchrun --nproc-per-node N -m timm_gcp train ...`` it trains on several devices.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+
+import timm.optim
+import torch
+import yaml
+from timm.utils import is_primary
+
+from ..distributed import join_processes
+from ..errors import GCPError
+from ..files import check_output_folder
+from ..methods import get_method
+from ..text import nearest
+from ..training.allocator import keep_heap
+from ..training.prepare import prepare
+from ..training.run_folder import RunFolder
+from ..training.run_log import RunLog
+from ..training.trainer import train
+from .config import read_options
+from .optimisation_options import SCHEDULERS
+from .option_types import file_path
+from .options import Parser, at_least, check_common, check_switch
+from .recipes import find_recipe, recipe_names
+from .train_options import train_parser
+from .value_checks import check_compiler, check_optimizer, check_ranges
+
+__all__ = ["main", "parse_train_args"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``timm-gcp train``.
+
+    Args:
+        argv: arguments; None takes those of the process.
+
+    Returns:
+        Exit status: 0, 130 when stopped by Ctrl-C, 143 by SIGTERM.
+
+    Raises:
+        GCPError: bad input, before any training; a loss or gradient that is not finite; or a full disk.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args, text = parse_train_args(argv)
+    device = join_processes(args)
+    keep_heap(device)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    with RunFolder(args, device) as folder, RunLog(is_primary(args)) as log:
+        run = prepare(args, device, folder)
+        run.command = shlex.join(["timm-gcp", "train", *argv])
+        run.arguments = text
+        run.progress.log = log
+        return train(run)
+
+
+def parse_train_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, str]:
+    """Parses and checks the arguments of ``timm-gcp train``.
+
+    The command line wins over ``--config``, which wins over ``--recipe``, which wins over the defaults.
+
+    Args:
+        argv: arguments; None takes those of the process.
+
+    Returns:
+        The arguments and, for the run folder, their YAML text, which ``--config`` reads again.
+
+    Raises:
+        GCPError: an unknown argument, a value out of range, an unknown recipe, method, optimiser or scheduler.
+        SystemExit: after ``--show-recipe``, as after ``--help``.
+    """
+    parser = train_parser()
+    first = Parser(prog=parser.prog, add_help=False, allow_abbrev=False)
+    first.add_argument("-c", "--config", type=file_path, default="")
+    first.add_argument("--recipe", default="")
+    first.add_argument("--show-recipe", action="store_true")
+    first.add_argument("--dataset")
+    given = first.parse_known_args(argv)[0]
+    config = read_options(given.config, parser) if given.config else {}
+    if given.recipe:
+        dataset = config.get("dataset", "") if given.dataset is None else given.dataset
+        recipe = find_recipe(given.recipe, dataset)
+        if given.show_recipe:
+            print(recipe.read_text(encoding="utf-8"), end="")
+            parser.exit()
+        parser.set_defaults(**read_options(str(recipe), parser))
+    parser.set_defaults(**config)
+    args = parser.parse_args(argv)
+    for name in ("config", "recipe", "show_recipe"):
+        # argparse takes an option cut short, which the first look does not see.
+        if getattr(args, name) != getattr(given, name):
+            raise GCPError(f"Write --{name.replace('_', '-')} out in full.")
+    if args.show_recipe:
+        raise GCPError(f"--show-recipe needs --recipe NAME: {', '.join(recipe_names())}.")
+    args.data_dir = args.data_dir or args.data
+    del args.data, args.config, args.recipe, args.show_recipe
+    text = yaml.safe_dump({k: v for k, v in vars(args).items() if k != "resume"}, sort_keys=True)
+
+    check_common(args)
+    get_method(args.warm_method)
+    for name in ("recount", "epochs", "grad_accum_steps", "log_interval", "checkpoint_hist", "lr_base_size"):
+        at_least(args, name, 1)
+    for name in ("warmup_epochs", "cooldown_epochs", "monitor_every", "patience_epochs", "mixup_off_epoch"):
+        at_least(args, name, 0)
+    at_least(args, "recovery_interval", 0)
+    if args.validation_batch_size is not None:
+        at_least(args, "validation_batch_size", 1)
+    check_ranges(args)
+    check_compiler(args.torchcompile)
+    if args.sched not in SCHEDULERS:
+        raise GCPError(
+            f"Unknown scheduler '{args.sched}'; there are {', '.join(SCHEDULERS)}{nearest(args.sched, SCHEDULERS)}"
+        )
+    optimizers = timm.optim.list_optimizers()
+    if args.opt.lower().removeprefix("lookahead_") not in optimizers:
+        raise GCPError(f"Unknown optimizer '{args.opt}'{nearest(args.opt, optimizers)}")
+    check_optimizer(args.opt)
+    if args.resume == "auto" and not args.experiment:
+        raise GCPError("--resume auto looks into the run folder, so it has to have a name; add --experiment NAME.")
+    if args.resume and args.initial_checkpoint:
+        raise GCPError("--resume and --initial-checkpoint exclude each other: a resumed run brings its own weights.")
+    check_switch(args)
+    if args.output:
+        check_output_folder(args.output, "--output")
+    return args, text

@@ -1,0 +1,240 @@
+"""``timm-gcp validate``: evaluates a registered model, a checkpoint, a model folder or a Hub model."""
+
+import argparse
+import csv
+import io
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ..data import check_images, create_dataset, divide, split_to_evaluate
+from ..data.loaders import evaluation_loader
+from ..data.preprocessing import check_classes, make_autocast, preprocessing
+from ..errors import GCPError
+from ..files import check_output, is_stream, make_parents, save_text
+from ..methods import get_method
+from ..models.folder import training_record
+from ..models.named import load_model, model_folder
+from ..pooling import find_pools
+from ..training.allocator import keep_heap
+from ..training.evaluate import evaluate
+from ..training.out_of_memory import naming_the_batch
+from .option_types import file_path, model_name
+from .options import (
+    Parser,
+    add_data_folder,
+    add_data_set,
+    add_debug,
+    add_device,
+    add_holdout,
+    add_image_size,
+    add_input,
+    add_loading,
+    add_weights,
+    check_common,
+)
+from .value_checks import image_mode
+
+__all__ = ["main"]
+
+_logger = logging.getLogger(__name__)
+
+_COLUMNS = [
+    *("model", "weights", "method", "dataset", "data_dir", "split", "top1", "top5", "loss", "count"),
+    *("images_per_second", "parameters", "img_size", "crop_pct", "interpolation", "tta"),
+]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``timm-gcp validate``.
+
+    Args:
+        argv: arguments; None takes those of the process.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        GCPError: bad input, before anything is evaluated.
+    """
+    args = parse_validate_args(argv)
+    if args.results_file:
+        check_output(args.results_file, "--results-file")
+        _check_columns(args.results_file)
+    device = torch.device(args.device)
+    keep_heap(device)
+    model: Any = load_model(args)
+    model = model.to(device, memory_format=torch.channels_last if args.channels_last else torch.preserve_format)
+    data_config = preprocessing(args, model, use_test_size=True)
+
+    _check_held_out(args)
+    divided = split_to_evaluate(args.dataset, args.data_dir, args.split, args.val_fraction)
+    dataset = create_dataset(
+        args.dataset,
+        args.data_dir,
+        args.split if divided is None else divided,
+        is_training=divided is not None,
+        class_map=args.class_map,
+        download=args.dataset_download,
+        input_img_mode=image_mode(data_config["input_size"][0]),
+        skip_bad_images=args.skip_bad_images,
+        orient=not args.ignore_exif_orientation,
+        class_from=args.class_from,
+    )
+    check_classes(model, dataset)
+    if not args.no_check_images:
+        check_images(dataset, progress=sys.stderr.isatty())
+    if divided is not None:
+        dataset = divide(dataset, args.val_fraction, args.val_seed)[1]
+        args.split = f"{divided or 'folder'}, {args.val_fraction:g} held out (seed {args.val_seed})"
+    less = naming_the_batch(args.batch_size, device, "lower -b or --img-size, or add --amp")
+    with less, evaluation_loader(args, dataset, data_config, device, args.batch_size) as loader:
+        metrics = evaluate(
+            model,
+            loader,
+            device=device,
+            autocast=make_autocast(device, args.amp, args.amp_dtype),
+            channels_last=args.channels_last,
+            tta=args.tta,
+            description="evaluating",
+        )
+    pools = find_pools(model)
+    row = {
+        "model": (model.pretrained_cfg or {}).get("architecture") or args.model,
+        "weights": args.checkpoint or args.model,
+        "method": pools[0].method if pools else "",
+        "dataset": args.dataset or "folder",
+        "data_dir": args.data_dir or "",
+        "split": args.split,
+        "top1": round(metrics["top1"], 4),
+        "top5": round(metrics["top5"], 4),
+        "loss": round(metrics["loss"], 6),
+        "count": int(metrics["count"]),
+        "images_per_second": round(metrics["images_per_second"], 1),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "img_size": data_config["input_size"][-1],
+        "crop_pct": round(data_config["crop_pct"], 4),
+        "interpolation": data_config["interpolation"],
+        "tta": args.tta,
+    }
+    assert list(row) == _COLUMNS
+    _show(row)
+    if args.results_file:
+        _write(args.results_file, row)
+    return 0
+
+
+def _show(row: Mapping[str, Any]) -> None:
+    table = Table(title=f"{row['model']} on {row['dataset']}, {row['split']}")
+    for name in ("method", "top-1", "top-5", "loss", "images", "images/s"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    table.add_row(
+        row["method"] or "–",
+        f"{row['top1']:.2f}",
+        f"{row['top5']:.2f}",
+        f"{row['loss']:.4f}",
+        str(row["count"]),
+        f"{row['images_per_second']:.1f}",
+    )
+    Console().print(table)
+
+
+def _check_held_out(args: argparse.Namespace) -> None:
+    """Refuses to hold out other images than the training of a run or model folder did: it has seen some of them.
+
+    Raises:
+        GCPError: naming the options of the training.
+    """
+    folder = model_folder(args.model.removeprefix("local-dir:"))
+    if not (args.model and args.val_fraction and (Path(folder) / "config.json").is_file()):
+        return
+    data = training_record(folder).get("data")
+    held = (data or {}).get("held_out")
+    if held and (held["fraction"], held["seed"]) != (args.val_fraction, args.val_seed):
+        raise GCPError(
+            f"{args.model} was trained with --val-fraction {held['fraction']:g} --val-seed {held['seed']}: with other "
+            "values it would be evaluated on images that it was trained on; give the same."
+        )
+    if data and not held:
+        _logger.warning(
+            "%s was trained without --val-fraction: if it was trained on these images, the accuracy here is too high.",
+            args.model,
+        )
+
+
+def _check_columns(path: str) -> None:
+    file = Path(path)
+    if not path.endswith(".json") and not is_stream(path) and file.is_file() and file.stat().st_size:
+        with open(file, newline="", encoding="utf-8", errors="replace") as content:
+            if next(csv.reader(content), None) != _COLUMNS:
+                raise GCPError(f"{path} is not a results file of this command; choose another --results-file.")
+
+
+def _write(path: str, row: Mapping[str, Any]) -> None:
+    make_parents(path)
+    if path.endswith(".json"):
+        text = json.dumps(row, indent=2) + "\n"
+    else:
+        old = "" if is_stream(path) or not Path(path).is_file() else Path(path).read_text(encoding="utf-8")
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, fieldnames=_COLUMNS, lineterminator="\n")
+        if not old:
+            writer.writeheader()
+        writer.writerow(row)
+        text = old + ("\n" if old and not old.endswith("\n") else "") + buffer.getvalue()
+    save_text(path, text)
+
+
+def validate_parser() -> Parser:
+    """The parser of ``timm-gcp validate``."""
+    parser = Parser(prog="timm-gcp validate", description="Evaluate a model, a checkpoint or a model folder.")
+    group = parser.add_argument_group("Data")
+    add_data_folder(group)
+    add_data_set(group)
+    group.add_argument("--split", default="validation", metavar="NAME", help="split that is evaluated")
+    add_holdout(group, "evaluate on the part of the training images that train --val-fraction F held out")
+    group = parser.add_argument_group("Model")
+    group.add_argument(
+        "-m", "--model", type=model_name, default="", metavar="NAME", help="registered name, model folder or hf-hub:ID"
+    )
+    group.add_argument(
+        "--pretrained", action="store_true", help="load pretrained weights; without --checkpoint they are loaded anyway"
+    )
+    add_weights(group)
+    add_image_size(group)
+    add_input(group)
+    group.add_argument("-b", "--batch-size", type=int, default=256, metavar="N", help="images per batch")
+    group.add_argument("--tta", default="", choices=("", "mirror"), help="mirror: average logits with the mirror image")
+    group = parser.add_argument_group("Device and loading")
+    add_device(group)
+    add_loading(group)
+    add_debug(group)
+    parser.add_argument(
+        "--results-file", type=file_path, default="", metavar="FILE", help="append to a .csv, or write a .json"
+    )
+    return parser
+
+
+def parse_validate_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses and checks the arguments of ``timm-gcp validate``.
+
+    Raises:
+        GCPError: as ``parse_train_args``.
+    """
+    args = validate_parser().parse_args(argv)
+    args.data_dir = args.data_dir or args.data
+    check_common(args)
+    if args.method:
+        get_method(args.method)
+    if not args.model and not args.checkpoint:
+        raise GCPError("Nothing to evaluate: give --model NAME, a model folder, or --checkpoint FILE.")
+    if args.results_file and not args.results_file.endswith((".csv", ".json")) and not is_stream(args.results_file):
+        raise GCPError(f"--results-file {args.results_file} must end in .csv or .json.")
+    return args

@@ -1,0 +1,213 @@
+"""Model folders, ``config.json`` with ``model.safetensors`` and a card, as timm's ``local-dir:`` takes them."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from timm.models import get_pretrained_cfg, is_model, save_for_hf
+from timm.utils import unwrap_model
+from torch import nn
+
+from ..errors import GCPError
+from ..files import check_output_folder, output_target
+from ..methods import METHODS
+from ..pooling import find_pools
+from . import BACKBONES
+from .deepcopy import copy_model
+
+__all__ = ["OF_WEIGHTS", "architecture", "built_for", "model_arguments", "save_folder", "training_record"]
+
+OF_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
+"""What a cfg says of the weights of its name, which are not those that are saved or read from a checkpoint."""
+_DATA_KEYS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
+
+
+def architecture(model: nn.Module) -> str:
+    """The registered name under which timm builds this model with the method now in force.
+
+    Raises:
+        GCPError: the model was not built by timm, or no such name is registered.
+    """
+    model = unwrap_model(model)
+    name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+    if not name:
+        raise GCPError(f"A {type(model).__name__} without timm's pretrained_cfg has no registered name to save under.")
+    pools = find_pools(model)
+    if pools:
+        base, _, method = name.rpartition("_")
+        name = f"{base}_{pools[0].method}" if method in METHODS else name
+    if not is_model(name):
+        raise GCPError(f"No model '{name}' is registered, so a folder of it could not be loaded again.")
+    return name
+
+
+def built_for(model: nn.Module) -> tuple[int, int] | None:
+    """Height and width of the images that a model with position embeddings or windows was built for; else None."""
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    return tuple(size) if size is not None else None  # type: ignore[return-value]
+
+
+def model_arguments(model: nn.Module) -> dict[str, Any]:
+    """The arguments of ``timm.create_model`` beyond the number of classes that this model's weights need."""
+    model = unwrap_model(model)
+    arguments = {k: v for k, v in dict(getattr(model, "gcp_args", {})).items() if v is not None and v != {}}
+    first = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv")
+    if isinstance(first, str):
+        channels = getattr(model.get_submodule(first), "in_channels", 3)
+        if channels != 3:
+            arguments["in_chans"] = channels
+    size = built_for(model)
+    default = get_pretrained_cfg((getattr(model, "pretrained_cfg", None) or {}).get("architecture", ""))
+    if size is not None and default is not None and size != tuple(default.input_size[1:]):
+        arguments["img_size"] = list(size)
+    return arguments
+
+
+def training_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a model folder says of its training (``about`` of `save_folder`); empty where it says nothing."""
+    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    record = config.get("training")
+    return record if isinstance(record, dict) else {}
+
+
+def save_folder(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    class_names: Sequence[str] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    data_config: Mapping[str, Any] | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    origin: str = "",
+    about: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes what ``timm.create_model('local-dir:<folder>', pretrained=True)`` loads after ``import timm_gcp``.
+
+    The folder appears under its name only once it is whole; one that was there before is replaced.
+
+    Args:
+        model: a model of timm's registry or ours, on any device and in any memory layout; DDP and compile wrappers are
+            seen through. Its present method is the one that the folder builds.
+        folder: where to write.
+        class_names: one name a class, in the order of the logits.
+        metrics: what the card shows, name → value.
+        data_config: preprocessing (``timm.data.resolve_data_config``); None keeps the model's own.
+        model_args: further arguments of ``timm.create_model``, beside those the model carries itself.
+        origin: where the weights come from, for the card; Markdown.
+        about: what the configuration says of these weights: ``tag``, ``license``, ``description``, ``origin_url``, and
+            ``training``, a dict of how they were trained. Nothing of this is taken from the model's name, whose own
+            weights are others; nor are its class names if ``training`` is given.
+
+    Returns:
+        The folder.
+
+    Raises:
+        GCPError: the model has no registered name, or ``class_names`` has another length than the logits.
+    """
+    name = architecture(model)
+    # A copy: contiguous CPU tensors are what safetensors writes, and the caller's model stays as it is.
+    plain: Any = copy_model(unwrap_model(model)).cpu()
+    for tensor in (*plain.parameters(), *plain.buffers()):
+        tensor.data = tensor.data.contiguous()
+    if class_names is not None and len(class_names) != plain.num_classes:
+        raise GCPError(f"{len(class_names)} class names were given for a model of {plain.num_classes} classes.")
+
+    arguments = {**model_arguments(plain), **(model_args or {})}
+    config = dict(plain.pretrained_cfg, architecture=name, num_classes=plain.num_classes)
+    for key in OF_WEIGHTS:
+        config.pop(key, None)
+    config.update({key: value for key, value in (about or {}).items() if key in OF_WEIGHTS and value is not None})
+    training = (about or {}).get("training")
+    if training or class_names is not None or plain.num_classes != plain.pretrained_cfg.get("num_classes"):
+        # Those of the model that this one was fine-tuned from.
+        for key in ("label_names", "label_descriptions"):
+            config.pop(key, None)
+    if data_config is not None:
+        for key in ("test_input_size", "test_crop_pct"):
+            config.pop(key, None)
+        config.update({key: data_config[key] for key in _DATA_KEYS if data_config.get(key) is not None})
+    plain.pretrained_cfg = plain.default_cfg = config
+    model_config: dict[str, Any] = {"label_names": list(class_names)} if class_names is not None else {}
+    if training:
+        model_config["training"] = training
+
+    check_output_folder(folder, "The model folder")
+    target = output_target(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
+        written = Path(scratch) / "new"
+        save_for_hf(plain, str(written), model_config=model_config, model_args=arguments, safe_serialization=True)
+        _say_once(written / "config.json")
+        card = written / "README.md"
+        card.write_text(_card(name, Path(folder).name, config, metrics, origin), encoding="utf-8")
+        # safetensors writes for the owner alone; who may read the card may read the weights.
+        (written / "model.safetensors").chmod(card.stat().st_mode)
+        if target.is_dir():
+            os.replace(target, Path(scratch) / "old")
+        os.replace(written, target)
+        shutil.rmtree(Path(scratch) / "old", ignore_errors=True)
+    return Path(folder)
+
+
+def _say_once(config: Path) -> None:
+    # timm repeats the number of classes and the pool among the arguments; transformers would pass the former twice.
+    content = json.loads(config.read_text(encoding="utf-8"))
+    method = content["architecture"].rpartition("_")[2]
+    repeated = {"num_classes": content.get("num_classes"), "global_pool": method}
+    arguments = content.pop("model_args", {})
+    arguments = {key: value for key, value in arguments.items() if key not in repeated or value != repeated[key]}
+    if arguments:
+        content["model_args"] = arguments
+    if method in METHODS:  # the first line: timm itself answers 'not supported in your version of timm' and no more
+        steps = ["import timm_gcp", *_registration(content["architecture"]).split()]
+        content = {"requires": f"timm_gcp; before timm.create_model: {'; '.join(steps)}", **content}
+    config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _registration(name: str) -> str:
+    """The line of a card that registers a backbone which the package does not register by itself."""
+    backbone, _, method = name.rpartition("_")
+    if method not in METHODS or backbone in BACKBONES:
+        return ""
+    return f'timm_gcp.register_backbone("{backbone}")\n'
+
+
+def _card(name: str, folder: str, config: Mapping[str, Any], metrics: Mapping[str, Any] | None, origin: str) -> str:
+    size = " × ".join(str(n) for n in config["input_size"])
+    rows = "".join(
+        f"| {key} | {value:.4g} |\n" if isinstance(value, float) else f"| {key} | {value} |\n"
+        for key, value in (metrics or {}).items()
+    )
+    table = f"\n## Results\n\n| | |\n|---|---|\n{rows}" if rows else ""
+    source = f"\n## Origin\n\n{origin}\n" if origin else ""
+    return f"""---
+library_name: timm
+pipeline_tag: image-classification
+tags:
+- image-classification
+- timm
+- timm-gcp
+---
+# {name}
+
+{config["num_classes"]} classes, input {size}. If timm answers that the model is not supported or unknown, do
+not upgrade it: run `import timm_gcp` first, which registers this architecture with timm.
+
+## Usage
+
+```python
+import timm_gcp
+import timm
+from PIL import Image, ImageOps
+
+{_registration(name)}model = timm.create_model("local-dir:{folder}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")
+probabilities = model(transform(image).unsqueeze(0)).softmax(-1)
+names = model.pretrained_cfg.get("label_names")
+```
+{source}{table}"""

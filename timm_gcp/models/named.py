@@ -1,0 +1,299 @@
+"""Builds the model that a user names: a registered name, a model folder, a Hub id, or a checkpoint."""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import get_arch_pretrained_cfgs
+from torch import Tensor, nn
+
+import timm_gcp  # noqa: F401  registers the models
+
+from ..data.preprocessing import given_image_size
+from ..errors import GCPError
+from ..methods import METHODS, get_method
+from ..pooling import find_pools
+from ..text import first_line, nearest
+from ..training.checkpoint import EXTENSION
+from ..weights.file import (
+    check_sums,
+    has_average,
+    load_file,
+    load_weights,
+    read_weights,
+    weights_of,
+    without_prefix,
+)
+from . import ensure_registered
+from .folder import OF_WEIGHTS, built_for
+from .names import SOURCES
+from .stride import set_last_stride
+
+_PLACES_OF_WEIGHTS = ("url", "file", "hf_hub_id", "hf_hub_filename")  # where timm finds the weights of a name
+
+
+def source_of(name: str) -> str:
+    """The name as timm takes it: an existing model folder gets its ``local-dir:``.
+
+    Raises:
+        GCPError: no such model, method or folder; near matches are named.
+    """
+    if not name.startswith(SOURCES) and os.path.isdir(name):
+        name = f"local-dir:{model_folder(name)}"
+    source, _, place = name.partition(":")
+    if source == "local-dir":
+        if not (Path(place) / "config.json").is_file():
+            run = checkpoint_in(place)
+            way = f"; timm-gcp convert {run} --out DIR makes one, or give --checkpoint {run}" if run else ""
+            raise GCPError(f"{place} is not a model folder: it has no config.json{way}.")
+    elif not name.startswith(SOURCES):
+        _check_registered(name)
+    return name
+
+
+def model_folder(folder: str) -> str:
+    """A run folder's model folder, or the folder itself."""
+    inner = Path(folder) / "model"
+    own = (Path(folder) / "config.json").is_file()
+    return str(inner) if not own and (inner / "config.json").is_file() else folder
+
+
+def checkpoint_in(folder: str | os.PathLike[str]) -> Path | None:
+    """The checkpoint of a run folder, ours or timm's: the best model, or the last one where none was ranked yet."""
+    files = (Path(folder) / f"{name}{EXTENSION}" for name in ("model_best", "last"))
+    return next((file for file in files if file.is_file()), None)
+
+
+def _check_registered(name: str) -> None:
+    plain, _, tag = name.partition(".")
+    if ensure_registered(plain):
+        _check_tag(plain, tag)
+        return
+    if "/" in name or os.sep in name:
+        raise GCPError(f"There is no model folder {name}; a model on the Hub is named hf-hub:{name}.")
+    backbone, _, method = plain.rpartition("_")
+    if method not in METHODS and any(timm.is_model(f"{backbone}_{other}") for other in METHODS):
+        get_method(method)
+    raise GCPError(f"Unknown model '{name}'{nearest(plain, timm.list_models())}")
+
+
+def _check_tag(plain: str, tag: str) -> None:
+    tags = {name.partition(".")[2] for name in get_arch_pretrained_cfgs(plain)} - {""}
+    if not tag or tag in tags:
+        return
+    there = f"it has {', '.join(sorted(tags))}" if tags else "it has none; leave the tag out"
+    raise GCPError(f"{plain} has no weights tagged '{tag}'; {there}{nearest(tag, tags)}")
+
+
+def _architecture(name: str) -> str:
+    """The registered name behind a name, folder or Hub id."""
+    source, _, place = name.partition(":")
+    if source == "local-dir":
+        with open(Path(place) / "config.json", encoding="utf-8") as file:
+            return str(json.load(file).get("architecture", ""))
+    if name.startswith(SOURCES):
+        return str(timm.models.load_model_config_from_hf(place)[1])
+    return name.partition(".")[0]
+
+
+def register_named(name: str) -> None:
+    """Registers the model that a name, a model folder or a Hub id stands for, if it is one of ours and timm lacks it.
+
+    Raises:
+        GCPError: the backbone's family cannot pool a covariance.
+    """
+    ensure_registered(_architecture(name))
+
+
+def create_model(
+    name: str,
+    *,
+    pretrained: bool = False,
+    last_stride: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    **arguments: Any,
+) -> nn.Module:
+    """``timm.create_model`` with clear errors, for all that a user may name.
+
+    Args:
+        name: registered name, model folder (with or without ``local-dir:``) or ``hf-hub:`` id.
+        pretrained: load the weights that belong to the name.
+        last_stride: stride of a ResNet's or VGG's last stage, also of one with average pooling; None leaves it.
+        image_size: height and width of the images, for models whose weights depend on it (the position embedding of a
+            ViT, Swin's windows); weights are adapted as timm does it. None takes the model's own.
+        **arguments: as ``timm.create_model``; None counts as not given.
+
+    Raises:
+        GCPError: no such model, weights that cannot be had, or arguments that do not fit.
+    """
+    name = source_of(name)
+    try:
+        architecture = _architecture(name)
+        ensure_registered(architecture)
+        if last_stride is not None:
+            backbone, _, method = architecture.rpartition("_")
+            if method in METHODS and timm.is_model(backbone):
+                arguments["last_stride"] = last_stride
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
+        if image_size and built_for(model) not in (None, tuple(image_size)):
+            model = timm.create_model(name, pretrained=pretrained, **{**arguments, "img_size": tuple(image_size)})
+        if last_stride is not None and "last_stride" not in arguments:
+            set_last_stride(model, last_stride)
+    except GCPError:
+        raise
+    except Exception as error:  # timm, torch and the Hub's client raise all kinds
+        raise GCPError(f"{name} cannot be built: {first_line(error)}.") from error
+    return model
+
+
+def set_method(model: nn.Module, method: str) -> None:
+    """Sets the method of all covariance pools.
+
+    Raises:
+        GCPError: an unknown method, or a model without such a pool.
+    """
+    pools = find_pools(model)
+    if not pools:
+        raise GCPError(f"--method {method} needs a model with covariance pooling; {type(model).__name__} has none.")
+    for pool in pools:
+        pool.method = method
+
+
+def load_model(args: argparse.Namespace) -> nn.Module:
+    """The model with weights that ``validate`` and ``export`` are given: ``--model``, ``--checkpoint``, ``--method``.
+
+    Both take a run folder: its model folder, or its best checkpoint.
+
+    Raises:
+        GCPError: as ``create_model`` and ``model_from_checkpoint``.
+    """
+    wanted = dict(
+        num_classes=args.num_classes,
+        in_chans=args.in_chans or (args.input_size[0] if args.input_size else None),
+        last_stride=args.last_stride,
+        image_size=given_image_size(args),
+        **(args.model_kwargs or {}),
+    )
+    name, checkpoint = args.model, args.checkpoint
+    if checkpoint:
+        checkpoint = checkpoint_in(checkpoint) or checkpoint
+    elif os.path.isdir(name) and not (Path(model_folder(name)) / "config.json").is_file():
+        checkpoint = checkpoint_in(name)
+        name = "" if checkpoint else name
+    if checkpoint:
+        model = model_from_checkpoint(checkpoint, name, args.use_ema, **wanted)
+    else:
+        model = create_model(args.model, pretrained=True, **wanted)
+    if args.method:
+        set_method(model, args.method)
+    return model
+
+
+def model_from_checkpoint(
+    path: str | os.PathLike[str], name: str = "", use_ema: bool | None = None, **arguments: Any
+) -> nn.Module:
+    """Builds the model of a training checkpoint as it was trained and ranked: weights, method and preprocessing.
+
+    Args:
+        path: a checkpoint of a run, ours or that of timm's ``train.py``, or one of another program or a bare state
+            dict (which need ``name``).
+        name: another model than the checkpoint's own.
+        use_ema: averaged weights; None takes those by which the run was ranked.
+        **arguments: of ``create_model``; they win over the checkpoint's. Without ``num_classes`` here and there, the
+            classifier in the file tells it.
+
+    Returns:
+        The model; its ``pretrained_cfg`` tells the preprocessing, and nothing of the weights that belong to its name.
+
+    Raises:
+        GCPError: the file is damaged or no checkpoint, or it does not fit the model.
+    """
+    arguments = {key: value for key, value in arguments.items() if value is not None}
+    if str(path).endswith(".safetensors"):
+        record: dict[str, Any] = {}
+        weights = read_weights(path)
+    else:
+        checkpoint = load_file(path)
+        check_sums(path)
+        record = _record_of(checkpoint, path)
+        if use_ema and not has_average(checkpoint):
+            raise GCPError(f"{path} holds no averaged weights; leave --use-ema out.")
+        weights = weights_of(checkpoint, path, bool(record.get("ema")) if use_ema is None else use_ema)
+    if not name and not record:
+        raise GCPError(f"{path} does not tell its model; give --model NAME.")
+    known = {key: record.get(key) for key in ("num_classes", "last_stride")}
+    merged = {**known, **record.get("model_args", {}), **arguments}
+    model: Any = create_model(name or record["architecture"], pretrained=False, **merged)
+    weights = without_prefix(weights, model, path)
+    if merged.get("num_classes") is None:
+        _take_number_of_classes(model, weights)
+    load_weights(model, weights, path)
+    strange = {*OF_WEIGHTS, *_PLACES_OF_WEIGHTS}  # these tell of the weights in the registry or in a folder
+    own: dict[str, Any] = {key: value for key, value in model.pretrained_cfg.items() if key not in strange}
+    if record.get("data_config"):
+        own.update(record["data_config"], test_input_size=None, test_crop_pct=None)
+    # So do the names of the classes.
+    own["label_names"] = list(record["class_names"]) if record.get("class_names") else None
+    own.update(label_descriptions=None, num_classes=model.num_classes)
+    model.pretrained_cfg = model.default_cfg = own
+    # Another model that the user names brings its own method.
+    if record.get("method") and find_pools(model) and name.partition(".")[0] in ("", record["architecture"]):
+        set_method(model, record["method"])
+    return model
+
+
+def _take_number_of_classes(model: Any, weights: Mapping[str, Tensor]) -> None:
+    """Gives a model as many classes as the classifier among the weights has, where it has one."""
+    name = model.pretrained_cfg.get("classifier")
+    matrix = weights.get(f"{name}.weight") if isinstance(name, str) else None
+    if matrix is not None and matrix.dim() and matrix.shape[0] not in (0, model.num_classes):
+        model.reset_classifier(matrix.shape[0])
+
+
+def _record_of(checkpoint: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint says of its model: ours, timm's, or one with torchvision's ``arch`` alone."""
+    if not isinstance(checkpoint, dict):
+        return {}
+    record = _checked_record(checkpoint.get("gcp"), path) or _record_of_timm(checkpoint.get("args"))
+    arch = checkpoint.get("arch")
+    if not record and isinstance(arch, str) and timm.is_model(arch):
+        record = {"architecture": arch}
+    return record
+
+
+def _checked_record(record: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint of ours says of its model; empty where there is nothing."""
+    if record is None:
+        return {}
+    kinds = {
+        **dict.fromkeys(("architecture", "method"), (str, type(None))),
+        **dict.fromkeys(("num_classes", "last_stride"), (int, type(None))),
+        **dict.fromkeys(("model_args", "data_config"), (dict, type(None))),
+        "class_names": (list, tuple, type(None)),
+    }
+    sound = isinstance(record, dict) and isinstance(record.get("architecture"), str)
+    if not sound or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
+        raise GCPError(f"{path} does not tell its model: its entry 'gcp' is none of ours; give another checkpoint.")
+    return {**record, "model_args": record.get("model_args") or {}}
+
+
+def _record_of_timm(args: Any) -> dict[str, Any]:
+    """What the arguments in a checkpoint of timm's ``train.py`` tell."""
+    if not isinstance(args, argparse.Namespace) or not getattr(args, "model", None):
+        return {}
+    values = vars(args)
+    channels = values.get("in_chans") or (values.get("input_size") or [None])[0]
+    data = {key: values.get(key) for key in ("mean", "std", "crop_pct", "interpolation") if values.get(key)}
+    size = values.get("input_size") or (
+        [channels or 3, values["img_size"], values["img_size"]] if values.get("img_size") else None
+    )
+    return {
+        "architecture": args.model,
+        "num_classes": values.get("num_classes"),
+        "model_args": {**(values.get("model_kwargs") or {}), **({"in_chans": channels} if channels else {})},
+        "data_config": {**data, **({"input_size": tuple(size)} if size else {})},
+    }

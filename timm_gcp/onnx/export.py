@@ -1,0 +1,159 @@
+"""Writes a model as an ONNX file, and keeps the file only if onnxruntime gives the model's logits with it."""
+
+import importlib.util
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import GCPError
+from ..files import check_output, make_parents, written_aside
+from ..models.deepcopy import copy_model
+from ..text import first_line
+from .pool import with_product_pools
+
+__all__ = ["check_ready", "export_onnx"]
+
+_OLDEST_OPSET = 18
+_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+
+def check_ready(path: str | os.PathLike[str]) -> None:
+    """Makes sure that a file can be exported to a place, before any work is done.
+
+    Raises:
+        GCPError: a package is not installed, or the place cannot be written.
+    """
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise GCPError(f"The export needs packages that are not installed: pip install {' '.join(missing)}.")
+    check_output(path, binary=True)
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    images: Tensor,
+    *,
+    batch_size: int = 4,
+    tolerance: float = 1e-3,
+    opset: int = 18,
+    metadata: Mapping[str, str] | None = None,
+) -> float:
+    """Exports a classifier for any number of images of one size; input ``images``, output ``logits``.
+
+    The covariance pools of the file are made of matrix products (``product_pooling``), since ONNX has no eigensolver.
+    The check holds the whole of it, in onnxruntime, against the model itself, in torch and with its eigensolver. The
+    file appears under its name only once it has passed; one that was there before is replaced.
+
+    Args:
+        model: any classifier, with covariance pooling or without, on any device.
+        path: the file to write; missing folders are made.
+        images: ``[N, channels, height, width]``, float32, preprocessed: what the check is made on.
+        batch_size: images a batch in the check, at least 1; the first image is also checked alone. The model is traced
+            at another size, so that the check holds for sizes that were not traced.
+        tolerance: largest difference of a logit that passes, as a share of the largest logit.
+        opset: version of ONNX's operators, at least 18.
+        metadata: entries of the file's metadata.
+
+    Returns:
+        The largest difference, as a share of the largest logit.
+
+    Raises:
+        GCPError: a package is missing, the model cannot be exported, or the file does not pass.
+    """
+    check_ready(path)
+    reference = copy_model(model).cpu().eval()
+    batches = [*images.cpu().split(batch_size), images[:1].cpu()]
+    with torch.no_grad():
+        expected = torch.cat([reference(batch) for batch in batches])
+        twin = with_product_pools(reference)
+        twin(batches[-1])  # outside the trace: refuses a method that has no form in products, and draws its constants
+    sample = images[torch.arange(batch_size + 1) % len(images)].cpu()
+    proto = _converted(twin, sample, opset)
+    for key, value in (metadata or {}).items():
+        proto.metadata_props.add(key=key, value=value)
+
+    make_parents(path)
+    with written_aside(path) as scratch:
+        scratch.write_bytes(proto.SerializeToString())
+        return _checked(_logits(scratch, batches), expected, tolerance)
+
+
+def _converted(model: nn.Module, sample: Tensor, opset: int) -> Any:
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    if not _OLDEST_OPSET <= opset <= newest:
+        raise GCPError(
+            f"There is no export at opset {opset} with the installed onnx; {_OLDEST_OPSET} to {newest} exist."
+        )
+    try:
+        program = torch.onnx.export(
+            model,
+            (sample,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=opset,
+            verbose=False,
+        )
+        assert program is not None
+        proto = program.model_proto
+        written = next(entry.version for entry in proto.opset_import if entry.domain == "")
+        if written != opset:  # a conversion that fails leaves the model as it was, with a line in the log
+            raise RuntimeError(f"it stays at opset {written}")
+        onnx.checker.check_model(proto, full_check=True)
+    except Exception as error:  # the exporter and the checker raise all kinds
+        cause = error.__cause__ or error
+        raise GCPError(
+            f"This {type(model).__name__} cannot be exported at opset {opset} ({first_line(cause)}); try another "
+            "--opset, or another version of torch."
+        ) from error
+    return proto
+
+
+def _logits(path: Path, batches: Iterable[Tensor]) -> Tensor:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; what it warns of here concerns speed
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        outputs = [session.run(["logits"], {"images": batch.numpy()})[0] for batch in batches]
+        return torch.cat([torch.from_numpy(output) for output in outputs])
+    except Exception as error:  # onnxruntime has an exception class for every status
+        raise GCPError(
+            f"onnxruntime cannot run the exported file ({first_line(error)}), so it was not kept; try another --opset."
+        ) from error
+
+
+def _checked(logits: Tensor, expected: Tensor, tolerance: float) -> float:
+    """The largest difference as a share of the largest logit.
+
+    Raises:
+        GCPError: it is above the tolerance, or an image falls into another class.
+    """
+    if logits.shape != expected.shape:
+        raise GCPError(
+            f"The exported file gives logits of shape {list(logits.shape)} where the model gives "
+            f"{list(expected.shape)}, so it was not kept; another version of torch may export it."
+        )
+    largest = float(expected.abs().max())
+    difference = float((logits - expected).abs().max()) / (largest or 1.0)
+    if not difference <= tolerance:
+        raise GCPError(
+            f"The exported file differs from the model by {difference:.1e} of the largest logit, more than the "
+            f"tolerance of {tolerance:.1e}, so it was not kept; a larger --tolerance keeps it."
+        )
+    moved = int((logits.argmax(-1) != expected.argmax(-1)).sum())
+    if moved:
+        raise GCPError(
+            f"The exported file puts {moved} of {len(expected)} images into another class than the model, so it was "
+            "not kept; give --images that the model can tell apart."
+        )
+    return difference

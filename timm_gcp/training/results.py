@@ -1,0 +1,155 @@
+"""Ends a run: evaluates the best model under the final method, writes the results, curves and the model folder."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from ..data.loaders import evaluation_loader
+from ..errors import GCPError
+from ..files import save_text
+from ..models.folder import save_folder
+from ..models.named import set_method
+from ..pooling import find_pools
+from ..text import one_line
+from ..weights.file import load_training_checkpoint, load_weights, weights_of
+from .curves import draw_curves
+from .evaluate import evaluate
+from .history import closed, past_segments, say_differences, write_history
+from .provenance import about, data_record, origin_text
+from .resume import checkpoint_args, differences
+from .run import Run
+from .summary import unranked_note
+
+RESULT = "result.json"
+
+
+def finish(run: Run) -> None:
+    """Evaluates the best model under the final method, and writes what a run leaves behind."""
+    if run.monitor is not None:
+        run.monitor.close()
+    args, model = run.args, run.plain
+    best = run.folder / "model_best.pth.tar"
+    path = next((p for p in (best, run.folder / "last.pth.tar") if p.is_file()), Path(args.resume))
+    checkpoint = load_training_checkpoint(path)
+    load_weights(model, weights_of(checkpoint, path, use_ema=_ranked_by_average(run, checkpoint)), path)
+    if run.final_method:
+        set_method(model, run.final_method)
+    metrics: dict[str, float] = {}
+    if run.eval_dataset is not None:
+        batch = args.validation_batch_size or args.batch_size
+        with evaluation_loader(args, run.eval_dataset, run.data_config, run.device, batch) as loader:
+            metrics = evaluate(
+                model,
+                loader,
+                device=run.device,
+                autocast=run.autocast,
+                channels_last=args.channels_last,
+                tta=args.tta,
+                description="evaluating the best model",
+            )
+    segments = closed(run.segments, run.epochs - 1)
+    result = {
+        **{key: metrics.get(key) for key in ("top1", "top5", "loss", "count")},
+        "method": run.final_method,
+        "epoch": checkpoint["epoch"],
+        "epochs": run.epochs,
+        "switched_at": run.schedule.switched_at if run.schedule else None,
+        "model": args.model,
+        "split": args.val_split,
+        "tta": args.tta,
+        "seed": args.seed if run.trains else getattr(checkpoint_args(run.resumed), "seed", None),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "skipped_updates": sum(int(row.get("skipped") or 0) for row in run.rows),
+        "eigensolver_fallbacks": sum(int(row.get("fallbacks") or 0) for row in run.rows),
+        "wall_seconds": round(run.seconds, 1),
+        "command": segments[-1]["command"],
+        "versions": segments[-1].get("versions"),
+        "started_from": run.started_from,
+        "data": data_record(run),
+        "segments": segments,
+    }
+    draw_curves(run.folder / "summary.csv", run.folder / "curves.png")
+    text = _outcome(run, result)
+    if run.trains:
+        write_history(run.folder, segments)
+    if run.trains or not _has_result(run):
+        # The last of all: it says that the folder is complete.
+        save_text(run.folder / RESULT, json.dumps(result, indent=2, default=str) + "\n")
+    if note := unranked_note(run, result["epoch"]):
+        run.progress.say(note)
+    run.progress.say(text)
+
+
+def is_finished(run: Run) -> bool:
+    """Whether the run folder holds the results of these epochs and their model, so that there is nothing to add."""
+    return _has_result(run) and ((run.folder / "model").is_dir() or not _has_folder(run))
+
+
+def _has_result(run: Run) -> bool:
+    try:
+        result = json.loads((run.folder / RESULT).read_text(encoding="utf-8"))
+        epochs, segments = result["epochs"], result.get("segments")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    past = json.loads(json.dumps(past_segments(run.resumed), default=str))
+    return epochs > run.epochs or (epochs == run.epochs and segments in (None, past))
+
+
+def _has_folder(run: Run) -> bool:
+    # timm itself cannot build a backbone with an undilated stride 1: a folder would load as another network.
+    return run.args.last_stride != 1 or bool(find_pools(run.plain))
+
+
+def nothing_to_train(run: Run) -> str:
+    """What a command says that finds all epochs trained and the results written."""
+    changed = differences(checkpoint_args(run.resumed), run.args)
+    ignored = f" ({say_differences(changed)} has no effect)" if changed else ""
+    best = run.folder / "model_best.pth.tar"
+    return (
+        f"All {run.epochs} epochs of {run.folder} are trained and its results written; nothing is changed{ignored}. "
+        f"A larger --epochs trains on; timm-gcp validate --checkpoint {best} evaluates it again."
+    )
+
+
+def _ranked_by_average(run: Run, checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint of this run, or of one that it continues, was evaluated with averaged weights."""
+    record = checkpoint.get("gcp")
+    return bool(record["ema"]) if isinstance(record, Mapping) and "ema" in record else run.ema is not None
+
+
+def _outcome(run: Run, result: Mapping[str, Any]) -> str:
+    """Saves the model folder, and says what came out."""
+    args, model = run.args, run.plain
+    text = f"Best epoch {result['epoch'] + 1}"
+    if result["top1"] is not None:
+        text += f": top-1 {result['top1']:.2f}, top-5 {result['top5']:.2f}, loss {result['loss']:.4f}"
+    if result["tta"] and result["top1"] is not None:
+        text += f" with --tta {result['tta']}"
+    if result["method"]:
+        text += f" under {result['method']}"
+    if not _has_folder(run):
+        return f"{text}. No model folder: timm has no undilated stride 1 for {args.model}; use the checkpoint."
+    shown = {
+        key: result[key] for key in ("top1", "top5", "loss", "tta", "method", "epoch") if result[key] not in (None, "")
+    }
+    told = about(run, result)
+    try:
+        folder = save_folder(
+            model,
+            run.folder / "model",
+            class_names=run.class_names,
+            metrics=shown,
+            data_config=run.data_config,
+            model_args=args.model_kwargs or {},
+            origin=origin_text(told["training"]),
+            about=told,
+        )
+    except (OSError, SafetensorError) as error:
+        raise GCPError(
+            f"Cannot write the model folder {run.folder / 'model'} ({one_line(error)}): make room there; training is "
+            "done, so --resume auto only writes it again."
+        ) from error
+    return f"{text}. Model folder: timm.create_model('local-dir:{folder}', pretrained=True)"
