@@ -2,7 +2,7 @@
 
 import timm
 
-from timm_gcp.models.meta import create_on_meta
+from timm_gcp.models.create import create_on_meta
 from timm_gcp.weights.manifest import Checkpoint
 
 

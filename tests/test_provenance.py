@@ -11,8 +11,8 @@ from tools import MODEL, write_images
 
 from timm_gcp.__main__ import main
 from timm_gcp.commands.train import parse_train_args
+from timm_gcp.models.cfgs import _CHECKPOINTS
 from timm_gcp.models.folder import save_folder
-from timm_gcp.models.registry import _ROWS
 from timm_gcp.training import provenance
 from timm_gcp.training.prepare import build_model
 from timm_gcp.weights.manifest import read_manifest
@@ -109,7 +109,7 @@ def started(*argv, model=MODEL):
 
 
 def test_started_from_published_weights():
-    row = _ROWS[f"{MODEL}.grocery"]
+    row = _CHECKPOINTS[f"{MODEL}.grocery"]
     start = started("--pretrained")
     assert start == {
         "name": row.name,

@@ -16,7 +16,7 @@ import timm
 import torch
 
 from timm_gcp import GCPError
-from timm_gcp.models import registry as zoo
+from timm_gcp.models import cfgs
 from timm_gcp.weights import manifest
 from timm_gcp.weights.download import sha256_of
 from timm_gcp.weights.manifest import Checkpoint, Upstream, read_manifest, write_manifest
@@ -232,7 +232,7 @@ def test_an_upstream_release_is_downloaded_once_converted_and_kept(release, tmp_
     weights = safetensors.torch.load_file(first)
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
     # create_model takes it from the cache, with the file's own arguments.
-    monkeypatch.setitem(zoo._ROWS, row.name, row)
+    monkeypatch.setitem(cfgs._CHECKPOINTS, row.name, row)
     known = timm.models.get_pretrained_cfg("resnet50_isqrt.in1k")
     cfg = dataclasses.replace(known, tag="three", num_classes=3, url=row.upstream.source)
     again = timm.create_model("resnet50_isqrt", pretrained=True, pretrained_cfg=cfg)

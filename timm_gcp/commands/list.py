@@ -17,7 +17,7 @@ import timm_gcp  # noqa: F401  registers the models
 from ..errors import GCPError
 from ..methods import METHODS, Method
 from ..models import ensure_registered
-from ..models.meta import create_on_meta
+from ..models.create import create_on_meta
 from ..text import nearest
 from .glossary import GLOSSARY
 from .options import Parser, add_debug

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import timm
-from timm.models import PretrainedCfg, model_entrypoint
+from timm.models import PretrainedCfg
 from torch import nn
 
 from ..errors import GCPError
-from .stride import STRIDE_ONE_MODULES, set_stage_stride
+from .stride import keeps_stride_one, set_stage_stride
 
 __all__ = ["features_of"]
 
@@ -53,8 +53,7 @@ def features_of(
 
 
 def _set_stride(net: Any, backbone: str, last_stride: int | None) -> None:
-    family = model_entrypoint(backbone).__module__.rpartition(".")[2]
-    if family not in STRIDE_ONE_MODULES:
+    if not keeps_stride_one(backbone):
         if last_stride is not None:
             raise GCPError(f"last_stride sets the last stage of ResNets and VGGs, not of {backbone}; leave it out.")
         return

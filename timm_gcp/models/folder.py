@@ -14,10 +14,10 @@ from torch import nn
 
 from ..errors import GCPError
 from ..files import check_output_folder, output_target
-from ..methods import METHODS
 from ..pooling import find_pools
 from . import BACKBONES
 from .deepcopy import copy_model
+from .names import split_name
 
 __all__ = ["OF_WEIGHTS", "architecture", "built_for", "model_arguments", "save_folder", "training_record"]
 
@@ -38,8 +38,8 @@ def architecture(model: nn.Module) -> str:
         raise GCPError(f"A {type(model).__name__} without timm's pretrained_cfg has no registered name to save under.")
     pools = find_pools(model)
     if pools:
-        base, _, method = name.rpartition("_")
-        name = f"{base}_{pools[0].method}" if method in METHODS else name
+        backbone, method, _ = split_name(name)
+        name = f"{backbone}_{pools[0].method}" if method else name
     if not is_model(name):
         raise GCPError(f"No model '{name}' is registered, so a folder of it could not be loaded again.")
     return name
@@ -156,13 +156,13 @@ def save_folder(
 def _say_once(config: Path) -> None:
     # timm repeats the number of classes and the pool among the arguments; transformers would pass the former twice.
     content = json.loads(config.read_text(encoding="utf-8"))
-    method = content["architecture"].rpartition("_")[2]
-    repeated = {"num_classes": content.get("num_classes"), "global_pool": method}
+    method = split_name(content["architecture"]).method
+    repeated = {"num_classes": content.get("num_classes"), **({"global_pool": method} if method else {})}
     arguments = content.pop("model_args", {})
     arguments = {key: value for key, value in arguments.items() if key not in repeated or value != repeated[key]}
     if arguments:
         content["model_args"] = arguments
-    if method in METHODS:  # the first line: timm itself answers 'not supported in your version of timm' and no more
+    if method:  # first, since timm itself says only 'not supported in your version of timm'
         steps = ["import timm_gcp", *_registration(content["architecture"]).split()]
         content = {"requires": f"timm_gcp; before timm.create_model: {'; '.join(steps)}", **content}
     config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -170,8 +170,8 @@ def _say_once(config: Path) -> None:
 
 def _registration(name: str) -> str:
     """The line of a card that registers a backbone which the package does not register by itself."""
-    backbone, _, method = name.rpartition("_")
-    if method not in METHODS or backbone in BACKBONES:
+    backbone, method, _ = split_name(name)
+    if not method or backbone in BACKBONES:
         return ""
     return f'timm_gcp.register_backbone("{backbone}")\n'
 

@@ -1,11 +1,42 @@
-"""Names by which a user means a model: registered names, model folders and Hub ids."""
+"""Parses model names: ``<backbone>_<method>.<tag>``, model folders and Hub ids."""
 
 import os
+from typing import NamedTuple
 
-__all__ = ["SOURCES", "brings_weights"]
+from ..methods import METHODS
+
+__all__ = ["SOURCES", "ModelName", "brings_weights", "split_name"]
 
 SOURCES = ("local-dir:", "hf-hub:", "hf_hub:")
 """timm's prefixes of model folders and of Hub ids."""
+
+
+class ModelName(NamedTuple):
+    """The parts of a model's name.
+
+    Attributes:
+        backbone: the timm model; the whole name without its tag if the name does not end in a method.
+        method: a name of ``METHODS``, or ''.
+        tag: of the weights, or ''.
+    """
+
+    backbone: str
+    method: str
+    tag: str
+
+
+def split_name(name: str) -> ModelName:
+    """Splits a model's name.
+
+    Args:
+        name: a name of timm or ours, registered or not, such as ``resnet50_isqrt.init`` or ``resnet50``.
+
+    Returns:
+        Its parts.
+    """
+    architecture, _, tag = name.partition(".")
+    backbone, _, method = architecture.rpartition("_")
+    return ModelName(backbone, method, tag) if method in METHODS else ModelName(architecture, "", tag)
 
 
 def brings_weights(name: str) -> bool:

@@ -1,16 +1,22 @@
-"""The stride of a network's last stage, which decides how many positions a covariance is taken over."""
+"""Sets the stride of a network's last stage, on which the number of positions of the covariance depends."""
 
 from typing import Any
 
+from timm.models import model_entrypoint
 from torch import nn
 
 from ..errors import GCPError
 from .head import family_of
 
-__all__ = ["STRIDE_ONE_MODULES", "set_last_stride", "set_pool_size", "set_stage_stride"]
+__all__ = ["keeps_stride_one", "set_last_stride", "set_pool_size", "set_stage_stride"]
 
-STRIDE_ONE_MODULES = {"resnet", "resnest", "res2net", "sknet", "resnetv2", "vgg"}
+_STRIDE_ONE_MODULES = {"resnet", "resnest", "res2net", "sknet", "resnetv2", "vgg"}
 """timm's modules with the classes whose last stage gets stride 1 by default (``Family.stride_one``)."""
+
+
+def keeps_stride_one(backbone: str) -> bool:
+    """Whether the last stage of a timm model gets stride 1 by default, told from its name (``Family.stride_one``)."""
+    return model_entrypoint(backbone).__module__.rpartition(".")[2] in _STRIDE_ONE_MODULES
 
 
 def set_last_stride(model: nn.Module, stride: int) -> nn.Module:

@@ -1,0 +1,169 @@
+"""Builds the models of registered names: the backbone, the pool on it, and the weights."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import torch
+from timm.models import PretrainedCfg, build_model_with_cfg, model_entrypoint, resolve_pretrained_cfg
+from torch import Tensor, nn
+
+from ..errors import GCPError
+from ..methods import METHODS, get_method
+from ..weights.resolve import arguments_of, resolve
+from .cfgs import checkpoint_of, names_with_weights
+from .features import features_of
+from .mixin import GCPMixin, put_pool
+from .stride import set_pool_size
+
+__all__ = ["create_gcp_model", "create_on_meta"]
+
+_SOURCES = ("file", "url", "hf_hub_id", "state_dict")  # entries of a cfg that name weights
+_POOL_ARGUMENTS = ("reduce", "last_stride", "method_args", "chunk_size")
+
+
+def create_gcp_model(
+    backbone: str,
+    method: str,
+    pretrained: bool = False,
+    *,
+    pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    features_only: bool = False,
+    **kwargs: Any,
+) -> nn.Module:
+    """Creates the model of a registered name: ``timm.create_model`` calls this.
+
+    Args:
+        backbone: a timm model's name.
+        method: a name of ``timm_gcp.METHODS``.
+        pretrained: load the weights of the cfg. Those of the tag ``init`` are the plain backbone's, and are loaded as
+            timm loads them there, before the pool is put on.
+        pretrained_cfg: a tag (``'init'``) or a whole cfg, as in ``timm.create_model``.
+        pretrained_cfg_overlay: entries that replace those of the cfg.
+        features_only: timm's feature extractor of the backbone, which has no head.
+        **kwargs: ``reduce``, ``last_stride``, ``method_args``, ``spectral_dtype`` (a name of
+            ``METHODS[method].dtypes``, such as ``'float64'``) and ``chunk_size`` for the head (see ``graft``);
+            everything else goes to the backbone or to timm's ``build_model_with_cfg``.
+
+    Returns:
+        The model, or timm's feature extractor.
+
+    Raises:
+        GCPError: ``pretrained`` without weights to load, or arguments of the head that do not fit.
+    """
+    name = f"{backbone}_{method}"
+    overlay = dict(pretrained_cfg_overlay or {})
+    cfg = resolve_pretrained_cfg(name, pretrained_cfg, overlay)
+    if pretrained and not (cfg.has_weights or cfg.state_dict):
+        raise GCPError(f"There are no pretrained weights for {name} yet; {_remedy(backbone, method)}.")
+    # A saved model keeps its cfg's tag, but its weights are its own.
+    plain = pretrained and cfg.tag == "init" and cfg.source is None
+    row = checkpoint_of(name, cfg) if pretrained or pretrained_cfg else None
+    if row is not None and pretrained:
+        file = resolve(row)
+        overlay.update({**dict.fromkeys(_SOURCES), "file": str(file)})
+        kwargs = {**row.model_args, **arguments_of(file), **kwargs}
+    elif row is not None:
+        kwargs = {**row.model_args, **kwargs}
+
+    def build(**model_kwargs: Any) -> nn.Module:
+        return _build(backbone, method, cfg if plain else None, **model_kwargs)
+
+    def create(**more: Any) -> nn.Module:
+        model: Any = build_model_with_cfg(
+            build,
+            name,
+            pretrained and not plain,
+            pretrained_cfg=pretrained_cfg,
+            pretrained_cfg_overlay=overlay,
+            pretrained_filter_fn=_filter(backbone),
+            **more,
+        )
+        set_pool_size(model)
+        return model
+
+    if features_only:
+        return features_of(backbone, cfg, plain, create if pretrained and not plain else None, **kwargs)
+    return create(**kwargs)
+
+
+def create_on_meta(name: str, **arguments: object) -> nn.Module:
+    """Creates a model on the meta device, to look at its layers and sizes without memory for its weights.
+
+    Args:
+        name: a registered name.
+        **arguments: as ``timm.create_model``.
+
+    Returns:
+        The model; on the CPU, with random weights, where its family computes while it is built.
+    """
+    try:
+        with torch.device("meta"):
+            model: nn.Module = timm.create_model(name, **arguments)
+    except (NotImplementedError, RuntimeError):
+        model = timm.create_model(name, **arguments)
+    return model
+
+
+def _remedy(backbone: str, method: str) -> str:
+    others = names_with_weights(backbone)
+    if others and METHODS[method].of_sigma is not None:
+        return f"{others[0]} has some, a root has no parameters: create that, and set global_pool.method = '{method}'"
+    if timm.models.is_model_pretrained(backbone):
+        return (
+            f"'{backbone}_{method}.init' starts from the plain backbone's weights under a fresh head, for fine-tuning"
+        )
+    return "create it without pretrained=True and train it"
+
+
+def _build(
+    backbone: str,
+    method: str,
+    plain_cfg: PretrainedCfg | None,
+    num_classes: int = 1000,
+    global_pool: str | None = None,
+    spectral_dtype: str | torch.dtype | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """The backbone, with the weights of ``plain_cfg`` if it is given, and the pool on it."""
+    dtype: Any = getattr(torch, spectral_dtype, spectral_dtype) if isinstance(spectral_dtype, str) else spectral_dtype
+    if dtype is not None:
+        get_method(method).check_dtype(dtype)
+    pool = {key: kwargs.pop(key) for key in _POOL_ARGUMENTS if key in kwargs}
+    if plain_cfg is not None:
+        kwargs.update(pretrained=True, pretrained_cfg=plain_cfg)
+    model: Any = timm.create_model(backbone, num_classes=num_classes, **kwargs)
+    put_pool(model, method, dtype=dtype, **pool)
+    if global_pool is not None:
+        model.reset_classifier(num_classes, global_pool)
+    return model
+
+
+def _filter(backbone: str) -> Callable[[dict[str, Tensor], Any], dict[str, Tensor]]:
+    """What timm calls on a state dict before it loads it: the family's own filter, then ours."""
+    family = getattr(sys.modules[model_entrypoint(backbone).__module__], "checkpoint_filter_fn", None)
+
+    def filter_fn(state_dict: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+        return _with_fresh_head(family(state_dict, model) if family else state_dict, model)
+
+    return filter_fn
+
+
+def _with_fresh_head(state_dict: dict[str, Tensor], model: GCPMixin) -> dict[str, Tensor]:
+    """A plain backbone's state dict with the model's own head in place of the backbone's.
+
+    A state dict that has a covariance head already is returned unchanged.
+    """
+    head = model.gcp_head
+    own = model.state_dict()
+    first = f"{'pre_logits.fc1' if head.hidden else head.classifier}.weight"
+    if any(key.startswith("global_pool.") for key in state_dict) or (
+        first in state_dict and first in own and state_dict[first].shape[1:] == own[first].shape[1:]
+    ):
+        return state_dict
+    fresh = ("global_pool.", "pre_logits.", f"{head.classifier}.")
+    gone = tuple(f"{path}." for path in (*head.replaced, head.container) if path)
+    kept = {k: v for k, v in state_dict.items() if not k.startswith(fresh) and (k in own or not k.startswith(gone))}
+    return {**kept, **{k: v for k, v in own.items() if k.startswith(fresh)}}
