@@ -7,7 +7,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from tools import COMMON, MODEL, timm_gcp_command, write_images
+
+from tests.support.tools import COMMON, MODEL, timm_gcp_command, write_images
 
 # No test may depend on how fast the machine is.
 calm = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]

@@ -1,0 +1,144 @@
+"""``--val-fraction``: which images are held out, what is recorded, and what is refused."""
+
+import json
+
+import pytest
+import yaml
+
+from tests.support.tools import write_images
+from timm_gcp.__main__ import main
+from timm_gcp.data import check_apart, create_dataset, divide
+from timm_gcp.data.holdout import held_out
+from timm_gcp.errors import GCPError
+
+SAMPLES = [(f"{name}/{i}.jpg", label) for label, name in enumerate(("a", "b")) for i in range(20)]
+RUN = [
+    *("--model", "test_resnet_isqrt", "--img-size", "32", "-b", "8", "-j", "0", "--epochs", "2", "--lr", "0.01"),
+    *("--device", "cpu", "--monitor-every", "0", "--experiment", "run"),
+]
+
+
+def test_the_draw_takes_its_part_of_every_class():
+    held = held_out(SAMPLES, 0.2, 0)
+    assert {name[0]: sum(other[0] == name[0] for other in held) for name in held} == {"a": 4, "b": 4}
+    assert held_out(reversed(SAMPLES), 0.2, 0) == held  # the order of the files does not count
+    assert held_out(SAMPLES, 0.2, 1) != held
+    assert held_out(SAMPLES, 0.1, 0) < held
+    assert held_out([(name.replace("/", "\\"), label) for name, label in SAMPLES], 0.2, 0) == {
+        name.replace("/", "\\") for name in held
+    }
+
+
+def test_one_more_image_moves_at_most_one_other():
+    held = held_out(SAMPLES, 0.2, 0)
+    for i in range(20):
+        more = held_out([*SAMPLES, (f"a/new{i}.jpg", 0)], 0.2, 0)
+        assert len(held - more) <= 1
+
+
+@pytest.mark.parametrize(("number", "fraction", "expected"), [(1, 0.5, 0), (2, 0.01, 1), (2, 0.99, 1), (3, 0.99, 2)])
+def test_small_classes_keep_an_image_to_train_on(number, fraction, expected):
+    assert len(held_out([(f"{i}.jpg", 0) for i in range(number)], fraction, 0)) == expected
+
+
+def test_what_cannot_be_divided():
+    with pytest.raises(GCPError, match="divides image folders and lists"):
+        divide(create_dataset("textures", split="train", num_classes=2, images_per_class=2), 0.2, 0)
+
+
+def test_no_class_with_two_images(tmp_path):
+    whole = create_dataset("", write_images(tmp_path, per_class=1, splits=("train",)), "train", is_training=True)
+    with pytest.raises(GCPError, match="no class has two images"):
+        divide(whole, 0.2, 0)
+
+
+def test_evaluation_on_the_training_images_is_refused(tmp_path, caplog):
+    whole = create_dataset("", write_images(tmp_path, per_class=4, splits=("train",)), "train", is_training=True)
+    rest, held = divide(whole, 0.25, 0)
+    assert (len(rest), len(held), len(whole)) == (9, 3, 12)
+    check_apart(rest, held, "train", "validation")
+    with pytest.raises(GCPError, match=r"--val-fraction 0\.2"):
+        check_apart(whole, held, "", "validation")
+    check_apart(held, whole, "", "validation")
+    assert "3 of 12 images of --val-split 'validation' are trained on as well" in caplog.text
+
+
+@pytest.fixture(params=["train", ""], ids=["train folder", "class folders"])
+def photographs(request, tmp_path):
+    """Twelve photographs in each of two classes, without a split to evaluate on."""
+    write_images(tmp_path / "photographs", classes=("coarse", "fine"), splits=(request.param or ".",))
+    return tmp_path / "photographs"
+
+
+def test_a_run_records_what_was_held_out(photographs, tmp_path, capsys):
+    run = ["train", "--data-dir", str(photographs), *RUN, "--output", str(tmp_path / "runs")]
+    assert main([*run]) == 2
+    assert "--val-fraction 0.2" in capsys.readouterr().err  # the remedy
+    assert main([*run, "--val-fraction", "0.25"]) == 0
+    out = capsys.readouterr().out
+    assert "Split validation (--val-fraction 0.25, held out): 6 images, 3 a class" in out
+    folder = tmp_path / "runs" / "run"
+    assert yaml.safe_load((folder / "args.yaml").read_text())["val_fraction"] == 0.25
+    training = json.loads((folder / "model" / "config.json").read_text())["training"]
+    assert training["data"]["held_out"] == {"fraction": 0.25, "seed": 0, "split": "validation"}
+    assert training["data"]["images"] == {"train": 18, "validation": 6}
+    top1 = json.loads((folder / "result.json").read_text())["top1"]
+
+    validate = ["validate", "--model", str(folder), "--data-dir", str(photographs), "-j", "0", "--device", "cpu"]
+    results = tmp_path / "v.json"
+    assert main([*validate, "--val-fraction", "0.25", "--results-file", str(results)]) == 0
+    line = json.loads(results.read_text())
+    line = line[0] if isinstance(line, list) else line
+    assert (line["count"], round(line["top1"], 3)) == (6, round(top1, 3))
+    capsys.readouterr()
+    for other in (["--val-fraction", "0.5"], ["--val-fraction", "0.25", "--val-seed", "1"]):
+        assert main([*validate, *other]) == 2
+        assert "was trained with --val-fraction 0.25 --val-seed 0" in capsys.readouterr().err
+
+    again = [*run, "--resume", "auto", "--epochs", "3"]
+    assert main([*again, "--val-fraction", "0.5"]) == 2
+    assert "would be evaluated on images that are trained on" in capsys.readouterr().err
+    assert main([*again, "--val-fraction", "0.25"]) == 0
+    out = capsys.readouterr().out
+    assert "warmup-epochs" not in out  # computed, not given: it stays as it was
+    assert "epoch 3/3" in out
+
+
+def test_a_split_that_is_there_wins(tmp_path, caplog):
+    from timm_gcp.data import split_to_divide
+
+    folder = str(write_images(tmp_path, per_class=2))
+    assert split_to_divide("", folder, "train", "validation", 0.2) is None
+    assert "--val-fraction 0.2 has no effect" in caplog.text
+    assert split_to_divide("", folder, "train", "", 0.2) == "train"
+    assert split_to_divide("", folder, "train", "validation", 0.0) is None
+
+
+def test_the_recipe_for_ones_own_photographs(photographs, tmp_path, capsys):
+    """Needs no other option than the data and the model; a length of the run for the test."""
+    argv = ["--data-dir", str(photographs), "--model", "test_resnet_svdpade.grocery", "--img-size", "32"]
+    quick = ["--epochs", "2", "-j", "0", "--device", "cpu", "-b", "6", "--output", str(tmp_path / "runs")]
+    assert main(["train", "--recipe", "finetune", *argv, *quick]) == 0
+    out = capsys.readouterr().out
+    assert "Weights: test_resnet_svdpade.grocery; the classifier is new (81 → 2 classes)" in out
+    assert "(--val-fraction 0.2, held out)" in out
+
+
+def test_a_model_without_a_record_is_warned_of(tmp_path, caplog):
+    photographs = write_images(tmp_path / "photographs", classes=("coarse", "fine"), splits=("train",))
+    argv = [
+        "--data-dir",
+        str(photographs),
+        *RUN,
+        "--epochs",
+        "1",
+        "--output",
+        str(tmp_path / "runs"),
+        "--val-split",
+        "",
+    ]
+    assert main(["train", *argv]) == 0
+    folder = str(tmp_path / "runs" / "run")
+    validate = ["validate", "--model", folder, "--data-dir", str(photographs), "-j", "0", "--device", "cpu"]
+    assert main([*validate, "--val-fraction", "0.25"]) == 0
+    assert "was trained without --val-fraction" in caplog.text

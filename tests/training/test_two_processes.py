@@ -1,0 +1,95 @@
+"""Two processes with half the batch each train what one does: frozen batch norm, no augmentation, the same order."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.support.tools import MODEL, rows_of
+from timm_gcp import GCPError
+from timm_gcp.commands.train import parse_train_args
+from timm_gcp.training import prepare as setup
+from timm_gcp.weights.file import load_training_checkpoint
+
+# What one process and two cannot share is taken away: batch norm's own statistics, and the order of the images, which
+# in one process comes from another sampler.
+SCRIPT = """
+import sys
+
+import torch
+from torch.utils.data.distributed import DistributedSampler
+
+from timm_gcp.__main__ import main
+from timm_gcp.data import loaders
+from timm_gcp.training import step
+
+train_mode, create_loader = step.Stepper.train_mode, loaders.create_loader
+
+
+def frozen(self):
+    train_mode(self)
+    for module in self.model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def ordered(dataset, *args, **kwargs):
+    loader = create_loader(dataset, *args, **kwargs)
+    if kwargs["is_training"] and not kwargs["distributed"]:
+        order = DistributedSampler(dataset, num_replicas=1, rank=0, seed=3)
+        loader.batch_sampler.sampler = order
+        dataset.dataset.set_epoch = order.set_epoch
+    return loader
+
+
+step.Stepper.train_mode, loaders.create_loader = frozen, ordered
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+
+
+def test_two_processes_equal_one(images, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+    def run(name, batch, *launcher):
+        given = ["--data-dir", images, "--model", MODEL, "--img-size", "64", "--epochs", "3", "--warmup-epochs", "0"]
+        given += ["--lr", "0.05", "--switch-epoch", "2", "--seed", "3", "-b", batch, "-j", "0", "--no-prefetcher"]
+        given += ["--no-aug", "--clip-grad", "1", "--device", "cpu", "--output", tmp_path, "--experiment", name]
+        done = subprocess.run(
+            [sys.executable, *launcher, str(script), *map(str, given)],
+            capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return tmp_path / name
+
+    one, two = run("one", 12), run("two", 6, *torchrun)
+    assert [row["method"] for row in rows_of(two)] == ["isqrt", "isqrt", "svdpade"]
+    for alone, together in zip(rows_of(one), rows_of(two), strict=True):
+        for key in ("train_loss", "eval_loss"):
+            assert float(together[key]) == pytest.approx(float(alone[key]), rel=1e-5)
+    alone, together = (load_training_checkpoint(folder / "last.pth.tar")["state_dict"] for folder in (one, two))
+    start = torch.cat([value.flatten().double() for value in alone.values()])
+    other = torch.cat([value.flatten().double() for value in together.values()])
+    assert (start - other).norm() <= 1e-5 * start.norm()
+
+
+def test_a_download_comes_before_everything_else(monkeypatch, tmp_path):
+    calls = []
+
+    def create(name, root, split, download=False, **kwargs):
+        calls.append((split, download))
+        if split == "broken":
+            raise GCPError("The address is gone.")
+
+    monkeypatch.setattr(setup, "create_dataset", create)
+    given = ["--data-dir", str(tmp_path), "--model", MODEL, "--dataset", "cub", "--dataset-download"]
+    args, _ = parse_train_args(given)
+    args.rank = 0
+    setup._datasets(args, 3, torch.device("cpu"))
+    assert calls == [("train", True), ("validation", True), ("train", False), ("validation", False)]
+    args.val_split = "broken"
+    with pytest.raises(GCPError, match="address is gone"):
+        setup._datasets(args, 3, torch.device("cpu"))
