@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 from tests.support.published import GOLDEN, PADE, image, state_dict
 from tests.support.tools import timm_gcp_command, write_images
 from timm_gcp.commands import convert as command
+from timm_gcp.commands.convert_variants import choose_by_images
 from timm_gcp.errors import GCPError
-from timm_gcp.weights.upstream import Published, choose_by_images, convert, is_published, read_published
+from timm_gcp.weights.upstream import Published, convert, read_published
+from timm_gcp.weights.upstream_layouts import is_published
 
 STANDALONE = "fm.mpncovresnet50.standalone"
 CLASSES = 3

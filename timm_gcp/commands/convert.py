@@ -18,19 +18,14 @@ from ..files import check_output_folder
 from ..methods import get_method
 from ..models.folder import save_folder
 from ..models.named import checkpoint_in, source_of
+from ..models.names import split_name
 from ..text_files import read_text
 from ..weights.download import download
 from ..weights.file import read_weights
-from ..weights.upstream import (
-    PREPROCESSING,
-    TRIU_ORDERS,
-    Choice,
-    Published,
-    choose_by_images,
-    is_published,
-    read_published,
-)
+from ..weights.upstream import PREPROCESSING, TRIU_ORDERS, Published, read_published
+from ..weights.upstream_layouts import is_published
 from .convert_trained import convert_trained
+from .convert_variants import Variant, choose_by_images
 from .option_types import CROP, file_path, model_name
 from .options import Parser, add_debug, at_least
 
@@ -140,7 +135,7 @@ def _read(args: argparse.Namespace) -> Published:
 
 
 def _method(name: str, published: Published) -> str:
-    backbone, _, method = name.partition(".")[0].rpartition("_")
+    backbone, method, _ = split_name(name)
     if not name:
         raise GCPError(
             f"{published.source} holds a {published.backbone}; name its root by --model {published.backbone}_isqrt "
@@ -148,8 +143,8 @@ def _method(name: str, published: Published) -> str:
         )
     if backbone != published.backbone:
         raise GCPError(
-            f"{published.source} holds a {published.backbone}, not a {backbone or name}; give --model "
-            f"{published.backbone}_{method if backbone else 'svdpade'}, or leave --model out to see the choices."
+            f"{published.source} holds a {published.backbone}, not a {backbone}; give --model "
+            f"{published.backbone}_{method or 'svdpade'}, or leave --model out to see the choices."
         )
     return get_method(method).name
 
@@ -182,7 +177,7 @@ def _variant(published: Published, model: Any, triu_order: str) -> str:
     return ", ".join([*parts, f"triangle by {triu_order}"])
 
 
-def _origin(file: str, sha256: str, found: str, choice: Choice | None) -> str:
+def _origin(file: str, sha256: str, found: str, choice: Variant | None) -> str:
     name = file if "://" in file or file.startswith("drive:") else Path(file).name
     text = f"Converted by timm-gcp from `{name}`, SHA-256 `{sha256}`: {found}. "
     if choice is not None:
