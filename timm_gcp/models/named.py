@@ -11,15 +11,13 @@ import timm
 from timm.models import get_arch_pretrained_cfgs
 from torch import Tensor, nn
 
-import timm_gcp  # noqa: F401  registers the models
-
 from ..data.preprocessing import given_image_size
 from ..errors import GCPError
 from ..methods import METHODS, get_method
 from ..pooling import find_pools
 from ..text import first_line, nearest
-from ..training.checkpoint import EXTENSION
 from ..weights.file import (
+    EXTENSION,
     check_sums,
     has_average,
     load_file,

@@ -13,11 +13,9 @@ from torch import nn
 
 from ..errors import GCPError
 from ..files import clear_scratch, put_in_place, save_atomically, sync_folder
-from ..weights.file import load_training_checkpoint
+from ..weights.file import EXTENSION, load_training_checkpoint
 
-__all__ = ["EXTENSION", "AtomicSaver", "RunSaver"]
-
-EXTENSION = ".pth.tar"
+__all__ = ["AtomicSaver", "RunSaver"]
 
 
 class AtomicSaver(CheckpointSaver):

@@ -15,8 +15,7 @@ from ..distributed import by_first
 from ..errors import GCPError
 from ..hybrid.monitor import ConditioningMonitor
 from ..hybrid.schedule import HybridSchedule
-from ..weights.file import load_training_checkpoint, load_weights, weights_of
-from .checkpoint import EXTENSION
+from ..weights.file import EXTENSION, load_training_checkpoint, load_weights, weights_of
 from .epoch_position import Position
 from .optimizer import rate_ratio
 from .optimizer_state import load_optimizer

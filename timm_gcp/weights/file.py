@@ -19,6 +19,7 @@ from ..errors import GCPError
 from ..text import some_of
 
 __all__ = [
+    "EXTENSION",
     "check_sums",
     "has_average",
     "load_file",
@@ -29,6 +30,9 @@ __all__ = [
     "weights_of",
     "without_prefix",
 ]
+
+EXTENSION = ".pth.tar"
+"""Of the checkpoints of a training run, ours and timm's."""
 
 _WEIGHTS = ("state_dict", "model_state_dict", "model", "params", "weights", "net", "network", "module")
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema")
