@@ -12,8 +12,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
+from timm_gcp.files import sha256_of
 from timm_gcp.text import nearest
-from timm_gcp.weights.download import sha256_of
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest, write_manifest
 
 from .check import download, load, logits_of, same_logits

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
+from timm_gcp.files import sha256_of
 from timm_gcp.text import nearest
-from timm_gcp.weights.download import sha256_of
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
 
 from .check import download, load, logits_of

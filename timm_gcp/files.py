@@ -7,6 +7,7 @@ into a cache of the Hugging Face Hub, whose files stand for what was downloaded.
 
 import contextlib
 import errno
+import hashlib
 import itertools
 import os
 import re
@@ -30,6 +31,7 @@ __all__ = [
     "put_in_place",
     "save_atomically",
     "save_text",
+    "sha256_of",
     "sync_folder",
     "written_aside",
 ]
@@ -38,6 +40,15 @@ PathLike = str | os.PathLike[str]
 
 _DESCRIPTOR = re.compile(r"/dev/(?P<name>stdout|stderr)|/(dev|proc/(self|thread-self|\d+))/fd/(?P<number>\d+)")
 _HUB_REPOSITORY = re.compile(r"(models|datasets|spaces|kernels)--.+")
+
+
+def sha256_of(path: PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def sync_folder(folder: PathLike) -> None:

@@ -16,9 +16,9 @@ import timm
 import torch
 
 from timm_gcp import GCPError
+from timm_gcp.files import sha256_of
 from timm_gcp.models import cfgs
 from timm_gcp.weights import manifest
-from timm_gcp.weights.download import sha256_of
 from timm_gcp.weights.manifest import Checkpoint, Upstream, read_manifest, write_manifest
 from timm_gcp.weights.resolve import arguments_of, resolve
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from ..errors import GCPError
+from ..files import sha256_of
 from ..models.folder import architecture, save_folder
 from ..models.named import model_from_checkpoint
 from ..text import first_line
-from ..weights.download import sha256_of
 
 __all__ = ["convert_trained"]
 

@@ -10,10 +10,10 @@ from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
 from ..errors import GCPError
+from ..files import sha256_of
 from ..models.folder import training_record
 from ..models.named import source_of
 from ..text import without_places
-from ..weights.download import sha256_of
 from ..weights.file import load_training_checkpoint
 from .run import Run
 

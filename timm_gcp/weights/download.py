@@ -1,8 +1,10 @@
-"""Downloads a large file from a plain address or from Google Drive, and keeps only what is whole and right."""
+"""Downloads a large file from a plain address or from Google Drive and checks that it is whole and right.
+
+Not by gdown (6.5): it continues the part of an earlier process without ``If-Range``, so that a file that has changed on
+the server meanwhile is joined to the old part, and two processes that want one file do not wait for each other.
+"""
 
 import contextlib
-import hashlib
-import html.parser
 import http.client
 import json
 import os
@@ -12,7 +14,6 @@ import shutil
 import sys
 import threading
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -25,33 +26,23 @@ from huggingface_hub import constants
 from tqdm import tqdm
 
 from ..errors import GCPError
+from ..files import sha256_of
 from ..version import __version__
+from . import google_drive
 
-__all__ = ["DRIVE", "download", "is_web_page", "sha256_of"]
-
-DRIVE = "https://drive.usercontent.google.com/download"
-"""Where Google Drive hands out the files that anyone may read."""
+__all__ = ["download", "is_web_page"]
 
 TIMEOUT = 10.0
 """Seconds for a connection and its first answer, and for each read after it."""
 
 _CHUNK = 1 << 20
-_PAGE = 1 << 20  # of a web page, no more is read
-_ATTEMPTS = 100  # as long as each of them brings something
+_PAGE = 1 << 20  # bytes read of a web page
+_ATTEMPTS = 100  # connections, as long as each of them brings some bytes
 
 
 def is_web_page(head: bytes) -> bool:
     """Whether the first bytes of a file are those of an HTML page."""
     return re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|body|!--|\?xml)", head, re.IGNORECASE) is not None
-
-
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def download(
@@ -62,13 +53,13 @@ def download(
     size: int | None = None,
     what: str = "The file",
     remedy: str = "download it by hand",
-    drive: str = DRIVE,
+    drive: str = google_drive.DOWNLOAD,
 ) -> Path:
     """Downloads a file, or takes the one that is there already.
 
-    What a cut download leaves lies beside the target under ``<name>.part`` and is continued by the next call, unless
-    the file has changed on the server meanwhile. A second process that wants the same file waits for the first.
-    Nothing appears under the target's name before it is whole and, where they are known, of the right size and hash.
+    The beginning of an interrupted download is kept beside the target under ``<name>.part`` and continued by the next
+    call, unless the file has changed on the server. A second process that wants the same file waits for the first.
+    The target appears only when it is whole and, where they are known, of the right size and hash.
 
     Args:
         source: an ``http(s)://`` address, or ``drive:ID``, a file of Google Drive that anyone may read.
@@ -83,9 +74,9 @@ def download(
         The target.
 
     Raises:
-        GCPError: everything that prevents it: offline mode (``HF_HUB_OFFLINE``), no network within ``TIMEOUT`` seconds,
-            no such file, no permission, Drive's quota, a web page in place of the file, a cut, a wrong size or hash, a
-            full disk.
+        GCPError: the file cannot be had: offline mode (``HF_HUB_OFFLINE``), no network within ``TIMEOUT`` seconds, no
+            such file, no permission, Drive's quota, a web page in place of the file, an interrupted connection, a wrong
+            size or hash, a full disk.
     """
     path = Path(target)
     transfer = _Transfer(source, path, sha256, size, drive)
@@ -95,8 +86,8 @@ def download(
         if constants.HF_HUB_OFFLINE:
             raise _Failure("HF_HUB_OFFLINE is set")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path, what):
-            if not transfer.have():  # another process may have brought it
+        with _locked(path, what):
+            if not transfer.have():  # another process may have downloaded it
                 transfer.run(what)
     except _Failure as failure:
         at = f" from {transfer.shown}" if source.startswith(("http://", "https://", "drive:")) else ""
@@ -107,11 +98,11 @@ def download(
 
 
 class _Failure(Exception):
-    """Why a download ends; a part of the sentence that the user sees."""
+    """A download cannot be completed; the message is a part of the sentence that the user sees."""
 
 
-class _Cut(Exception):
-    """The network's failures, after which what has arrived can be continued."""
+class _Interrupted(Exception):
+    """The network failed; what has arrived can be continued."""
 
 
 class _Changed(Exception):
@@ -119,7 +110,7 @@ class _Changed(Exception):
 
 
 @contextlib.contextmanager
-def _alone(path: Path, what: str) -> Iterator[None]:
+def _locked(path: Path, what: str) -> Iterator[None]:
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
@@ -134,65 +125,44 @@ def _alone(path: Path, what: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Record:
-    """Which file a partial one is the beginning of."""
+    """Identifies the file that a partial file is the beginning of.
+
+    Attributes:
+        source: as ``download`` was given it.
+        validator: of the server's answer (see ``_validator``).
+        total: bytes of the whole file.
+    """
 
     source: str
     validator: str | None
     total: int | None
 
 
-class _Form(html.parser.HTMLParser):
-    """The form on Drive's page that asks whether to download a file too large to be scanned, and the page's title."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.action: str | None = None
-        self.inputs: dict[str, str] = {}
-        self.title = ""
-        self._in_title = False
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = {name: value or "" for name, value in attrs}
-        self._in_title = tag == "title"
-        if tag == "form" and urllib.parse.urlsplit(given.get("action", "")).path.endswith("/download"):
-            self.action = given["action"]
-        elif tag == "input" and self.action is not None and given.get("type") == "hidden" and "name" in given:
-            self.inputs[given["name"]] = given.get("value", "")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._in_title = False
-
-    def handle_data(self, data: str) -> None:
-        if self._in_title:
-            self.title += data
-
-
 class _Transfer:
+    """One file on its way: ``<name>.part`` holds what has arrived, ``<name>.part.json`` its ``_Record``."""
+
     def __init__(self, source: str, target: Path, sha256: str | None, size: int | None, drive: str) -> None:
-        self.source, self.target, self.drive = source, target, drive
+        self.source, self.target = source, target
         self.sha256, self.size = (sha256 or "").lower(), size
         self.part = target.with_name(f"{target.name}.part")
         self.record = target.with_name(f"{target.name}.part.json")
         self.opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
         scheme, _, name = source.partition(":")
-        if scheme == "drive":
-            query = urllib.parse.urlencode({"id": name, "export": "download", "confirm": "t"})
-            self.url, self.shown = f"{drive}?{query}", f"https://drive.google.com/file/d/{name}"
-        else:
-            self.url = self.shown = source
+        self.on_drive = scheme == "drive"
+        self.url = google_drive.file_address(name, drive) if self.on_drive else source
+        self.shown = google_drive.page_address(name) if self.on_drive else source
 
     def have(self) -> bool:
         """Whether the target is there and right; one that is wrong is deleted."""
         if not self.target.is_file():
             return False
-        if self.wrong(self.target) is None:
+        if self.fault_of(self.target) is None:
             return True
         self.target.unlink()
         return False
 
-    def wrong(self, file: Path) -> str | None:
-        """What is wrong with a whole file."""
+    def fault_of(self, file: Path) -> str | None:
+        """What is wrong with a whole file; None if nothing is."""
         length = file.stat().st_size
         if self.size is not None and length != self.size:
             return f"it has {length} bytes, not {self.size}"
@@ -206,6 +176,7 @@ class _Transfer:
         return None
 
     def run(self, what: str) -> None:
+        """Downloads the file, by as many connections as it takes, checks it and puts it in place."""
         if not self.url.startswith(("http://", "https://")):
             raise _Failure(f"'{self.source}' is neither an http(s) address nor drive:ID")
         for _ in range(_ATTEMPTS):
@@ -213,29 +184,31 @@ class _Transfer:
             try:
                 self.fetch(what)
                 break
-            except _Cut as cut:
+            except _Interrupted as interruption:
                 if self.arrived() <= before:
-                    raise _Failure(str(cut)) from cut
+                    raise _Failure(str(interruption)) from interruption
             except _Changed:
                 self.discard()
         else:
             raise _Failure(f"the connection broke off {_ATTEMPTS} times")
-        problem = self.wrong(self.part)
-        if problem is not None:
+        fault = self.fault_of(self.part)
+        if fault is not None:
             self.discard()
-            raise _Failure(problem)
+            raise _Failure(fault)
         os.replace(self.part, self.target)
         self.record.unlink(missing_ok=True)
 
     def arrived(self) -> int:
+        """Bytes of the partial file."""
         return self.part.stat().st_size if self.part.is_file() else 0
 
     def discard(self) -> None:
+        """Deletes the partial file."""
         self.part.unlink(missing_ok=True)
         self.record.unlink(missing_ok=True)
 
     def known(self) -> _Record | None:
-        """What the partial file is the beginning of; None if that is another file, or cannot be told from one."""
+        """The record of the partial file; None if it belongs to another source or does not identify the file."""
         try:
             record = _Record(**json.loads(self.record.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -243,7 +216,7 @@ class _Transfer:
         return record if record.source == self.source and (record.validator or record.total) else None
 
     def fetch(self, what: str) -> None:
-        """One connection: continues the partial file, or begins it."""
+        """Continues the partial file, or begins it, by one connection."""
         record = self.known()
         offset = self.arrived() if record else 0
         if record and record.total and offset == record.total:
@@ -271,6 +244,15 @@ class _Transfer:
             self.receive(response, head, offset, total, what)
 
     def receive(self, response: Any, chunk: bytes, offset: int, total: int | None, what: str) -> None:
+        """Appends what a connection brings to the partial file.
+
+        Args:
+            response: an answer of the server.
+            chunk: its first bytes, read already.
+            offset: bytes that have arrived before.
+            total: bytes of the whole file; None if the server does not tell.
+            what: what the progress bar calls the file.
+        """
         most = total if total is not None else self.size
         hidden = not sys.stderr.isatty()
         bar = tqdm(total=most, initial=offset, unit="B", unit_scale=True, desc=what, disable=hidden, leave=False)
@@ -286,27 +268,28 @@ class _Transfer:
                 chunk = _read(response, _CHUNK)
             os.fsync(file.fileno())
         if total is not None and offset < total:
-            raise _Cut(f"the connection broke off after {offset} of {total} bytes")
+            raise _Interrupted(f"the connection broke off after {offset} of {total} bytes")
 
     def answer(self, headers: dict[str, str]) -> tuple[Any, bytes]:
-        """The answer that carries the file, and its first bytes; Drive's question is answered on the way."""
+        """The answer that carries the file, and its first bytes; confirms Google Drive's question on the way."""
         for _ in range(2):
             response = self.open(self.url, headers)
             head = _read(response, 1024)
             if response.status == 206 or not is_web_page(head):
                 return response, head
-            with response:
-                page = head + _read(response, _PAGE, whole=True)
-            if not self.source.startswith("drive:"):
+            if not self.on_drive:
+                response.close()
                 raise _Failure("the answer is a web page, not the file")
-            form = _Form(page.decode("utf-8", "replace"))
-            if form.action is None:
-                raise _Failure(_complaint(page, form.title, response.url))
-            query = urllib.parse.urlencode(form.inputs)
-            self.url = f"{urllib.parse.urljoin(response.url, form.action).partition('?')[0]}?{query}"
+            with response:
+                page = (head + _read(response, _PAGE, whole=True)).decode("utf-8", "replace")
+            confirmed = google_drive.confirmed_address(page, response.url)
+            if confirmed is None:
+                raise _Failure(google_drive.reason_of_page(page, response.url))
+            self.url = confirmed
         raise _Failure("Google Drive asks again and again whether to download it")
 
     def open(self, url: str, headers: dict[str, str]) -> Any:
+        """The server's answer to a request, within ``TIMEOUT`` seconds."""
         fixed = {"User-Agent": f"timm-gcp/{__version__}", "Accept-Encoding": "identity"}
         request = urllib.request.Request(url, headers={**fixed, **headers})
         box: queue.Queue[Any] = queue.Queue()
@@ -314,7 +297,7 @@ class _Transfer:
         def work() -> None:
             try:
                 box.put(self.opener.open(request, timeout=TIMEOUT))
-            except Exception as error:  # handed over to the thread that waits
+            except Exception as error:  # raised below, in the thread that waits
                 box.put(error)
 
         # A name that does not resolve, or one of many addresses, could take far longer than a socket's own limit.
@@ -322,40 +305,33 @@ class _Transfer:
         try:
             response = box.get(timeout=TIMEOUT)
         except queue.Empty:
-            raise _Cut(f"no answer within {TIMEOUT:g} seconds") from None
+            raise _Interrupted(f"no answer within {TIMEOUT:g} seconds") from None
         if isinstance(response, urllib.error.HTTPError):
-            if response.code == 416:  # more has arrived than the server has
-                raise _Changed from response
-            page = _read(response, _PAGE, whole=True) if self.source.startswith("drive:") else b""
-            said = f"the server answers {response.code} ({response.reason or 'no reason given'})"
-            raise _Failure(_complaint(page, said, response.url) if _QUOTA.search(page) else said) from response
+            raise self.refusal(response) from response
         if isinstance(response, (OSError, http.client.HTTPException, ValueError)):
-            raise _Cut(f"no connection ({_words(response)})") from response
+            raise _Interrupted(f"no connection ({_reason(response)})") from response
         if isinstance(response, Exception):
             raise response
         return response
 
-
-_QUOTA = re.compile(rb"quota exceeded|too many users", re.IGNORECASE)
-
-
-def _complaint(page: bytes, title: str, url: str) -> str:
-    """What a page of Drive's says in place of the file."""
-    if _QUOTA.search(page):
-        return "Google Drive's quota for this file is used up, for about a day"
-    if "ServiceLogin" in url or urllib.parse.urlsplit(url).netloc.startswith("accounts."):
-        return "Google Drive asks to sign in, so the file is not open to everyone"
-    return f"Google Drive answers with a web page ('{' '.join(title.split())[:60]}'), not the file"
+    def refusal(self, error: urllib.error.HTTPError) -> Exception:
+        """What to raise for an HTTP status that is an error."""
+        if error.code == 416:  # more has arrived than the server has
+            return _Changed()
+        page = _read(error, _PAGE, whole=True).decode("utf-8", "replace") if self.on_drive else ""
+        if google_drive.quota_used_up(page):
+            return _Failure(google_drive.reason_of_page(page, error.url))
+        return _Failure(f"the server answers {error.code} ({error.reason or 'no reason given'})")
 
 
 def _read(response: Any, length: int, whole: bool = False) -> bytes:
     try:
         return response.read(length) if whole else response.read1(length)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _Cut(f"the connection broke off ({_words(error)})") from error
+        raise _Interrupted(f"the connection broke off ({_reason(error)})") from error
 
 
-def _words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     reason = getattr(error, "reason", error)
     text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
     return " ".join(text.split()).rstrip(".")

@@ -16,9 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ..errors import GCPError
-from ..files import written_aside
+from ..files import sha256_of, written_aside
 from ..text import first_line
-from .download import download, sha256_of
+from .download import download
+from .google_drive import page_address
 from .manifest import Checkpoint, Upstream
 from .upstream import read_published
 
@@ -119,7 +120,8 @@ def _from_upstream(row: Checkpoint, upstream: Upstream) -> Path:
     with _one_process(target):
         if not target.is_file():
             raw = target.with_suffix(".upstream")
-            place = source.replace("drive:", "https://drive.google.com/file/d/")
+            scheme, _, name = source.partition(":")
+            place = page_address(name) if scheme == "drive" else source
             download(
                 source,
                 raw,

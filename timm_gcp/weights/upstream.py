@@ -13,8 +13,9 @@ from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from ..errors import GCPError
+from ..files import sha256_of
 from ..text import some_of
-from .download import is_web_page, sha256_of
+from .download import is_web_page
 from .file import load_file, load_weights, read_weights, take_prefix, weights_of
 from .upstream_layouts import Layout, find_last_stride, find_layout, wrapper_prefixes
 
