@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+import pandas as pd
 from tqdm import tqdm
 
 from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
 
-from .record import append_row, provenance, read_rows
+from .record import append_row, provenance, read_cells
 
 
 def main(argv: list[str]) -> None:
@@ -33,7 +34,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="models evaluated at a time (%(default)s)")
     args, given = parser.parse_known_args(argv)
     evaluate(args.models, given, args.results, args.jobs)
-    print(table([line for line in read_rows(args.results) if line["arguments"] == shlex.join(given)]))
+    rows = read_cells(args.results)
+    print(table(rows[rows["arguments"] == shlex.join(given)]))
 
 
 def evaluate(models: Sequence[str], given: Sequence[str], results: Path, jobs: int = 1) -> None:
@@ -49,7 +51,8 @@ def evaluate(models: Sequence[str], given: Sequence[str], results: Path, jobs: i
         GCPError: a model that could not be evaluated; the lines of the others are kept.
     """
     arguments = shlex.join(given)
-    finished = {line["weights"] for line in read_rows(results) if line["arguments"] == arguments}
+    rows = read_cells(results, ("arguments", "weights"))
+    finished = set(rows["weights"][rows["arguments"] == arguments])
     left = [model for model in dict.fromkeys(models) if model not in finished]
     results.parent.mkdir(parents=True, exist_ok=True)
     failed: list[str] = []
@@ -94,12 +97,16 @@ def _line(result: dict[str, object]) -> dict[str, object]:
     }
 
 
-def table(lines: Sequence[dict[str, str]]) -> str:
-    """Markdown, best first."""
-    ordered = sorted(lines, key=lambda line: -float(line["top1"]))
-    rows = [
-        f"| {line['weights']} | {line['method']} | {float(line['top1']):.2f} | {float(line['top5']):.2f} | "
-        f"{line['param_count']} | {line['img_size']} | {line['count']} |"
-        for line in ordered
+def table(rows: pd.DataFrame) -> str:
+    """Markdown, best first.
+
+    Args:
+        rows: cells of the results file (`read_cells`).
+    """
+    ordered = rows.sort_values("top1", key=lambda cells: -cells.astype(float), kind="stable")
+    lines = [
+        f"| {row['weights']} | {row['method']} | {float(row['top1']):.2f} | {float(row['top5']):.2f} | "
+        f"{row['param_count']} | {row['img_size']} | {row['count']} |"
+        for row in ordered.to_dict("records")
     ]
-    return "\n".join(["| model | method | top-1 | top-5 | M parameters | px | images |", "|---" * 7 + "|", *rows])
+    return "\n".join(["| model | method | top-1 | top-5 | M parameters | px | images |", "|---" * 7 + "|", *lines])

@@ -5,81 +5,83 @@ eigenvalue of Σ), of its rank, and of the share of eigenvalues under eps beyond
 """
 
 import argparse
-import itertools
-import math
+from collections.abc import Mapping
 from pathlib import Path
+
+import pandas as pd
 
 from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
 from timm_gcp.plots import new_figure, save_figure
 
-from .record import provenance, read_rows, write_rows
+from .record import provenance, read_table, write_table
 
-QUANTITIES = (("kappa", "κ of Σ"), ("rank", "rank of Σ"), ("under_eps", "share of eigenvalues under eps"))
+QUANTITIES = {"kappa": "κ of Σ", "rank": "rank of Σ", "under_eps": "share of eigenvalues under eps"}
 
 
 def main(argv: list[str]) -> None:
+    """Runs the command ``conditioning``."""
     parser = argparse.ArgumentParser(prog="python -m eval conditioning", description=__doc__.split("\n")[0])
     parser.add_argument(
         "runs", type=path_object, nargs="+", metavar="RUN", help="run folders (those with a summary.csv)"
     )
     parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results")
     args = parser.parse_args(argv)
-    courses = {run.name: course(run) for run in args.runs}
+    epochs = {run.name: monitored_epochs(run) for run in args.runs}
     args.results.mkdir(parents=True, exist_ok=True)
-    rows = [{"run": name, **row, **provenance()} for name, found in courses.items() for row in found]
-    write_rows(args.results / "conditioning.csv", rows)
-    draw(courses, args.results / "conditioning.png")
-    for name, found in courses.items():
-        first, last = found[0], found[-1]
+    table = pd.concat(epochs, names=["run"]).reset_index(level="run").assign(**provenance())
+    write_table(args.results / "conditioning.csv", table)
+    draw(epochs, args.results / "conditioning.png")
+    for name, own in epochs.items():
+        first, last = own.iloc[0], own.iloc[-1]
         print(
-            f"{name}: {len(found)} epochs, κ {first['kappa']:.3g} in epoch {first['epoch']} ({first['method']}), "
+            f"{name}: {len(own)} epochs, κ {first['kappa']:.3g} in epoch {first['epoch']} ({first['method']}), "
             f"{last['kappa']:.3g} in epoch {last['epoch']} ({last['method']})."
         )
     print(f"Written: {args.results / 'conditioning.csv'} and {args.results / 'conditioning.png'}.")
 
 
-def course(run: Path) -> list[dict[str, float | str]]:
-    """The epochs of a run that were measured.
+def monitored_epochs(run: Path) -> pd.DataFrame:
+    """The epochs of a run in which the conditioning was measured.
+
+    Args:
+        run: folder of a run of ``timm-gcp train``.
+
+    Returns:
+        Columns ``epoch``, ``lr``, ``method`` and those of `QUANTITIES`.
 
     Raises:
-        GCPError: no summary, or one without conditioning.
+        GCPError: there is no summary, or one without conditioning.
     """
-    rows = read_rows(run / "summary.csv")
-    if not rows:
+    summary = read_table(run / "summary.csv")
+    if summary.empty:
         raise GCPError(f"{run} has no summary.csv; give the folders that timm-gcp train wrote.")
-    found: list[dict[str, float | str]] = []
-    for row in rows:
-        if row.get("kappa"):
-            values: dict[str, float | str] = {key: float(row[key] or math.nan) for key, _ in QUANTITIES}
-            found.append({"epoch": int(row["epoch"]), "lr": float(row["lr"]), "method": row["method"], **values})
-    if not found:
+    found = summary.reindex(columns=["epoch", "lr", "method", *QUANTITIES]).dropna(subset="kappa")
+    if found.empty:
         raise GCPError(f"{run} was trained without covariance pooling or with --monitor-every 0: nothing was measured.")
-    return found
+    return found.astype(dict.fromkeys(QUANTITIES, float))
 
 
-def draw(courses: dict[str, list[dict[str, float | str]]], out: Path) -> None:
-    """κ, rank and the share under eps: over the epochs above, against the learning rate below."""
+def draw(epochs: Mapping[str, pd.DataFrame], out: Path) -> None:
+    """κ, rank and the share under eps of every run: by epoch above, against the learning rate below."""
     figure = new_figure(figsize=(14, 8), layout="constrained")
     axes = figure.subplots(2, len(QUANTITIES))
-    for column, (key, label) in enumerate(QUANTITIES):
-        for index, (name, rows) in enumerate(courses.items()):
-            values = [row[key] for row in rows]
-            axes[0][column].plot([r["epoch"] for r in rows], values, marker=".", color=f"C{index % 10}", label=name)
-            axes[1][column].plot([r["lr"] for r in rows], values, marker=".", color=f"C{index % 10}", label=name)
-            changes = (r["epoch"] for p, r in itertools.pairwise(rows) if p["method"] != r["method"])
-            switch = next(changes, None)
-            if switch is not None:
-                axes[0][column].axvline(float(switch) - 0.5, ls="--", lw=0.8, color=f"C{index % 10}")
-        axes[0][column].set_xlabel("epoch (dashed: the method switches)")
-        axes[1][column].set_xlabel("learning rate (a run goes from right to left)")
-        axes[1][column].set_xscale("log")
-        for row in range(2):
-            axes[row][column].set_ylabel(label)
-            axes[row][column].grid(alpha=0.3)
+    for (above, below), (key, label) in zip(axes.T, QUANTITIES.items(), strict=True):
+        for index, (name, own) in enumerate(epochs.items()):
+            above.plot(own["epoch"], own[key], marker=".", color=f"C{index % 10}", label=name)
+            below.plot(own["lr"], own[key], marker=".", color=f"C{index % 10}", label=name)
+            switched = own["epoch"][own["method"] != own["method"].shift()].iloc[1:2]
+            for epoch in switched:
+                above.axvline(epoch - 0.5, ls="--", lw=0.8, color=f"C{index % 10}")
+        above.set_xlabel("epoch (dashed: the method switches)")
+        below.set_xlabel("learning rate (a run goes from right to left)")
+        below.set_xscale("log")
+        for panel in (above, below):
+            panel.set_ylabel(label)
+            panel.grid(alpha=0.3)
             if key == "kappa":
-                axes[row][column].set_yscale("log")
+                panel.set_yscale("log")
             else:
-                axes[row][column].set_ylim(bottom=0, top=1 if key == "under_eps" else None)
+                panel.set_ylim(bottom=0, top=1 if key == "under_eps" else None)
     axes[0][0].legend(fontsize=8)
     save_figure(figure, out, dpi=110)

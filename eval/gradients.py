@@ -10,6 +10,7 @@ import argparse
 import math
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -18,7 +19,7 @@ from timm_gcp import METHODS, covariance_sqrt
 from timm_gcp.commands.option_types import path_object
 from timm_gcp.plots import new_figure, save_figure
 
-from .record import provenance, write_rows
+from .record import provenance, read_table, write_table
 
 SHAPES = ((64, 49), (64, 196))
 EXPONENTS = (0, 1, 2, 3, 4, 5, 6, 7, 8)
@@ -34,9 +35,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     args.results.mkdir(parents=True, exist_ok=True)
-    rows = measure(args.batch, args.seed)
-    write_rows(args.results / "gradients.csv", [{**row, **provenance()} for row in rows])
-    draw(rows, args.results / "gradients.png")
+    table = args.results / "gradients.csv"
+    write_table(table, [{**row, **provenance()} for row in measure(args.batch, args.seed)])
+    draw(read_table(table), args.results / "gradients.png")
 
 
 def features(c: int, m: int, exponent: int, batch: int) -> Tensor:
@@ -119,28 +120,24 @@ def _gain(grad: Tensor, g: Tensor) -> float:
     return float((scale * grad.flatten(1).norm(dim=1) / ((g + g.mT) / 2).flatten(1).norm(dim=1)).max())
 
 
-def draw(rows: list[dict[str, object]], out: Path) -> None:
-    """Errors and Lipschitz estimates against the decay, a column a shape."""
-    panels = (
-        ("output_error", "relative error of the output"),
-        ("gradient_error", "relative error of the gradient"),
-        ("gradient_lipschitz", "change of the gradient / change of X"),
-    )
+def draw(rows: pd.DataFrame, out: Path) -> None:
+    """Errors and Lipschitz estimates against the decay; one column of plots per shape."""
+    panels = {
+        "output_error": "relative error of the output",
+        "gradient_error": "relative error of the gradient",
+        "gradient_lipschitz": "change of the gradient / change of X",
+    }
+    shapes = rows.groupby(["channels", "positions"], sort=False)
     figure = new_figure(figsize=(12, 13), layout="constrained")
-    axes = figure.subplots(len(panels), len(SHAPES), sharex=True, sharey="row")
-    methods = list(dict.fromkeys(str(row["method"]) for row in rows))
+    axes = figure.subplots(len(panels), shapes.ngroups, sharex=True, sharey="row", squeeze=False)
     styles = ("-", "--", ":", "-.")
-    for column, (c, m) in enumerate(SHAPES):
-        for line, (key, label) in enumerate(panels):
-            panel = axes[line][column]
-            for index, method in enumerate(methods):
-                own = [
-                    r for r in rows if r["method"] == method and r["positions"] == m and r["channels"] == c and r[key]
-                ]
-                if own:
-                    values = [max(float(str(r[key])), 1e-16) for r in own]
+    for column, ((c, m), of_shape) in enumerate(shapes):
+        for panel, (key, label) in zip(axes[:, column], panels.items(), strict=True):
+            for index, method in enumerate(rows["method"].unique()):
+                own = of_shape[of_shape["method"] == method].dropna(subset=key)
+                if len(own):
                     style = dict(color=f"C{index % 10}", ls=styles[index // 10 * 2 % 4], marker=".", lw=1.3)
-                    panel.plot([r["decay"] for r in own], values, label=method, **style)
+                    panel.plot(own["decay"], own[key].clip(lower=1e-16), label=method, **style)
             panel.set_yscale("log")
             panel.grid(alpha=0.3)
             panel.set_ylabel(label if not column else "")

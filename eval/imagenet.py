@@ -8,12 +8,14 @@ import argparse
 import shlex
 from pathlib import Path
 
+import pandas as pd
+
 from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
 
 from .accuracy import evaluate
-from .record import read_rows
+from .record import read_table
 
 
 def main(argv: list[str]) -> None:
@@ -28,8 +30,8 @@ def main(argv: list[str]) -> None:
     given = ["--data-dir", args.data_dir, "--split", args.split, *others]
     results = args.results / "imagenet.csv"
     evaluate([row.name for row in rows], given, results)
-    found = {line["weights"]: line for line in read_rows(results) if line["arguments"] == shlex.join(given)}
-    print(comparison([(row, found[row.name]) for row in rows]))
+    measured = read_table(results)
+    print(comparison(rows, measured[measured["arguments"] == shlex.join(given)]))
 
 
 def chosen(rows: dict[str, Checkpoint], names: list[str]) -> list[Checkpoint]:
@@ -47,12 +49,18 @@ def chosen(rows: dict[str, Checkpoint], names: list[str]) -> list[Checkpoint]:
     return picked
 
 
-def comparison(pairs: list[tuple[Checkpoint, dict[str, str]]]) -> str:
-    """Markdown: what was measured beside what the authors printed."""
+def comparison(rows: list[Checkpoint], measured: pd.DataFrame) -> str:
+    """Markdown: the measured accuracies beside those that the authors published.
+
+    Args:
+        rows: rows of the manifest.
+        measured: rows of ``imagenet.csv``, one for each of them.
+    """
     lines = ["| checkpoint | top-1 | top-5 | authors' top-1 | difference | images |", "|---|---|---|---|---|---|"]
-    for row, line in pairs:
+    by_name = measured.set_index("weights")
+    for row in rows:
+        top1, top5, count = by_name.loc[row.name, ["top1", "top5", "count"]]
         printed = next((float(m["top1"]) for m in row.metrics if m.get("by") == "upstream"), None)
-        top1 = float(line["top1"])
         theirs = f"{printed:.2f} | {top1 - printed:+.2f}" if printed is not None else "– | –"
-        lines.append(f"| {row.name} | {top1:.2f} | {float(line['top5']):.2f} | {theirs} | {line['count']} |")
+        lines.append(f"| {row.name} | {top1:.2f} | {top5:.2f} | {theirs} | {count:.0f} |")
     return "\n".join(lines)

@@ -1,10 +1,10 @@
-"""Means, deviations and 95 % intervals of a few runs, and what may be said of a difference."""
+"""Means of a few runs with 95 % confidence intervals, and whether a difference is significant."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
 
+import pandas as pd
 from scipy import stats
 
 LEVEL = 0.95
@@ -12,7 +12,13 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean of `number` values, with Student's 95 % interval (infinite for a single value)."""
+    """A mean with Student's 95 % confidence interval.
+
+    Attributes:
+        mean: the mean, or the difference of two means.
+        half: half the width of the interval; infinite for a single value.
+        number: how many values (or pairs) it was computed from.
+    """
 
     mean: float
     half: float
@@ -20,43 +26,43 @@ class Interval:
 
     @property
     def level(self) -> bool:
-        """Whether the interval holds zero: then a difference has not been told apart from none."""
+        """Whether the interval contains zero."""
         return not self.half < abs(self.mean)
 
     def __str__(self) -> str:
+        """``mean ± half`` with one decimal."""
         return f"{self.mean:+.1f}" + (f" ± {self.half:.1f}" if math.isfinite(self.half) else "")
 
     def verdict(self) -> str:
-        """'ahead', 'behind' or 'level'."""
+        """'ahead' or 'behind' if the interval leaves out zero, otherwise 'level'."""
         return "level" if self.level else "ahead" if self.mean > 0 else "behind"
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
-    """The mean of some values."""
+def mean_interval(values: Sequence[float] | pd.Series) -> Interval:
+    """The mean of at least one value."""
+    values = pd.Series(values)
     n = len(values)
-    half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * stdev(values) / math.sqrt(n) if n > 1 else math.inf
-    return Interval(fmean(values), float(half), n)
+    half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.sem() if n > 1 else math.inf
+    return Interval(float(values.mean()), float(half), n)
 
 
-def paired(a: Mapping[str, float], b: Mapping[str, float]) -> Interval | None:
-    """a − b, seed by seed, over the seeds that both have; None if there is none."""
-    gaps = [a[seed] - b[seed] for seed in a if seed in b]
-    return mean_interval(gaps) if gaps else None
+def paired(a: pd.Series, b: pd.Series) -> Interval | None:
+    """Mean of a − b over the seeds (the index) that both have; None if they share no seed."""
+    differences = (a - b).dropna()
+    return mean_interval(differences) if len(differences) else None
 
 
-def unpaired(a: Sequence[float], b: Sequence[float]) -> Interval:
-    """Mean of a − mean of b, by Welch: for pools of runs that are not matched.
+def unpaired(a: Sequence[float] | pd.Series, b: Sequence[float] | pd.Series) -> Interval:
+    """Mean of `a` minus mean of `b` with Welch's interval, for runs that are not matched by seed.
 
     Args:
         a: at least two values.
         b: at least two values.
     """
-    va, vb = stdev(a) ** 2 / len(a), stdev(b) ** 2 / len(b)
-    freedom = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1)) if va + vb else math.inf
-    half = stats.t.ppf((1 + LEVEL) / 2, freedom) * math.sqrt(va + vb)
-    return Interval(fmean(a) - fmean(b), float(half), len(a) + len(b))
+    low, high = stats.ttest_ind(a, b, equal_var=False).confidence_interval(LEVEL)
+    return Interval(float((low + high) / 2), float((high - low) / 2), len(a) + len(b))
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean and sample deviation."""
-    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+def mean_and_deviation(values: pd.Series) -> str:
+    """``mean ± sample standard deviation`` with one decimal."""
+    return f"{values.mean():.1f}" + (f" ± {values.std():.1f}" if len(values) > 1 else "")

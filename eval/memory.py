@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import timm
 import torch
 from tqdm import tqdm
@@ -23,7 +24,7 @@ from timm_gcp.commands.option_types import path_object
 from timm_gcp.models.stride import set_last_stride
 from timm_gcp.plots import new_figure, save_figure
 
-from .record import provenance, write_rows
+from .record import provenance, read_table, write_table
 
 _STATM = Path("/proc/self/statm")
 
@@ -60,9 +61,10 @@ def main(argv: list[str]) -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         given = {key: getattr(args, key) for key in ("backbone", "method", "img_size", "batch_size", "device")}
         rows.append({"setting": setting, **json.loads(done.stdout.splitlines()[-1]), **given, **provenance()})
-        write_rows(args.results / "memory.csv", rows)
-    draw(rows, args.results / "memory.png")
-    print(table(rows))
+        write_table(args.results / "memory.csv", rows)
+    table_of_settings = read_table(args.results / "memory.csv")
+    draw(table_of_settings, args.results / "memory.png")
+    print(table(table_of_settings))
 
 
 def measure(
@@ -106,21 +108,20 @@ def _peak(device: str) -> float:
     return torch.cuda.max_memory_allocated() / 2**20
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: pd.DataFrame) -> str:
     """Markdown: each setting's mebibytes, and their ratio to average pooling's."""
-    first = rows[0]["mib"]
-    lines = [f"| {row['setting']} | {row['mib']:.0f} | {row['mib'] / first:.2f} |" for row in rows]
+    ratio = rows["mib"] / rows["mib"].iloc[0]
+    cells = zip(rows["setting"], rows["mib"], ratio, strict=True)
+    lines = [f"| {setting} | {mib:.0f} | {times:.2f} |" for setting, mib, times in cells]
     return "\n".join(["| setting | MiB | times average pooling |", "|---|---|---|", *lines]) + "\n"
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """A bar a setting."""
+def draw(rows: pd.DataFrame, path: Path) -> None:
+    """One bar per setting."""
     figure = new_figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots()
-    names = [row["setting"] for row in rows][::-1]
-    values = [row["mib"] for row in rows][::-1]
-    axes.bar_label(axes.barh(names, values), fmt="%.0f", padding=3)
+    axes.bar_label(axes.barh(rows["setting"][::-1], rows["mib"][::-1]), fmt="%.0f", padding=3)
     axes.set_xlabel("MiB that a training step adds to the model")
-    axes.set_title("{backbone}, {method}, {img_size} px, batch {batch_size}, {device}".format(**rows[0]))
+    axes.set_title("{backbone}, {method}, {img_size} px, batch {batch_size}, {device}".format(**rows.iloc[0]))
     axes.margins(x=0.12)
     save_figure(figure, path)

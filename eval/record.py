@@ -1,22 +1,20 @@
-"""One line of CSV a run, with what a reader needs to trust it; finished lines make a command resumable."""
+"""The CSV files of results: reading, appending and writing, and the machine, date and versions of each row."""
 
-import csv
 import datetime
-import io
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 import torch
 
 from timm_gcp.files import save_text
 
 
 def machine() -> str:
-    """The processor (or GPU) and the number of cores, in words."""
+    """Name of the GPU, or of the processor with its number of cores."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name(0)
     model = platform.processor() or platform.machine()
@@ -28,42 +26,42 @@ def machine() -> str:
 
 
 def provenance() -> dict[str, str]:
-    """Date, machine and versions of this run."""
+    """Date, machine and versions of this measurement, as columns of a row."""
     versions = " ".join(f"{name} {version(name)}" for name in ("torch", "timm", "timm-gcp"))
     return {"date": datetime.date.today().isoformat(), "machine": machine(), "versions": versions}
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; none where there is no file yet."""
+def read_table(path: Path, columns: Iterable[str] = ()) -> pd.DataFrame:
+    """Reads a CSV file for analysis: numbers are parsed, empty cells are NaN.
+
+    Args:
+        path: the file.
+        columns: columns of the empty table that is returned if the file does not exist.
+    """
     if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        return pd.DataFrame(columns=list(columns))
+    return pd.read_csv(path)
 
 
-def read_values(path: Path) -> list[dict[str, Any]]:
-    """The rows of a CSV file with every number as a number."""
-    return [{name: _number(text) for name, text in row.items()} for row in read_rows(path)]
+def read_cells(path: Path, columns: Iterable[str] = ()) -> pd.DataFrame:
+    """Reads a CSV file as text: every cell is the string in the file, so that it can be written again unchanged.
 
-
-def _number(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    Args:
+        path: the file.
+        columns: columns of the empty table that is returned if the file does not exist.
+    """
+    if not path.exists():
+        return pd.DataFrame(columns=list(columns))
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
 def append_row(path: Path, row: Mapping[str, object]) -> None:
-    """Adds a row to a CSV file."""
-    write_rows(path, [*read_rows(path), row])
+    """Adds a row to a CSV file; the cells of the other rows keep their text."""
+    write_table(path, [*read_cells(path).to_dict("records"), row])
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Writes a CSV file aside and renames it, so that a kill never leaves half a line."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    save_text(path, buffer.getvalue())
+def write_table(path: Path, rows: pd.DataFrame | Iterable[Mapping[str, object]]) -> None:
+    """Writes a CSV file under a temporary name and renames it, so that an interruption leaves no partial row."""
+    # As objects, integers stay integers in a column with empty cells. The line ends are those of the csv module.
+    table = pd.DataFrame(rows if isinstance(rows, pd.DataFrame) else list(rows), dtype=object)
+    save_text(path, table.to_csv(index=False, lineterminator="\r\n"))

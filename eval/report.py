@@ -13,8 +13,8 @@ from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
 from timm_gcp.files import save_text
 
-from . import answers, gradients, memory, speed
-from .record import read_rows, read_values
+from . import experiment_report, gradients, memory, speed
+from .record import read_cells, read_table
 
 
 @dataclass(frozen=True)
@@ -53,29 +53,29 @@ class Section:
 
 def provenance(path: Path) -> str:
     """When and where the lines of a file were measured, as a sentence."""
-    rows = read_rows(path)
-    dates, machines, versions = (sorted({row[key] for row in rows}) for key in ("date", "machine", "versions"))
+    rows = read_cells(path)
+    dates, machines, versions = (sorted(set(rows[column])) for column in ("date", "machine", "versions"))
     days = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return f"{days}; {'; '.join(machines)}; {'; '.join(versions)}."
 
 
 def _gradients(results: Path) -> str:
-    gradients.draw(read_values(results / "gradients.csv"), results / "gradients.png")
+    gradients.draw(read_table(results / "gradients.csv"), results / "gradients.png")
     return "![errors and smoothness against conditioning](gradients.png)"
 
 
 def _speed(results: Path) -> str:
-    rows = read_values(results / "speed.csv")
+    rows = read_table(results / "speed.csv")
     speed.draw(rows, results / "speed.png")
     return f"{speed.table(rows)}\n\n![milliseconds of every layer](speed.png)"
 
 
 def _step(results: Path) -> str:
-    return speed.step_table(read_values(results / "step.csv"))
+    return speed.step_table(read_table(results / "step.csv"))
 
 
 def _memory(results: Path) -> str:
-    rows = read_values(results / "memory.csv")
+    rows = read_table(results / "memory.csv")
     memory.draw(rows, results / "memory.png")
     return f"{memory.table(rows)}\n![MiB that a training step adds to the model](memory.png)"
 
@@ -86,7 +86,7 @@ SECTIONS = (
         "Pooling heads on the grocery photographs",
         "python -m eval experiment --data-dir GROCERY          # stages 1 to 9; resumable\n"
         "python -m eval experiment --data-dir GROCERY --stage 2 --heads average isqrt svdpade-hybrid --seeds 3 4",
-        answers.section,
+        experiment_report.section,
     ),
     Section("gradients", "What each method does to the gradient", "python -m eval gradients", _gradients),
     Section(

@@ -14,12 +14,13 @@ the same stride.
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import accumulate, product
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import timm
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ from timm_gcp.commands.option_types import path_object
 from timm_gcp.models.stride import set_last_stride
 from timm_gcp.plots import new_figure, save_figure
 
-from .record import provenance, write_rows
+from .record import provenance, read_table, write_table
 from .upstream_layers import LAYERS, load
 
 Layer = Callable[[Tensor], Tensor]
@@ -70,16 +71,16 @@ def main(argv: list[str]) -> None:
     torch.manual_seed(0)
     args.results.mkdir(parents=True, exist_ok=True)
     if args.step:
-        rows = steps(args)
-        write_rows(args.results / "step.csv", rows)
-        print(step_table(rows))
+        write_table(args.results / "step.csv", steps(args))
+        print(step_table(read_table(args.results / "step.csv")))
         return
-    rows = []
+    rows: list[dict[str, Any]] = []
     for batch, channels, side, dtype in product(args.batch, args.channels, args.maps, args.dtype):
         rows += layers(args, batch, channels, side, dtype)
-        write_rows(args.results / "speed.csv", rows)
-    draw(rows, args.results / "speed.png")
-    print(table(rows))
+        write_table(args.results / "speed.csv", rows)
+    measured = read_table(args.results / "speed.csv")
+    draw(measured, args.results / "speed.png")
+    print(table(measured))
 
 
 def layers(args: argparse.Namespace, batch: int, channels: int, side: int, dtype: str) -> list[dict[str, Any]]:
@@ -235,76 +236,71 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, la
     return time.perf_counter() - start
 
 
-def step_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: milliseconds of a step, and their ratio to average pooling's."""
-    first = rows[0]
-    precision = "bfloat16 autocast" if str(first["amp"]) == "True" else "float32"
+def step_table(rows: pd.DataFrame) -> str:
+    """Markdown: milliseconds of a training step, and their ratio to average pooling's."""
+    first = rows.iloc[0]
+    precision = "bfloat16 autocast" if first["amp"] else "float32"
     of = f"`{first['backbone']}`, last stage at stride 1, batch {first['batch']}, {first['img_size']} px, {precision}"
-    lines = [f"| {row['head']} | {row['ms']} | {float(row['ms']) / float(first['ms']):.2f} |" for row in rows]
+    cells = zip(rows["head"], rows["ms"], rows["ms"] / first["ms"], strict=True)
+    lines = [f"| {head} | {ms} | {ratio:.2f} |" for head, ms, ratio in cells]
     head = [f"{of}, {first['device']}, {first['threads']} threads:", "", "| head | ms a step | times average pooling |"]
     return "\n".join([*head, "|---|---|---|", *lines])
 
 
-SHAPE = ("batch", "channels", "map", "dtype", "device", "threads")
-COLUMNS = ("forward_ms", "backward_ms", "ms", "times_eigh", "times_products", "extra_mib")
+SHAPE = ["batch", "channels", "map", "dtype", "device", "threads"]
+COLUMNS = ["forward_ms", "backward_ms", "ms", "times_eigh", "times_products", "extra_mib"]
 
 
-def by_shape(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    """The lines of each shape."""
-    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        found.setdefault(tuple(row[key] for key in SHAPE), []).append(row)
-    return found
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: a table a shape; where the published layers were timed, how many times faster ours are."""
+def table(rows: pd.DataFrame) -> str:
+    """Markdown: one table per shape, and the speed against the published layers where those were timed."""
     parts = []
-    for (batch, channels, side, dtype, device, threads), own in by_shape(rows).items():
+    for (batch, channels, side, dtype, device, threads), own in rows.groupby(SHAPE, sort=False):
         lines = [
             f"Batch {batch}, {channels} channels, {side}×{side} maps, {dtype}, {device}, {threads} threads:",
             "",
             "| layer | forward ms | backward ms | both | times eigh | times products | extra MiB |",
             "|---|---|---|---|---|---|---|",
         ]
-        for row in own:
+        for row in own.to_dict("records"):
             name = f"{row['layer']} ({row['kind']})" if row["kind"] != "ours" else f"`{row['layer']}`"
-            lines.append(f"| {name} | {' | '.join(f'{float(row[column]):.2f}' for column in COLUMNS)} |")
+            lines.append(f"| {name} | {' | '.join(f'{row[column]:.2f}' for column in COLUMNS)} |")
         parts.append("\n".join(lines))
-        if against := comparison(own, int(side)):
+        if against := comparison(own, side):
             parts.append("\n".join(["| | faster | aim | memory, of the published |", "|---|---|---|---|", *against]))
     return "\n\n".join(parts)
 
 
-def comparison(rows: Sequence[dict[str, Any]], side: int) -> list[str]:
-    """A line for each of our methods whose published layer was timed in the same run."""
-    by_name = {row["layer"]: row for row in rows}
+def comparison(rows: pd.DataFrame, side: int) -> list[str]:
+    """One line for each of our methods whose published layer was timed in the same run.
+
+    Args:
+        rows: the layers of one shape.
+        side: of its maps.
+    """
+    by_layer = rows.set_index("layer")
     lines = []
     for layer in LAYERS:
         for ours in layer.ours:
-            if layer.name in by_name and ours in by_name:
-                theirs, mine = by_name[layer.name], by_name[ours]
-                faster = float(theirs["ms"]) / float(mine["ms"])
-                memory = float(mine["extra_mib"]) / float(theirs["extra_mib"])
+            if layer.name in by_layer.index and ours in by_layer.index:
+                theirs, mine = by_layer.loc[layer.name], by_layer.loc[ours]
+                faster, memory = theirs["ms"] / mine["ms"], mine["extra_mib"] / theirs["extra_mib"]
                 aim = TARGETS.get((ours, layer.name), {}).get(side)
                 aimed = f"{aim:g}×" if aim else ""
                 lines.append(f"| `{ours}` against {layer.name} | {faster:.1f}× | {aimed} | {memory:.2f} |")
     return lines
 
 
-def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Forward and backward of every layer, a panel a shape."""
-    shapes = by_shape(rows)
-    count = max(map(len, shapes.values()))
-    figure = new_figure(figsize=(6.4 * len(shapes), 0.9 + 0.27 * count), layout="constrained")
-    panels = figure.subplots(1, len(shapes), squeeze=False)[0]
+def draw(rows: pd.DataFrame, path: Path) -> None:
+    """Forward and backward time of every layer; one plot per shape."""
+    shapes = rows.groupby(SHAPE, sort=False)
+    figure = new_figure(figsize=(6.4 * shapes.ngroups, 0.9 + 0.27 * shapes.size().max()), layout="constrained")
+    panels = figure.subplots(1, shapes.ngroups, squeeze=False)[0]
     colours = {"ours": "C0", "published": "C1", "floor": "0.5"}
-    for axes, ((batch, channels, side, dtype, *_), own) in zip(panels, shapes.items(), strict=True):
-        own = sorted(own, key=lambda row: -float(row["ms"]))
-        names = [row["layer"] for row in own]
-        bars = axes.barh(names, [float(row["ms"]) for row in own], color=[colours[row["kind"]] for row in own])
+    for axes, ((batch, channels, side, dtype, *_), own) in zip(panels, shapes, strict=True):
+        own = own.sort_values("ms", ascending=False, kind="stable")
+        bars = axes.barh(own["layer"], own["ms"], color=own["kind"].map(colours))
         axes.margins(y=0.01)
-        axes.bar_label(bars, [f"{float(row['ms']):.3g}" for row in own], padding=3, fontsize=8)
+        axes.bar_label(bars, [f"{ms:.3g}" for ms in own["ms"]], padding=3, fontsize=8)
         axes.set_xscale("log")
         axes.margins(x=0.15)
         axes.set_xlabel("ms, forward and backward")

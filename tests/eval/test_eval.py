@@ -1,28 +1,37 @@
 """The evidence commands, on a miniature of the grocery data set."""
 
 import argparse
-import csv
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from eval import accuracy, imagenet, memory
-from eval.record import append_row, provenance, read_rows, read_values
+from eval.record import append_row, provenance, read_cells, read_table, write_table
 from tests.support.tools import ROOT
 from timm_gcp import GCPError
 from timm_gcp.weights.manifest import Checkpoint
 
 
 def test_rows_survive_and_columns_stay(tmp_path):
-    append_row(tmp_path / "t.csv", {"a": 1, "b": "x, y"})
-    append_row(tmp_path / "t.csv", {"a": 2, "b": ""})
-    with (tmp_path / "t.csv").open(newline="") as file:
-        assert list(csv.DictReader(file)) == [{"a": "1", "b": "x, y"}, {"a": "2", "b": ""}]
-    assert read_values(tmp_path / "t.csv") == [{"a": 1, "b": "x, y"}, {"a": 2, "b": ""}]
+    append_row(tmp_path / "t.csv", {"a": 1, "b": "x, y", "c": 0.1 + 0.2})
+    append_row(tmp_path / "t.csv", {"a": 2, "b": "", "c": None})
+    assert (tmp_path / "t.csv").read_bytes() == b'a,b,c\r\n1,"x, y",0.30000000000000004\r\n2,,\r\n'
+    table = read_table(tmp_path / "t.csv")
+    assert (list(table["a"]), table["c"][0], list(table["b"].isna())) == ([1, 2], pytest.approx(0.3), [False, True])
+    assert read_table(tmp_path / "none.csv", ["a"]).empty
     assert set(provenance()) == {"date", "machine", "versions"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "eval" / "results").glob("*.csv")), ids=lambda path: path.stem)
+def test_recorded_files_are_written_again_byte_for_byte(path, tmp_path):
+    *rows, last = read_cells(path).to_dict("records")
+    write_table(tmp_path / "t.csv", rows)
+    append_row(tmp_path / "t.csv", last)
+    assert (tmp_path / "t.csv").read_bytes() == path.read_bytes()
 
 
 def test_gradients(tmp_path):
@@ -36,11 +45,10 @@ def test_gradients(tmp_path):
     for ours, truth in zip(gradients.through(x, g, "polar"), gradients.reference(x, g), strict=True):
         assert torch.allclose(ours, truth, atol=1e-9)
     gradients.main(["--results", str(tmp_path), "--batch", "1"])
-    rows = read_rows(tmp_path / "gradients.csv")
-    by = {(r["method"], r["positions"], r["decay"]): r for r in rows}
-    assert float(by["polar", "49", "4"]["gradient_error"]) < 1e-8
-    assert float(by["isqrt", "49", "4"]["gradient_error"]) > 1e-2
-    assert all(float(r["gradient_gain"]) <= 2**0.5 for r in rows if r["method"] == "polar")
+    rows = read_table(tmp_path / "gradients.csv").set_index(["method", "positions", "decay"])
+    assert rows.loc["polar", 49, 4]["gradient_error"] < 1e-8
+    assert rows.loc["isqrt", 49, 4]["gradient_error"] > 1e-2
+    assert (rows.loc["polar"]["gradient_gain"] <= 2**0.5).all()
     with Image.open(tmp_path / "gradients.png") as image:
         assert min(image.size) > 600
 
@@ -49,9 +57,10 @@ def test_conditioning(run, tmp_path):
     from eval import conditioning
 
     conditioning.main([str(run), "--results", str(tmp_path)])
-    rows = read_rows(tmp_path / "conditioning.csv")
-    assert [row["method"] for row in rows] == ["isqrt", "isqrt", "svdpade", "svdpade"]
-    assert all(float(row["kappa"]) >= 1 and row["lr"] for row in rows)
+    rows = read_table(tmp_path / "conditioning.csv")
+    assert list(rows.columns[:7]) == ["run", "epoch", "lr", "method", "kappa", "rank", "under_eps"]
+    assert list(rows["method"]) == ["isqrt", "isqrt", "svdpade", "svdpade"]
+    assert ((rows["kappa"] >= 1) & rows["lr"].notna() & (rows["run"] == run.name)).all()
     assert (tmp_path / "conditioning.png").stat().st_size > 10_000
     with pytest.raises(GCPError, match=r"no summary\.csv"):
         conditioning.main([str(tmp_path), "--results", str(tmp_path)])
@@ -77,6 +86,7 @@ def test_memory(tmp_path):
         rows.append({"setting": setting, **memory.measure(args, **memory.SETTINGS[setting]), **vars(args)})
         assert rows[-1]["mib"] >= 0
     rows[0]["mib"] = 50.0
+    rows = pd.DataFrame(rows)
     assert "| average pooling | 50 | 1.00 |" in memory.table(rows)
     memory.draw(rows, tmp_path / "memory.png")
     assert Image.open(tmp_path / "memory.png").size[0] > 400
@@ -92,8 +102,8 @@ def test_imagenet_compares_with_what_the_authors_printed():
         input_size=(3, 64, 64),
         metrics=({"data": "photographs", "top1": 40.0, "by": "upstream"},),
     )
-    line = {"top1": "50.0", "top5": "100.0", "count": "6", "weights": row.name}
-    assert "| test_resnet_polar.tiny | 50.00 | 100.00 | 40.00 | +10.00 | 6 |" in imagenet.comparison([(row, line)])
+    measured = pd.DataFrame([{"top1": 50.0, "top5": 100.0, "count": 6, "weights": row.name}])
+    assert "| test_resnet_polar.tiny | 50.00 | 100.00 | 40.00 | +10.00 | 6 |" in imagenet.comparison([row], measured)
     rows = {row.name: row}
     assert imagenet.chosen(rows, [row.name]) == [row]
     with pytest.raises(GCPError, match="by --models"):
@@ -108,7 +118,7 @@ def test_accuracy(images, run, tmp_path):
     given = ["--data-dir", str(images), "--device", "cpu", "-j", "0"]
     with pytest.raises(GCPError, match=r"Not evaluated: nowhere \(Unknown model"):
         accuracy.evaluate([folder, "nowhere"], given, results, jobs=2)
-    (line,) = read_rows(results)
+    (line,) = read_cells(results).to_dict("records")
     assert (line["weights"], line["model"], float(line["top1"]) + float(line["top1_err"])) == (
         folder,
         "test_resnet_svdpade",
@@ -117,4 +127,4 @@ def test_accuracy(images, run, tmp_path):
     before = results.read_text()
     accuracy.evaluate([folder], given, results)
     assert results.read_text() == before
-    assert f"| {folder} | svdpade |" in accuracy.table([line])
+    assert f"| {folder} | svdpade |" in accuracy.table(pd.DataFrame([line]))

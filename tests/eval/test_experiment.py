@@ -4,14 +4,16 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from eval import experiment, report
-from eval.experiment import Run
+from eval import experiment, rate_search, report
+from eval import experiment_settings as settings
+from eval.experiment_settings import Run
 from eval.folds import split_blocks, write_folds
 from eval.intervals import mean_interval, paired, unpaired
-from eval.record import append_row, provenance, read_rows, write_rows
+from eval.record import append_row, provenance, read_cells, write_table
 from timm_gcp import GCPError
 
 
@@ -54,18 +56,18 @@ def test_the_order_is_that_of_the_numbers():
     assert split_blocks(lines, 0)[1] == [f"a/x_{i}.jpg, 0" for i in (1, 2)]
 
 
-def test_a_hybrid_branches_off_the_trunk_to_the_last_digit(photographs, tmp_path):
-    """What the table calls one run: trained through, or from the trunk's checkpoint before the switch."""
-    trunk = Run(experiment.TRUNK, 0.05, 1, 6)
-    row, curves = experiment.train(trunk, photographs, tmp_path)
+def test_a_hybrid_starts_from_the_shared_checkpoint_bit_for_bit(photographs, tmp_path):
+    """A hybrid has the same results trained from the first epoch and from the other hybrid's checkpoint."""
+    base = Run(settings.BASE_HYBRID, 0.05, 1, 6)
+    row, curves = experiment.train(base, photographs, tmp_path)
     assert 0 <= float(row["held_top1"]) <= 100
     assert "--experiment final-test_resnet-svdpade-hybrid-lr0.05-seed1" in row["command"]
     assert str(tmp_path) not in row["command"]
-    assert (curves[0]["method"], curves[-1]["method"]) == ("isqrt", "svdpade")
+    assert list(curves["method"].iloc[[0, -1]]) == ["isqrt", "svdpade"]
     # What is finished is not trained again.
-    before = (tmp_path / trunk.name / "result.json").stat().st_mtime_ns
-    assert experiment.train(trunk, photographs, tmp_path)[0] == row
-    assert (tmp_path / trunk.name / "result.json").stat().st_mtime_ns == before
+    before = (tmp_path / base.name / "result.json").stat().st_mtime_ns
+    assert experiment.train(base, photographs, tmp_path)[0] == row
+    assert (tmp_path / base.name / "result.json").stat().st_mtime_ns == before
 
     other = Run("polar-hybrid", 0.05, 1, 6)
     branched, epochs = experiment.train(other, photographs, tmp_path)
@@ -77,32 +79,31 @@ def test_a_hybrid_branches_off_the_trunk_to_the_last_digit(photographs, tmp_path
     assert {k: v for k, v in branched.items() if k not in different} == {
         k: v for k, v in alone.items() if k not in different
     }
-    assert epochs == whole
+    assert epochs.equals(whole)
 
 
 def test_the_search_widens_until_the_best_has_neighbours(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "SEARCH_FOLDS", (0, 1))
+    monkeypatch.setattr(rate_search, "SEARCH_FOLDS", (0, 1))
     limits = (0.0125, 1.6)
-    assert experiment.with_neighbours({0.1, 0.2}, 0.2, limits) == {0.1, 0.2, 0.4}
-    assert experiment.with_neighbours({0.1, 0.2}, 0.1, limits) == {0.05, 0.1, 0.2}
-    assert experiment.with_neighbours({0.1, 0.2, 0.4}, 0.2, limits) == {0.1, 0.2, 0.4}
-    assert experiment.with_neighbours({0.8, 1.6}, 1.6, limits) == {0.8, 1.6}
+    assert rate_search.with_neighbours({0.1, 0.2}, 0.2, limits) == {0.1, 0.2, 0.4}
+    assert rate_search.with_neighbours({0.1, 0.2}, 0.1, limits) == {0.05, 0.1, 0.2}
+    assert rate_search.with_neighbours({0.1, 0.2, 0.4}, 0.2, limits) == {0.1, 0.2, 0.4}
+    assert rate_search.with_neighbours({0.8, 1.6}, 1.6, limits) == {0.8, 1.6}
     with pytest.raises(GCPError, match="--stage 1"):
-        experiment.rate_of(tmp_path, "isqrt", 12)
+        rate_search.rate_of(tmp_path, "isqrt", 12)
     for rate, fold, top1 in ((0.1, 0, 60), (0.1, 1, 70), (0.2, 0, 66), (0.2, 1, 65)):
         append_row(tmp_path / "experiment.csv", line("isqrt", rate, fold, top1, 12, 5000))
     # Every covariance head takes the rate of Newton–Schulz.
-    assert experiment.rate_of(tmp_path, "isqrt", 12) == experiment.rate_of(tmp_path, "svd-hybrid", 12) == 0.2
+    assert rate_search.rate_of(tmp_path, "isqrt", 12) == rate_search.rate_of(tmp_path, "svd-hybrid", 12) == 0.2
     # Within a standard error (of 50 photographs: seven points) the smaller rate is taken.
-    rows = [{**row, "held_count": 25} for row in read_rows(tmp_path / "experiment.csv")]
-    write_rows(tmp_path / "experiment.csv", rows)
-    assert experiment.rate_of(tmp_path, "isqrt", 12) == 0.1
+    write_table(tmp_path / "experiment.csv", read_cells(tmp_path / "experiment.csv").assign(held_count=25))
+    assert rate_search.rate_of(tmp_path, "isqrt", 12) == 0.1
     with pytest.raises(GCPError, match="'average' is not chosen yet"):
-        experiment.rate_of(tmp_path, "average", 12)
+        rate_search.rate_of(tmp_path, "average", 12)
 
 
-def line(head, rate, fold, top1, epochs, count=500, backbone=experiment.BACKBONE):
-    key = dict(zip(experiment.KEY, (backbone, head, f"{rate:g}", 0, epochs, fold), strict=True))
+def line(head, rate, fold, top1, epochs, count=500, backbone=settings.BACKBONE):
+    key = dict(zip(settings.KEY, (backbone, head, f"{rate:g}", 0, epochs, fold), strict=True))
     return {**key, "train_top1": 95, "eval_top1": 50, "held_top1": top1, "held_count": count}
 
 
@@ -111,9 +112,10 @@ def test_the_command_trains_what_is_missing(photographs, tmp_path, monkeypatch):
 
     def train(run, source, work):
         trained.append(run.name)
-        row = dict(zip(experiment.KEY, run.key, strict=True))
-        best = 0.1 if run.backbone == experiment.BACKBONE else 4e-3
-        return {**row, "eval_top1": 50, "held_top1": 50 - 10 * abs(math.log2(run.rate / best)), "held_count": 5000}, []
+        row = dict(zip(settings.KEY, run.key, strict=True))
+        best = 0.1 if run.backbone == settings.BACKBONE else 4e-3
+        top1 = 50 - 10 * abs(math.log2(run.rate / best))
+        return {**row, "eval_top1": 50, "held_top1": top1, "held_count": 5000}, pd.DataFrame()
 
     monkeypatch.setattr(experiment, "train", train)
     given = ["--data-dir", str(photographs), "--results", str(tmp_path), "--jobs", "1"]
@@ -122,12 +124,12 @@ def test_the_command_trains_what_is_missing(photographs, tmp_path, monkeypatch):
     assert len(trained) == 2 * 3 + 2
     assert trained[6:] == [f"fold1-test_resnet-{head}-lr0.1-seed0" for head in ("rsqrt", "polar")]
     experiment.main([*given, "--stage", "2", "--seeds", "0", "1"])
-    assert trained[8:13] == [f"final-test_resnet-{head}-lr0.1-seed0" for head in experiment.STAGES[2]]
+    assert trained[8:13] == [f"final-test_resnet-{head}-lr0.1-seed0" for head in settings.STAGES[2]]
     number = len(trained)
     experiment.main([*given, "--stage", "2", "--seeds", "0", "1"])
     assert len(trained) == number
     experiment.main([*given, "--stage", "7", "--seeds", "0"])
-    assert trained[number:] == [f"fold0-test_resnet-{head}-lr0.1-seed0" for head in experiment.STAGES[7]]
+    assert trained[number:] == [f"fold0-test_resnet-{head}-lr0.1-seed0" for head in settings.STAGES[7]]
     number = len(trained)
     # Another backbone has rates of its own: 1e-3, 2e-3, then 4e-3 and 8e-3 for two heads; then the final runs.
     experiment.main([*given, "--stage", "8", "--seeds", "0", "1"])
@@ -136,8 +138,8 @@ def test_the_command_trains_what_is_missing(photographs, tmp_path, monkeypatch):
     assert trained.pop() == "final-test_vit-isqrt-lr0.004-seed2"
     finals = [f"final-test_vit-{head}-lr0.004-seed{seed}" for seed in (0, 1) for head in ("average", "isqrt")]
     assert trained[-4:] == finals
-    assert experiment.fold_scores(tmp_path, "isqrt", experiment.EPOCHS).keys() == {0.05, 0.1, 0.2}
-    assert [len(own) for own in experiment.fold_scores(tmp_path, "isqrt", experiment.EPOCHS).values()] == [1, 1, 1]
+    assert list(rate_search.fold_scores(tmp_path, settings.EPOCHS)["isqrt"].index) == [0.05, 0.1, 0.2]
+    assert len(rate_search.fold_runs(tmp_path, settings.EPOCHS)) == 2 * 3 + 2
 
 
 def test_average_pooling_is_asked_for_where_it_is_not_the_backbones_own():
@@ -151,12 +153,13 @@ def test_average_pooling_is_asked_for_where_it_is_not_the_backbones_own():
 
 def test_curves_are_written_once(tmp_path):
     file = tmp_path / "curves.csv"
-    curves = [
-        {"backbone": "b", "head": "isqrt", "seed": seed, "epoch": epoch} for seed in ("0", "1") for epoch in (0, 1)
-    ]
-    for part in (curves[:2], curves[2:], curves[:2]):  # the last run was cut off before its line, and is read again
+    curves = pd.DataFrame(
+        [{"backbone": "b", "head": "isqrt", "seed": seed, "epoch": epoch} for seed in ("0", "1") for epoch in (0, 1)]
+    )
+    for part in (curves[:2], curves[2:], curves[:2]):  # a run interrupted before its row was written is added again
         experiment.write_curves(file, part)
-    assert sorted((row["seed"], row["epoch"]) for row in read_rows(file)) == [
+    written = read_cells(file).sort_values(["seed", "epoch"])
+    assert list(zip(written["seed"], written["epoch"], strict=True)) == [
         ("0", "0"),
         ("0", "1"),
         ("1", "0"),
@@ -169,11 +172,11 @@ def test_intervals():
     assert (values.mean, values.number) == (2.0, 3)
     assert values.half == pytest.approx(4.302653 / 3**0.5, rel=1e-6)  # Student's t for 2 degrees of freedom
     assert values.verdict() == "level"
-    gap = paired({"0": 5.0, "1": 6.1, "2": 4.9, "3": 0.0}, {"0": 1.0, "1": 2.0, "2": 1.0})
+    gap = paired(pd.Series({0: 5.0, 1: 6.1, 2: 4.9, 3: 0.0}), pd.Series({0: 1.0, 1: 2.0, 2: 1.0}))
     assert gap is not None
     assert (gap.number, gap.verdict()) == (3, "ahead")
-    assert paired({"0": 1.0}, {"1": 1.0}) is None
-    assert paired({"0": 1.0}, {"0": 0.0}).verdict() == "level"  # one seed tells nothing
+    assert paired(pd.Series({0: 1.0}), pd.Series({1: 1.0})) is None
+    assert paired(pd.Series({0: 1.0}), pd.Series({0: 0.0})).verdict() == "level"  # one seed decides nothing
     # Equal deviations and numbers: Welch's interval is Student's with 4 degrees of freedom.
     welch = unpaired([11.0, 12.0, 13.0], [1.0, 2.0, 3.0])
     assert welch.mean == 10
@@ -188,17 +191,17 @@ def results(tmp_path_factory):
     level = {"average": 60, "isqrt": 65, "polar": 62, "svdpade": 62.2, "svdpade-hybrid": 65.1, "rsqrt": 64}
     common = dict(provenance(), date="2026-01-01")
     rows, curves = [], []
-    for head in ("average", *experiment.CANDIDATES):
+    for head in ("average", *settings.CANDIDATES):
         for rate in (0.1, 0.2):
-            for fold in experiment.SEARCH_FOLDS:
+            for fold in settings.SEARCH_FOLDS:
                 top1 = level[head] - 10 * abs(rate - 0.1)
                 rows.append({**line(head, rate, fold, top1, 24), **common})
     for head, top1 in (("average", 70), ("isqrt", 80)):
         for seed in (0, 1):
-            own = line(head, 0.1, experiment.FRESH_FOLD, top1 + seed * (head == "isqrt"), 24)
+            own = line(head, 0.1, settings.FRESH_FOLD, top1 + seed * (head == "isqrt"), 24)
             rows.append({**own, "seed": seed, **common})
     for head, top1 in (("average", 30), ("isqrt", 40)):
-        rows.append({**line(head, 1e-3, experiment.SEARCH_FOLDS[0], top1, 24, backbone="test_vit"), **common})
+        rows.append({**line(head, 1e-3, settings.SEARCH_FOLDS[0], top1, 24, backbone="test_vit"), **common})
         own = line(head, 1e-3, "", top1 + 1, 24, backbone="test_vit")
         rows += [{**own, "seed": seed, "held_top1": top1 + seed * (head == "isqrt"), **common} for seed in (0, 1)]
     for head, top1 in level.items():
@@ -208,9 +211,9 @@ def results(tmp_path_factory):
             for epoch, lr in enumerate((0.01, 0.1, 0.06, 0.03, 0.001)):
                 seen = dict(epoch=epoch, lr=lr, method=head, train_top1=9, eval_top1=epoch * top1 / 5)
                 seen |= dict(kappa="" if head == "average" else 10 ** (5 - epoch), rank=48, under_eps=0.0)
-                curves.append({"backbone": experiment.BACKBONE, "head": head, "seed": seed, **seen})
-    write_rows(folder / "experiment.csv", rows)
-    write_rows(folder / "experiment_curves.csv", curves)
+                curves.append({"backbone": settings.BACKBONE, "head": head, "seed": seed, **seen})
+    write_table(folder / "experiment.csv", rows)
+    write_table(folder / "experiment_curves.csv", curves)
     (folder / "notes").mkdir()
     (folder / "notes" / "experiment.md").write_text("What a person has to say.\n")
     return folder
@@ -234,8 +237,8 @@ def test_the_page(results):
     )
     assert "ahead, +10.5 ± 6.4 (2 seeds, paired)." in page
     for name in ("backbones", "heads", "same_shops", "curves", "gap", "conditioning", "hybrid"):
-        with Image.open(results / f"experiment_{name}.png") as picture:
-            assert min(picture.size) > 300
+        with Image.open(results / f"experiment_{name}.png") as plot:
+            assert min(plot.size) > 300
     before = page
     report.main(["--results", str(results)])
     assert (results / "README.md").read_text(encoding="utf-8") == before

@@ -2,12 +2,13 @@
 
 import shutil
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from eval import speed, upstream_layers
-from eval.record import read_rows
+from eval.record import read_table
 from timm_gcp import GCPError, pool_features
 
 # A layer with the names of a published one: a double covariance that moves a tensor to the GPU by name.
@@ -41,17 +42,17 @@ def test_layers_beside_floors_and_the_published_ones(checkouts, tmp_path, capsys
     given = ["--methods", "isqrt", "polar", "--batch", "2", "--channels", "8", "--maps", "2", "3", "--repeats", "2"]
     given += ["--device", "cpu", "--upstream", str(checkouts), "--results", str(tmp_path), "--threads", "1"]
     speed.main([*given, "--precision", "float32", "bfloat16"])
-    rows = read_rows(tmp_path / "speed.csv")
+    rows = read_table(tmp_path / "speed.csv")
     ours = ["isqrt", "polar", "polar, float32", "polar, bfloat16"]
-    assert [row["layer"] for row in rows] == 2 * ["eigh", "products", "copy", *ours, "MPNCOV"]
-    for row in rows:
-        assert float(row["ms"]) == pytest.approx(float(row["forward_ms"]) + float(row["backward_ms"]), abs=2e-3)
-        floor = next(r for r in rows if r["layer"] == "eigh" and r["map"] == row["map"])
-        assert float(row["times_eigh"]) == pytest.approx(float(row["ms"]) / float(floor["ms"]), rel=0.3)
+    assert list(rows["layer"]) == 2 * ["eigh", "products", "copy", *ours, "MPNCOV"]
+    for _, row in rows.iterrows():
+        assert row["ms"] == pytest.approx(row["forward_ms"] + row["backward_ms"], abs=2e-3)
+        floor = rows[(rows["layer"] == "eigh") & (rows["map"] == row["map"])].iloc[0]
+        assert row["times_eigh"] == pytest.approx(row["ms"] / floor["ms"], rel=0.3)
     printed = capsys.readouterr().out
     assert "| `isqrt` against MPNCOV | " in printed
-    with Image.open(tmp_path / "speed.png") as picture:
-        assert min(picture.size) > 200
+    with Image.open(tmp_path / "speed.png") as plot:
+        assert min(plot.size) > 200
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch's compiler needs a C++ compiler on the CPU")
@@ -71,9 +72,9 @@ def test_a_compiled_method_has_a_line_of_its_own(tmp_path):
         "1",
     ]
     speed.main([*given, "--device", "cpu", "--results", str(tmp_path)])
-    lines = {row["layer"]: row for row in read_rows(tmp_path / "speed.csv")}
-    assert list(lines)[3:] == ["isqrt", "isqrt, compiled"]
-    assert float(lines["isqrt, compiled"]["backward_ms"]) > 0
+    backward = read_table(tmp_path / "speed.csv").set_index("layer")["backward_ms"]
+    assert list(backward.index[3:]) == ["isqrt", "isqrt, compiled"]
+    assert backward["isqrt, compiled"] > 0
 
 
 def test_a_folder_without_checkouts(tmp_path):
@@ -90,6 +91,7 @@ def test_comparison_names_the_aim():
             ("published", "SVD_Pade", 70, 4),
         )
     ]
+    rows = pd.DataFrame(rows)
     assert speed.comparison(rows, 14) == ["| `polar` against SVD_Pade | 7.0× | 6× | 0.25 |"]
     assert speed.comparison(rows, 28) == ["| `polar` against SVD_Pade | 7.0× |  | 0.25 |"]
 
@@ -113,7 +115,7 @@ def test_extra_memory_counts_every_allocation():
 def test_steps(tmp_path, capsys):
     given = ["--step", "test_resnet", "--methods", "polar", "--batch", "2", "--img-size", "32", "--repeats", "1"]
     speed.main([*given, "--device", "cpu", "--results", str(tmp_path)])
-    rows = read_rows(tmp_path / "step.csv")
-    assert [row["head"] for row in rows] == ["average", "polar"]
-    assert all(float(row["ms"]) > 0 for row in rows)
+    rows = read_table(tmp_path / "step.csv")
+    assert list(rows["head"]) == ["average", "polar"]
+    assert (rows["ms"] > 0).all()
     assert "| average | " in capsys.readouterr().out

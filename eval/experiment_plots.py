@@ -1,17 +1,20 @@
-"""The pictures of the experiment's answers."""
+"""The plots of the experiment's section in the report."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from timm_gcp.plots import new_figure, save_figure
 
 from .intervals import mean_interval
 
-Scores = Mapping[str, Mapping[str, float]]
+Scores = Mapping[str, pd.Series]
+"""Head → accuracies, indexed by seed."""
+
+DPI = 110
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
@@ -20,30 +23,40 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
 
 
 def heads(scores: Scores, what: str, out: Path) -> None:
-    """A line a head: every seed, the mean and its 95 % interval."""
+    """One row per head: every seed, the mean and its 95 % interval.
+
+    Args:
+        scores: accuracies of the heads.
+        what: what the accuracies are, for the axis.
+        out: the PNG file.
+    """
     figure, axes = _figure(8, max(2.8, 1.2 + 0.32 * len(scores)))
-    for row, (_head, own) in enumerate(scores.items()):
-        values = list(own.values())
-        axes.plot(values, [row] * len(values), "o", ms=4, color="C0", alpha=0.5)
+    for row, values in enumerate(scores.values()):
+        axes.plot(values.to_numpy(), [row] * len(values), "o", ms=4, color="C0", alpha=0.5)
         interval = mean_interval(values)
         axes.errorbar(
             interval.mean, row, xerr=interval.half if len(values) > 1 else None, fmt="D", color="black", capsize=3
         )
     label = f"{what} (%): seeds, mean, 95 % interval"
     if "average" in scores:
-        axes.axvline(fmean(scores["average"].values()), color="0.6", ls="--", lw=1, zorder=0)
+        axes.axvline(scores["average"].mean(), color="0.6", ls="--", lw=1, zorder=0)
         label += "; dashed: average pooling"
     axes.set_yticks(range(len(scores)), scores)
     axes.set_ylim(len(scores) - 0.5, -0.5)  # the first on top
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel(label)
-    save_figure(figure, out, dpi=110)
+    save_figure(figure, out, dpi=DPI)
 
 
-def curves(courses: Mapping[str, np.ndarray], out: Path) -> None:
-    """Validation accuracy over the epochs: mean of the seeds, and their range."""
+def curves(accuracies: Mapping[str, np.ndarray], out: Path) -> None:
+    """Validation accuracy by epoch: mean and range of the seeds.
+
+    Args:
+        accuracies: head → ``[seeds, epochs]``, per cent.
+        out: the PNG file.
+    """
     figure, axes = _figure(8, 4.6)
-    for head, values in courses.items():
+    for head, values in accuracies.items():
         epochs = np.arange(values.shape[1])
         (line,) = axes.plot(epochs, values.mean(0), lw=1.6, label=f"{head} (last: {values[:, -1].mean():.1f})")
         axes.fill_between(epochs, values.min(0), values.max(0), color=line.get_color(), alpha=0.12, lw=0)
@@ -51,11 +64,17 @@ def curves(courses: Mapping[str, np.ndarray], out: Path) -> None:
     axes.set_ylabel("validation top-1 (%): mean and range of the seeds")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower right")
-    save_figure(figure, out, dpi=110)
+    save_figure(figure, out, dpi=DPI)
 
 
 def gap(lr: np.ndarray, gaps: np.ndarray, out: Path) -> None:
-    """Newton–Schulz minus the exact root on validation: over the epochs, and against the learning rate."""
+    """Validation accuracy of `isqrt` minus that of the exact root: by epoch, and against the learning rate.
+
+    Args:
+        lr: learning rate, ``[epochs]``.
+        gaps: difference in percentage points, ``[epochs]``.
+        out: the PNG file.
+    """
     figure, (left, right) = _figure(11, 3.8, 2)
     left.bar(np.arange(len(gaps)), gaps, color="C0")
     left.set_xlabel("epoch")
@@ -68,11 +87,17 @@ def gap(lr: np.ndarray, gaps: np.ndarray, out: Path) -> None:
         axes.axhline(0, color="0.4", lw=0.8)
         axes.grid(alpha=0.3)
         axes.set_ylabel("validation top-1, isqrt − exact (points)")
-    save_figure(figure, out, dpi=110)
+    save_figure(figure, out, dpi=DPI)
 
 
 def conditioning(lr: Mapping[str, np.ndarray], kappa: Mapping[str, np.ndarray], out: Path) -> None:
-    """κ over the epochs, and against the learning rate after its peak."""
+    """Condition number κ by epoch, and against the learning rate after its peak.
+
+    Args:
+        lr: head → learning rate, ``[seeds, epochs]``.
+        kappa: head → median κ of Σ, ``[seeds, epochs]``.
+        out: the PNG file.
+    """
     figure, (left, right) = _figure(11, 4, 2)
     for head, values in kappa.items():
         middle = np.exp(np.nanmean(np.log(values), 0))
@@ -89,20 +114,26 @@ def conditioning(lr: Mapping[str, np.ndarray], kappa: Mapping[str, np.ndarray], 
         axes.set_ylabel("median κ of Σ, mean of the seeds")
         axes.grid(alpha=0.3)
     left.legend(fontsize=8)
-    save_figure(figure, out, dpi=110)
+    save_figure(figure, out, dpi=DPI)
 
 
-def pairs(scores: Mapping[str, tuple[Mapping[str, float], Mapping[str, float]]], out: Path) -> None:
-    """Each method by itself and under the hybrid protocol, a line a seed."""
+def pairs(alone: Scores, hybrid: Scores, out: Path) -> None:
+    """Each method by itself and under the hybrid protocol; a line joins the two runs of a seed.
+
+    Args:
+        alone: method → accuracies by seed; a method may be missing.
+        hybrid: the same under the hybrid protocol.
+        out: the PNG file.
+    """
     figure, axes = _figure(8, 3.8)
-    for column, (alone, hybrid) in enumerate(scores.values()):
-        for seed in alone:
-            if seed in hybrid:
-                axes.plot([column - 0.2, column + 0.2], [alone[seed], hybrid[seed]], "o-", ms=4, color="C0", alpha=0.6)
-        axes.plot([column + 0.2] * len(hybrid), list(hybrid.values()), "o", ms=4, color="C1")
-    axes.set_xticks(range(len(scores)), [head.removesuffix("-hybrid") for head in scores])
-    axes.set_xlim(-0.5, len(scores) - 0.5)  # also where there is no run on the left yet
+    for column, (method, right) in enumerate(hybrid.items()):
+        for seed, accuracy in alone.get(method, pd.Series(dtype=float)).items():
+            if seed in right:
+                axes.plot([column - 0.2, column + 0.2], [accuracy, right[seed]], "o-", ms=4, color="C0", alpha=0.6)
+        axes.plot([column + 0.2] * len(right), right.to_numpy(), "o", ms=4, color="C1")
+    axes.set_xticks(range(len(hybrid)), hybrid)
+    axes.set_xlim(-0.5, len(hybrid) - 0.5)  # also where there is no run on the left yet
     axes.set_ylabel("test top-1 (%)")
     axes.set_xlabel("left: from the first epoch; right: hybrid; a line a seed")
     axes.grid(axis="y", alpha=0.3)
-    save_figure(figure, out, dpi=110)
+    save_figure(figure, out, dpi=DPI)
