@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from tqdm import tqdm
 
+from tests.support.broken_output import broken_text
 from timm_gcp.__main__ import main
 from timm_gcp.output import LenientStream, fold, lenient_output, lost
 
@@ -20,23 +21,6 @@ ENCODINGS = {
     "latin-1": "isqrt -> svdpade, kappa 1e+05, 3×224×224, Padé - ok",
     "ascii": "isqrt -> svdpade, kappa 1e+05, 3x224x224, Pade - ok",
 }
-
-
-class Broken(io.RawIOBase):
-    """A file that takes nothing."""
-
-    def __init__(self, number):
-        self.number = number
-
-    def writable(self):
-        return True
-
-    def write(self, data):
-        raise OSError(self.number, os.strerror(self.number))
-
-
-def broken_text(number):
-    return io.TextIOWrapper(io.BufferedWriter(Broken(number), 16), encoding="utf-8", line_buffering=True)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

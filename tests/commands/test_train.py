@@ -44,7 +44,7 @@ def test_run_folder(run, images):
     for key in ("train_loss", "train_top1", "eval_loss", "eval_top1", "eval_top5", "lr", "kappa", "rank", "under_eps"):
         assert all(math.isfinite(float(row[key])) for row in rows)
     assert all(float(row["kappa"]) >= 1 and float(row["rank"]) >= 1 for row in rows)
-    log = (run.parent / "log.txt").read_text()
+    log = (run / "log.txt").read_text()
     assert "epoch 3: method isqrt → svdpade" in log
     assert "left: epoch 0:00:" in log
 

@@ -18,7 +18,7 @@ import torch
 from timm.data.loader import _worker_init
 from torch.utils.data import DataLoader, Dataset
 
-from tests.training.test_interrupted_runs import arguments, same_runs
+from tests.support.resumed_runs import arguments, same_runs
 from timm_gcp.__main__ import main
 from timm_gcp.data import workers
 from timm_gcp.data.check import StrictImageDataset

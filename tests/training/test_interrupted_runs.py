@@ -1,6 +1,5 @@
 """Runs that are killed, stopped, out of disk space or left with damaged checkpoints continue without a loss."""
 
-import json
 import os
 import random
 import re
@@ -14,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.tools import COMMON, MODEL, rows_of, timm_gcp_command
+from tests.support.resumed_runs import arguments, same_runs
+from tests.support.tools import COMMON, MODEL, rows_of
 from timm_gcp.__main__ import main
 from timm_gcp.errors import GCPError
 from timm_gcp.files import save_atomically
@@ -23,20 +23,6 @@ from timm_gcp.weights.file import load_training_checkpoint
 
 KILLS = int(os.environ.get("TIMM_GCP_KILLS", "4"))
 """How often the run is killed; 20 is the real thing, and takes minutes."""
-
-# Whatever depends on chance or on what ran before: dropout, random erasing, mixup, averaged weights, a rate that falls
-# with every update, a switch within an epoch, momentum.
-RICH = [
-    *("--drop", "0.3", "--reprob", "0.5", "--mixup", "0.2", "--model-ema", "--model-ema-decay", "0.8"),
-    *("--sched-on-updates", "--switch-lr-fraction", "0.6", "--checkpoint-hist", "1", "--log-interval", "1"),
-]
-
-
-def arguments(images, output, *more):
-    return [
-        *("train", "--data-dir", str(images), "--model", MODEL, *COMMON, *RICH),
-        *("--output", str(output), "--experiment", "run", "--resume", "auto", *map(str, more)),
-    ]
 
 
 def start(argv, log=None, program=("-m", "timm_gcp")):
@@ -49,33 +35,12 @@ def start(argv, log=None, program=("-m", "timm_gcp")):
     )
 
 
-def same_runs(a, b):
-    """The losses of two runs, and every tensor that they leave behind."""
-    first, second = rows_of(a), rows_of(b)
-    assert [row["epoch"] for row in first] == [row["epoch"] for row in second]
-    for one, other in zip(first, second, strict=True):
-        for key in one.keys() - {"seconds"}:
-            assert one[key] == other[key], f"epoch {one['epoch']}, {key}: {one[key]}, then {other[key]}"
-    for name in ("last", "model_best"):
-        one, other = (load_training_checkpoint(folder / f"{name}.pth.tar") for folder in (a, b))
-        assert one["epoch"] == other["epoch"]
-        for part in ("state_dict", "state_dict_ema"):
-            assert all(torch.equal(value, other[part][key]) for key, value in one[part].items())
-    one, other = (json.loads((folder / "result.json").read_text()) for folder in (a, b))
-    for result in (one, other):
-        for key in ("wall_seconds", "command", "segments"):
-            del result[key]
-    assert one == other
-    assert not [path.name for path in b.iterdir() if path.name.startswith((".", "tmp"))]
-
-
 @pytest.fixture(scope="module")
 def whole(images, tmp_path_factory):
     """The run that nothing happened to, with two loader processes."""
     output = tmp_path_factory.mktemp("whole")
-    done = timm_gcp_command(*arguments(images, output, "-j", "2"))
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"method isqrt → svdpade", done.stdout)
+    assert main(arguments(images, output, "-j", "2")) == 0
+    assert "method isqrt → svdpade" in (output / "run" / "log.txt").read_text(encoding="utf-8")
     return output / "run"
 
 
@@ -167,7 +132,7 @@ def test_sigterm_and_ctrl_c_lose_no_update(whole, images, tmp_path):
         assert f"epoch 1 [{done}/4]" not in read
         log.seek(0)
         assert "Traceback" not in log.read()
-    assert timm_gcp_command(*argv).returncode == 0
+    assert main(argv) == 0
     same_runs(whole, folder)
 
 
@@ -325,7 +290,7 @@ def test_a_damaged_checkpoint_is_passed_over(damage, whole, tmp_path, caplog):
         newest_checkpoint(tmp_path / "run")
 
 
-def test_goes_on_from_the_one_before(whole, images, tmp_path):
+def test_goes_on_from_the_one_before(whole, images, tmp_path, capsys, caplog):
     """The last epoch's file is damaged under all its names, links that they are; the epoch is trained again."""
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
@@ -335,10 +300,9 @@ def test_goes_on_from_the_one_before(whole, images, tmp_path):
     for file in folder.glob("*.pth.tar"):
         if load_training_checkpoint(file)["epoch"] == epoch:
             flipped(file)
-    done = timm_gcp_command(*arguments(images, tmp_path, "-j", "2"))
-    assert done.returncode == 0, done.stderr
-    assert "last.pth.tar is damaged" in done.stderr
-    assert "epochs 4 to 4" in done.stdout
+    assert main(arguments(images, tmp_path, "-j", "2")) == 0
+    assert "last.pth.tar is damaged" in caplog.text
+    assert "epochs 4 to 4" in capsys.readouterr().out
     same_runs(whole, folder)
 
 
@@ -390,7 +354,7 @@ def test_a_full_disk_keeps_what_there_was(whole, images, tmp_path):
     assert re.match(r"timm-gcp: error: Cannot write .*tmp\.pth\.tar \(.+\): make room.*--resume auto", error)
     assert load_training_checkpoint(folder / "last.pth.tar")["epoch"] == 0
     assert not [path.name for path in folder.iterdir() if path.name.startswith((".", "tmp"))]
-    assert timm_gcp_command(*arguments(images, tmp_path, "-j", "2")).returncode == 0
+    assert main(arguments(images, tmp_path, "-j", "2")) == 0
     same_runs(whole, folder)
 
 

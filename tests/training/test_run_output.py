@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.broken_output import broken_text
 from tests.support.tools import MODEL, ROOT, rows_of, write_images
-from tests.test_output import broken_text
 from timm_gcp.__main__ import main
 from timm_gcp.data import TextureDataset, create_dataset
 from timm_gcp.data.class_counts import class_counts, describe_counts
