@@ -1,4 +1,4 @@
-.PHONY: lint types test docs
+.PHONY: lint types test test-all docs
 
 lint:
 	ruff format --check .
@@ -10,6 +10,9 @@ types:
 	mypy
 
 test:
+	pytest -m "not slow" -n 2
+
+test-all:
 	pytest -n 2
 
 docs:

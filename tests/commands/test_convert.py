@@ -383,7 +383,7 @@ def test_bad_commands(checkpoint, tmp_path):
     assert (used / "thesis.tex").exists()
 
 
-@pytest.mark.parametrize("network", [PADE, STANDALONE, "ds.alexnet.SVD_Pade"])
+@pytest.mark.parametrize("network", [PADE, STANDALONE, pytest.param("ds.alexnet.SVD_Pade", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("prefix", ["model.", "net.", "module.model.", "lit.encoder."])
 def test_published_layouts_under_the_prefix_of_a_wrapper(network, prefix, tmp_path, caplog):
     plain = state_dict(network, CLASSES)

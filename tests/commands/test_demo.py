@@ -31,9 +31,8 @@ def test_demo(tmp_path):
     assert model.global_pool.method == "svdpade"
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 8)
 
-    again = timm_gcp_command("demo", "--output", out)
-    assert again.returncode == 2
-    assert "exists already" in again.stderr
+    with pytest.raises(GCPError, match="exists already"):
+        demo.main(["--output", str(out)])
 
 
 @pytest.mark.parametrize("part", ["textures", "average", "svdpade"])

@@ -166,6 +166,7 @@ def test_backbone_weights_without_a_head(images, tmp_path):
         build_model(args, num_classes=3, channels=3)
 
 
+@pytest.mark.slow
 def test_distributed(images, tmp_path):
     done = torchrun(
         *("timm_gcp", "train", "--data-dir", images, "--model", MODEL, *COMMON, "-j", "0", "-b", "7"),

@@ -60,6 +60,7 @@ def test_folder_and_appended_rows(run, images, result, tmp_path):
     assert json.loads((tmp_path / "r.json").read_text())["loss"] == pytest.approx(result["loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_hub_model_from_the_cache(run, images, result, tmp_path):
     """As after a download, without a network: the Hub's cache layout."""
     repo = tmp_path / "hub" / "models--someone--birds"

@@ -8,8 +8,6 @@ import importlib.util
 import json
 import os
 import socket
-import subprocess
-import sys
 import tarfile
 import threading
 from pathlib import Path
@@ -19,6 +17,7 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
+from timm_gcp.__main__ import main
 from timm_gcp.data import FINE_GRAINED, StrictImageDataset, check_images, create_dataset
 from timm_gcp.data.download import fetch_archive
 from timm_gcp.errors import GCPError
@@ -402,34 +401,15 @@ def test_what_has_to_be_fetched_by_hand(name, where, tmp_path):
 # The command
 
 
-COMMAND = """
-import dataclasses, sys
-from timm_gcp.__main__ import main
-from timm_gcp.data import FINE_GRAINED
-
-FINE_GRAINED["cub"] = dataclasses.replace(FINE_GRAINED["cub"], classes=3, images={"train": 9, "test": 6})
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def command(*argv):
-    """``timm-gcp`` in a process of its own, with the miniature's numbers in the row."""
-    run = subprocess.run(
-        [sys.executable, "-c", COMMAND, *map(str, argv)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert run.returncode == 0, run.stderr
-
-
-def test_training_by_name_ends_in_a_model_with_the_names(tmp_path):
+def test_training_by_name_ends_in_a_model_with_the_names(tmp_path, monkeypatch):
+    small = dataclasses.replace(FINE_GRAINED["cub"], classes=3, images={"train": 9, "test": 6})
+    monkeypatch.setitem(FINE_GRAINED, "cub", small)
     write_cub(tmp_path / "CUB_200_2011")
-    data = ("--dataset", "cub", "--data-dir", tmp_path / "CUB_200_2011", "--device", "cpu", "-b", "3", "-j", "0")
+    data = ("--dataset", "cub", "--data-dir", str(tmp_path / "CUB_200_2011"), "--device", "cpu", "-b", "3", "-j", "0")
     arguments = ("--model", "test_resnet_isqrt", "--img-size", "64", "--epochs", "1", "--warmup-epochs", "0")
-    output = ("--output", tmp_path / "runs", "--experiment", "birds")
-    command("train", *data, *arguments, *output, "--train-split", "train", "--val-split", "test")
+    output = ("--output", str(tmp_path / "runs"), "--experiment", "birds")
+    assert main(["train", *data, *arguments, *output, "--train-split", "train", "--val-split", "test"]) == 0
     config = json.loads((tmp_path / "runs" / "birds" / "model" / "config.json").read_text())
     assert config["label_names"] == NAMES["cub"]
-    command("validate", *data, "--checkpoint", tmp_path / "runs" / "birds" / "last.pth.tar", "--split", "test")
+    last = tmp_path / "runs" / "birds" / "last.pth.tar"
+    assert main(["validate", *data, "--checkpoint", str(last), "--split", "test"]) == 0

@@ -47,6 +47,7 @@ def whole(images, tmp_path_factory):
 # ------------------------------------------------------------------------------------------------------- killed
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(whole, images, tmp_path):
     """SIGKILL at a line of the log, a little later, or at a file event. The end is bit for bit the same."""
     chance = random.Random(0)
@@ -114,6 +115,7 @@ def stop_after(line, number, argv, log, group=False, program=("-m", "timm_gcp"))
     return read, process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the loader's processes by /proc")
 def test_sigterm_and_ctrl_c_lose_no_update(whole, images, tmp_path):
     """Twice within an epoch, with all loader processes signalled too; the checkpoint goes on at the very update."""
@@ -195,6 +197,7 @@ def test_a_second_ctrl_c_stops_at_once(images, tmp_path):
     assert (checkpoint["epoch"], "within" in checkpoint) == (0, False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes by /proc")
 def test_two_processes_stop_and_go_on_together(images, tmp_path):
     """One of them is signalled, then torchrun, which signals both; they stop and go on together."""
@@ -343,6 +346,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource limits")
 def test_a_full_disk_keeps_what_there_was(whole, images, tmp_path):
     script, folder = tmp_path / "full.py", tmp_path / "run"

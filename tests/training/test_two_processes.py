@@ -49,6 +49,7 @@ sys.exit(main(["train", *sys.argv[1:]]))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(images, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
