@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from timm_gcp import GCPError, GlobalCovariancePool, covariance_sqrt, matrix_sqrt
-from timm_gcp.methods import METHODS, get_method, pool_features
+from timm_gcp.functional import pool_features
+from timm_gcp.methods import METHODS, get_method
 
 
 def off_diagonal_rule(scale, clip, gap=6e-12):

@@ -12,7 +12,7 @@ from timm_gcp.pooling import find_pools
 from timm_gcp.spectral.covariance import triangle
 
 # Methods without an eigensolver.
-PRODUCTS = ["isqrt", "mpa", "mtp", "bcnn", "cbp"]
+ONE_GRAPH = ["isqrt", "mpa", "mtp", "bcnn", "cbp"]
 # Every method, and arguments that take another branch than the defaults.
 ROWS = [*((name, {}) for name in METHODS), ("svdpade", {"alpha": 0.7}), ("svdtrunc", {"clip": 10.0})]
 
@@ -136,7 +136,7 @@ def _fresh_compiler():
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("method", PRODUCTS)
+@pytest.mark.parametrize("method", ONE_GRAPH)
 def test_compiles_into_one_graph_with_its_backward(method):
     pool = GlobalCovariancePool(8, method, reduce=5)
     compiled = torch.compile(pool, fullgraph=True, backend="aot_eager")
@@ -145,7 +145,7 @@ def test_compiles_into_one_graph_with_its_backward(method):
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in PRODUCTS])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ONE_GRAPH])
 def test_eigensolvers_break_the_graph_at_most_once(method):
     pool = GlobalCovariancePool(8, method, reduce=5)
     assert torch._dynamo.explain(pool)(torch.randn(2, 8, 4, 4)).graph_break_count <= 1

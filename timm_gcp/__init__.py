@@ -8,8 +8,9 @@ stop_on_interrupt()
 # isort: on
 
 from .errors import GCPError
+from .functional import covariance_sqrt, matrix_sqrt, pool_features
 from .hybrid.schedule import HybridSchedule
-from .methods import METHODS, covariance_sqrt, matrix_sqrt, pool_features
+from .methods import METHODS
 from .models import graft, register_backbone
 from .pooling import GlobalCovariancePool
 from .version import __version__

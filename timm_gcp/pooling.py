@@ -1,4 +1,4 @@
-"""The pooling layer: reduce → covariance → root → triangle."""
+"""The pooling layer: reduction, covariance, root, upper triangle."""
 
 import functools
 from collections import OrderedDict
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .errors import GCPError
-from .methods import get_method, pool_features
+from .functional import pool_features
+from .methods import get_method
 
 __all__ = ["GlobalCovariancePool", "find_pools"]
 
@@ -24,33 +25,33 @@ class GlobalCovariancePool(nn.Module):
     with R the number of channels after an optional reduction (``bcnn`` and ``cbp`` have widths of their own). The
     spectral part leaves autocast and runs in its own precision; the output has the dtype of the reduced features.
 
-    A root has no parameters: ``pool.method = 'polar'`` switches at any time, which is how the hybrid protocol works.
+    A root has no parameters: ``pool.method = 'polar'`` switches the method at any time, as the hybrid protocol does.
 
-    Where training runs out of memory in the spectral part, use both: ``chunk_size`` bounds the intermediate results to
-    those of that many images, and ``set_grad_checkpointing()`` keeps only the input for the backward, which computes
-    the rest once more, chunk by chunk. Alone, the second leaves the peak where it is: the whole batch is computed once
-    more at one time. Small chunks leave a GPU idle: take the largest that fits.
+    If training runs out of memory in the spectral part, use both ``chunk_size`` and ``set_grad_checkpointing()``. The
+    first limits the intermediate results to those of that many images. The second keeps only the input for the
+    backward, which computes the rest again, chunk by chunk; without chunks it does not lower the peak, because the
+    backward computes the whole batch at once. Small chunks leave a GPU idle: take the largest that fits.
 
-    The layer compiles (``torch.compile``), exports (``torch.export``) and traces (``torch.jit.trace``). Leave
-    ``chunk_size`` at None for an export or a trace: they would fix the number of chunks.
+    The layer compiles (``torch.compile``), exports (``torch.export``) and traces (``torch.jit.trace``). Keep
+    ``chunk_size=None`` for an export or a trace, which would fix the number of chunks.
 
     Args:
         in_features: channels of the incoming map, C.
         method: a name of ``timm_gcp.METHODS``.
-        reduce: channels R after a 1×1 convolution, batch norm and ReLU; None or 0 leaves the channels as they are,
-            without any of the three.
+        reduce: channels R after a 1×1 convolution, batch norm and ReLU; None or 0 uses none of the three and keeps the
+            channels as they are.
         dtype: precision of the spectral part; None takes the method's own (float64 for the SVD family, float32 for
-            ``isqrt``, and for ``polar`` elsewhere than on a CPU), also after a switch.
+            ``isqrt``, and for ``polar`` on devices other than a CPU), also after a switch of the method.
         method_args: arguments of ``method``; another method runs with its own defaults.
         input_fmt: ``'NCHW'``, ``'NHWC'`` or ``'NLC'``.
-        chunk_size: how many images of a batch the spectral part takes at a time; None takes them all. The output is
-            the same up to rounding.
+        chunk_size: number of images of a batch that the spectral part takes at a time; None takes them all. The output
+            is the same up to rounding.
 
     Attributes:
         reduce: the reduction, an ``nn.Module``; its output is the map whose covariance is taken.
         channels: R.
         out_features: R(R+1)/2, the width of the output.
-        grad_checkpointing: whether the backward computes the spectral part once more, in place of keeping it.
+        grad_checkpointing: whether the backward computes the spectral part again instead of keeping its results.
 
     Raises:
         GCPError: an unknown method, argument, precision or format, or a chunk size that is no whole number of at least
@@ -67,6 +68,7 @@ class GlobalCovariancePool(nn.Module):
         input_fmt: str = "NCHW",
         chunk_size: int | None = None,
     ) -> None:
+        """See the class."""
         super().__init__()
         if input_fmt not in _FORMATS:
             raise GCPError(f"Unknown input_fmt '{input_fmt}'; there are {', '.join(_FORMATS)}.")
@@ -87,7 +89,7 @@ class GlobalCovariancePool(nn.Module):
 
     @property
     def method(self) -> str:
-        """The method in force; set it to the name of another to switch."""
+        """The current method; set it to the name of another method to switch."""
         return self._method
 
     @method.setter
@@ -105,7 +107,7 @@ class GlobalCovariancePool(nn.Module):
 
     @property
     def method_args(self) -> dict[str, Any]:
-        """The arguments given for the method in force; empty where its defaults hold."""
+        """The arguments given for the current method; empty where its defaults hold."""
         return dict(self._args.get(self._method, {}))
 
     @property
@@ -115,7 +117,7 @@ class GlobalCovariancePool(nn.Module):
 
     @property
     def chunk_size(self) -> int | None:
-        """How many images of a batch the spectral part takes at a time; None for all. Can be set at any time."""
+        """Number of images of a batch that the spectral part takes at a time; None for all. Can be set at any time."""
         return self._chunk_size
 
     @chunk_size.setter
@@ -125,13 +127,13 @@ class GlobalCovariancePool(nn.Module):
         self._chunk_size = size
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Whether the backward computes the spectral part once more, in place of keeping what it needs.
+        """Sets whether the backward computes the spectral part again instead of keeping its results.
 
-        For training that runs out of memory: the spectral part costs a second forward, and only its input, the reduced
-        map, is kept. The reduction is not repeated.
+        Saves memory in training: only the input of the spectral part, the reduced map, is kept. It costs a second
+        forward of that part; the reduction is not computed again.
 
         Args:
-            enable: False keeps everything again.
+            enable: False keeps all results.
         """
         self.grad_checkpointing = enable
 
@@ -141,7 +143,7 @@ class GlobalCovariancePool(nn.Module):
         Raises:
             GCPError: the input does not have the channels or the dimensions that ``input_fmt`` says.
         """
-        if isinstance(x, torch.fx.Proxy):  # one node of any tracer's graph: what happens inside depends on shapes
+        if isinstance(x, torch.fx.Proxy):  # one node of a tracer's graph: control flow inside depends on shapes
             return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})
         dim = _FORMATS[self.input_fmt]
         if x.dim() != len(self.input_fmt) or x.shape[dim] != self.in_features:
@@ -149,12 +151,12 @@ class GlobalCovariancePool(nn.Module):
                 f"GlobalCovariancePool takes {self.input_fmt} input with {self.in_features} channels, "
                 f"not a tensor of shape {list(x.shape)}."
             )
-        x = x if dim == 1 else x.movedim(dim, 1)  # the idle view stops torch's compiler at free sizes
+        x = x if dim == 1 else x.movedim(dim, 1)  # a movedim without effect stops torch's compiler at dynamic sizes
         x = self.reduce(x if x.dim() == 4 else x.unsqueeze(-1))
         return self._vector(x.flatten(2))
 
     def _vector(self, x: Tensor) -> Tensor:
-        # Bound here: a switch between forward and backward must not reach what the backward computes once more.
+        # The method is bound here, so that a switch before the backward does not change what the backward computes.
         compute: Callable[[Tensor], Tensor] = functools.partial(
             pool_features, method=self._method, dtype=self.dtype, **self.method_args
         )
@@ -162,12 +164,12 @@ class GlobalCovariancePool(nn.Module):
             compute = functools.partial(checkpoint, compute, use_reentrant=False, preserve_rng_state=False)
         if self.chunk_size is None:
             return compute(x)
-        return torch.cat([compute(part) for part in x.split(self.chunk_size)])
+        return torch.cat([compute(part) for part in torch.split(x, self.chunk_size)])
 
-    # What timm's models ask of a pooling layer.
+    # What timm's models expect of a pooling layer.
     @property
     def pool_type(self) -> str:
-        """The method in force: what timm saves as ``global_pool``, and gives to ``reset_classifier`` on loading."""
+        """The current method, which timm saves as ``global_pool`` and passes to ``reset_classifier`` on loading."""
         return self._method
 
     def feat_mult(self) -> float:
@@ -175,6 +177,7 @@ class GlobalCovariancePool(nn.Module):
         return self.out_features / self.in_features
 
     def extra_repr(self) -> str:
+        """The settings, for ``print(model)``."""
         dtype = f", dtype={self.dtype}" if self.dtype else ""
         chunk = f", chunk_size={self.chunk_size}" if self.chunk_size else ""
         return f"{self.in_features}, method='{self.method}', out_features={self.out_features}{dtype}{chunk}"

@@ -1,4 +1,4 @@
-"""Products in place of the eigensolver, and timm-gcp export as a user runs it."""
+"""Pooling without an eigensolver, and timm-gcp export as a user runs it."""
 
 import json
 import subprocess
@@ -21,19 +21,18 @@ from timm_gcp import METHODS, GCPError, GlobalCovariancePool, graft, pool_featur
 from timm_gcp.__main__ import main
 from timm_gcp.models.folder import save_folder
 from timm_gcp.onnx.export import export_onnx
-from timm_gcp.onnx.pool import ProductPool, pool_by_products, with_product_pools
-from timm_gcp.spectral import covariance
-from timm_gcp.spectral import eigenfree as products
+from timm_gcp.onnx.pool import EigenfreePool, pool_eigenfree, with_eigenfree_pools
+from timm_gcp.spectral import covariance, eigenfree
 from timm_gcp.spectral.polar import hermitian_factor
 
 CLASSES = ["coarse", "fine", "middle"]
-SPECTRAL = [name for name, row in METHODS.items() if row.by_products]
-PRODUCTS = [name for name in METHODS if name not in SPECTRAL]
+SPECTRAL = [name for name, row in METHODS.items() if row.of_sigma is not None]
+OTHERS = [name for name in METHODS if name not in SPECTRAL]
 
 
 def difference(x, method, **args):
     """Largest relative difference over the batch, in float64."""
-    y, expected = (f(x, method, dtype=torch.float64, **args) for f in (pool_by_products, pool_features))
+    y, expected = (f(x, method, dtype=torch.float64, **args) for f in (pool_eigenfree, pool_features))
     assert y.shape == expected.shape
     assert (y[expected.norm(dim=-1) == 0] == 0).all()
     return float(((y - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-300)).max())
@@ -44,7 +43,7 @@ def difference(x, method, **args):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("c", "m"), [(24, 60), (24, 10), (9, 9), (1, 5), (5, 1)])
-def test_products_give_the_methods_value_at_every_scale(method, c, m):
+def test_the_methods_value_at_every_scale(method, c, m):
     for kind in KINDS:
         x = awkward(kind, c, m, torch.Generator().manual_seed(0))
         for scale in (1e-6, 1.0, 1e6) if kind != "graded" else ():
@@ -52,7 +51,7 @@ def test_products_give_the_methods_value_at_every_scale(method, c, m):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_products_on_eigenvalues_over_twenty_four_orders(method):
+def test_eigenvalues_over_twenty_four_orders(method):
     """What lies under 10⁻⁸ of the norm is all that the root has not reached."""
     for c, m in ((24, 60), (24, 10), (64, 64)):
         x = awkward("graded", c, m, torch.Generator().manual_seed(0))
@@ -60,7 +59,7 @@ def test_products_on_eigenvalues_over_twenty_four_orders(method):
 
 
 @given(st.integers(1, 24), st.integers(1, 24), st.sampled_from(SPECTRAL), st.integers(0, 2**31), st.floats(-4, 4))
-def test_products_on_random_features(c, m, method, seed, exponent):
+def test_random_features(c, m, method, seed, exponent):
     x = torch.randn(2, c, m, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).relu()
     assert difference(10**exponent * x, method) < 1e-6
 
@@ -100,13 +99,13 @@ def test_the_exponential_counts_the_true_scale():
 def test_steps_follow_the_condition():
     for condition in (1.0, 2.0, 1e3, 1e8):
         a = torch.diag(torch.linspace(1 / condition, 1, 5, dtype=torch.float64))
-        root, inverse = products.newton_schulz_pair(a, products.steps_for(condition))
+        root, inverse = eigenfree.newton_schulz_pair(a, eigenfree.steps_for(condition))
         assert torch.allclose(root @ root, a, rtol=0, atol=1e-13)
         assert torch.allclose(inverse @ root, torch.eye(5, dtype=torch.float64), atol=1e-8)
-    assert products.steps_for(1.0) == 0
+    assert eigenfree.steps_for(1.0) == 0
 
 
-def test_no_form_in_products():
+def test_arguments_that_need_an_eigensolver():
     x = torch.randn(1, 12, 9)
     for method, args, message in (
         ("svdpade", {"alpha": 0.7}, "power alpha=0.7"),
@@ -115,16 +114,16 @@ def test_no_form_in_products():
         ("svdtopn", {"keep": 7}, "keep=7 of 8"),
     ):
         with pytest.raises(GCPError, match=message):
-            pool_by_products(x, method, **args)
-    pool_by_products(x, "svdtopn", keep=8)
+            pool_eigenfree(x, method, **args)
+    pool_eigenfree(x, "svdtopn", keep=8)
     with pytest.raises(GCPError, match="no argument"):
-        pool_by_products(x, "isqrt", alpha=0.5)
+        pool_eigenfree(x, "isqrt", alpha=0.5)
 
 
 def test_the_copy_has_the_pools_and_the_model_keeps_its_own():
     model = graft(timm.create_model("test_resnet", num_classes=3), "polar").eval()
-    copy = with_product_pools(model)
-    assert isinstance(copy.global_pool, ProductPool)
+    copy = with_eigenfree_pools(model)
+    assert isinstance(copy.global_pool, EigenfreePool)
     assert type(model.global_pool) is GlobalCovariancePool
     assert list(copy.state_dict()) == list(model.state_dict())
     x = torch.randn(2, 3, 64, 64)
@@ -148,7 +147,7 @@ class Tokens(nn.Module):
         return self.fc(self.pool(self.stem(x).flatten(2).transpose(1, 2)))
 
 
-@pytest.mark.parametrize("method", [*PRODUCTS, "polar", "svdpade", "rsqrt", "mpa"])
+@pytest.mark.parametrize("method", [*OTHERS, "polar", "svdpade", "rsqrt", "mpa"])
 def test_export_of_any_module_with_a_pool(method, tmp_path):
     model = Tokens(method)
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -17,7 +17,7 @@ from timm_gcp.spectral.factor import factor
 from timm_gcp.spectral.loewner import exact, exact_power, k_pade, k_svd, k_taylor, k_trunc, through_eigenvectors
 from timm_gcp.spectral.matrix_pade import matrix_root, pade_root, taylor_root
 from timm_gcp.spectral.matrix_pade_eigen import matrix_root_eigen, pade_scalar, taylor_scalar
-from timm_gcp.spectral.newton_schulz import newton_schulz, newton_schulz_by_products
+from timm_gcp.spectral.newton_schulz import newton_schulz, newton_schulz_eigenfree
 from timm_gcp.spectral.newton_schulz_eigen import divided_differences, newton_schulz_eigen, scalars
 from timm_gcp.spectral.spectral_function import Elementwise, of_features
 
@@ -299,11 +299,11 @@ def test_newton_schulz_of_zero_is_zero_with_zero_gradient():
         newton_schulz(sigma, 0)
 
 
-@pytest.mark.parametrize("route", [newton_schulz_by_products, newton_schulz_eigen])
+@pytest.mark.parametrize("route", [newton_schulz_eigenfree, newton_schulz_eigen])
 @pytest.mark.parametrize("shape", [(9, 5), (5, 9), (6, 6), (12, 2), (3, 1)])
 @pytest.mark.parametrize("iterations", [1, 2, 5, 10])
 def test_newton_schulz_by_every_route(route, shape, iterations):
-    """On the smaller side, by products or on the eigenvalues: the iteration on Σ itself, and its gradient."""
+    """On the smaller side, with or without an eigensolver: the iteration on Σ itself, and its gradient."""
     # After ten steps z rises to 58 at zero, and by −58³/3 a unit of λ: of float32 little is left, by any route.
     bounds = {torch.float64: 1e-12, torch.float32: 5e-6} if iterations < 10 else {torch.float64: 1e-9}
     for dtype, bound in bounds.items():
@@ -319,7 +319,7 @@ def test_newton_schulz_by_every_route(route, shape, iterations):
             assert relative(ours, direct) <= bound
 
 
-@pytest.mark.parametrize("route", [newton_schulz_by_products, newton_schulz_eigen])
+@pytest.mark.parametrize("route", [newton_schulz_eigenfree, newton_schulz_eigen])
 @pytest.mark.parametrize("shape", [(9, 5), (5, 9)])
 def test_newton_schulz_of_features_at_zero(route, shape):
     x = torch.zeros(2, *shape, dtype=torch.float64)
@@ -347,8 +347,8 @@ def test_divided_differences_of_the_iteration():
 
 @pytest.mark.parametrize("method", ["polar", "svdpade", "rsqrt", "seb"])
 @pytest.mark.parametrize("shape", [(12, 5), (5, 12)])
-def test_products_in_float32_cost_their_rounding(method, shape):
-    """float32 features: eigenvalues in float64, products in float32; at any conditioning as good as float32 can say."""
+def test_matmul_in_float32_costs_its_rounding(method, shape):
+    """float32 features, eigenvalues in float64, products in float32: as accurate as float32 at any conditioning."""
     c, m = shape
     for smallest in (1e-1, 1e-4, 1e-6):
         x = with_singular_values(c, m, torch.logspace(0, math.log10(smallest), min(c, m - 1), dtype=torch.float64))
@@ -356,7 +356,7 @@ def test_products_in_float32_cost_their_rounding(method, shape):
         g = torch.randn(c, c, dtype=torch.float64).float().double()
         exactly, single = backward(x, g, method), backward(x.float(), g.float(), method)
         assert relative(single[0].double(), exactly[0]) < 1e-6
-        # The bound of the root's derivative: an error of the products is one of the gradient, of the size of G.
+        # The derivative of the root is bounded: an error of the products is an error of the gradient, relative to G.
         assert (single[1].double() - exactly[1]).norm() < 1e-5 * g.norm()
 
 
@@ -474,17 +474,17 @@ def test_matrix_approximants_converge_with_degree_and_steps(method):
     assert steps == sorted(steps, reverse=True)
 
 
-@pytest.mark.parametrize(("products", "scalar"), [(pade_root, pade_scalar), (taylor_root, taylor_scalar)])
+@pytest.mark.parametrize(("approximant", "scalar"), [(pade_root, pade_scalar), (taylor_root, taylor_scalar)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 2e-5)])
 @pytest.mark.parametrize(("degree", "iterations"), [(1, 1), (5, 8), (11, 30)])
-def test_matrix_approximants_on_the_smaller_side(products, scalar, dtype, tolerance, degree, iterations):
+def test_matrix_approximants_on_the_smaller_side(approximant, scalar, dtype, tolerance, degree, iterations):
     """On the eigenvalues of the smaller side: the function of Σ itself, its null space included, and its gradient."""
     for kind in KINDS:
         for c, m in ((24, 10), (10, 24), (9, 9), (1, 5), (5, 1)):
             x = centre(awkward(kind, c, m, torch.Generator().manual_seed(0))).to(dtype)
             g = torch.randn(2, c, c, dtype=dtype)
             one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
-            expected = matrix_root(one @ one.mT, products, degree, iterations)
+            expected = matrix_root(one @ one.mT, approximant, degree, iterations)
             y = matrix_root_eigen(other, scalar, degree, iterations)
             assert (y - expected).norm() <= tolerance * expected.norm()
             expected.backward(g)

@@ -6,7 +6,8 @@ import torch
 from torch.func import functional_call, grad, jacrev, vmap
 
 import timm_gcp  # noqa: F401  registers the models
-from timm_gcp.methods import METHODS, matrix_sqrt, pool_features
+from timm_gcp.functional import matrix_sqrt, pool_features
+from timm_gcp.methods import METHODS
 
 ARGUMENTS = {"cbp": {"sketch": 16}, "svdtopn": {"keep": 3}}
 SHAPES = [(6, 5), (4, 9)]  # fewer positions than channels, and more
@@ -63,15 +64,15 @@ def test_given_matrices(name):
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 5])
-def test_newton_schulz_by_products(iterations):
+def test_newton_schulz_eigenfree(iterations):
     """The form for a GPU, on both sides of the features."""
-    from timm_gcp.spectral.newton_schulz import newton_schulz_by_products
+    from timm_gcp.spectral.newton_schulz import newton_schulz_eigenfree
 
     for shape in SHAPES:
         x = torch.randn(2, *shape, dtype=torch.float64)
 
         def function(one):
-            return newton_schulz_by_products(one, iterations)
+            return newton_schulz_eigenfree(one, iterations)
 
         expected = torch.stack([torch.autograd.functional.jacobian(function, one) for one in x])
         torch.testing.assert_close(vmap(jacrev(function))(x), expected)

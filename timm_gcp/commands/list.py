@@ -15,7 +15,8 @@ from timm.models import get_arch_pretrained_cfgs
 import timm_gcp  # noqa: F401  registers the models
 
 from ..errors import GCPError
-from ..methods import METHODS, Method
+from ..method import Method
+from ..methods import METHODS
 from ..models import ensure_registered
 from ..models.create import create_on_meta
 from ..text import nearest

@@ -1,4 +1,4 @@
-"""Writes a model as an ONNX file, and keeps the file only if onnxruntime gives the model's logits with it."""
+"""Writes a model as an ONNX file, and keeps the file only if it gives the logits of the model in onnxruntime."""
 
 import importlib.util
 import os
@@ -13,7 +13,7 @@ from ..errors import GCPError
 from ..files import check_output, make_parents, written_aside
 from ..models.deepcopy import copy_model
 from ..text import first_line
-from .pool import with_product_pools
+from .pool import with_eigenfree_pools
 
 __all__ = ["check_ready", "export_onnx"]
 
@@ -45,9 +45,9 @@ def export_onnx(
 ) -> float:
     """Exports a classifier for any number of images of one size; input ``images``, output ``logits``.
 
-    The covariance pools of the file are made of matrix products (``product_pooling``), since ONNX has no eigensolver.
-    The check holds the whole of it, in onnxruntime, against the model itself, in torch and with its eigensolver. The
-    file appears under its name only once it has passed; one that was there before is replaced.
+    The covariance pools of the file are those of ``onnx.pool``, since ONNX has no eigensolver. The check compares the
+    logits of the file in onnxruntime with those of the model in torch, with its eigensolver. The file appears under
+    its name only after it has passed the check, and replaces an existing one.
 
     Args:
         model: any classifier, with covariance pooling or without, on any device.
@@ -70,8 +70,8 @@ def export_onnx(
     batches = [*images.cpu().split(batch_size), images[:1].cpu()]
     with torch.no_grad():
         expected = torch.cat([reference(batch) for batch in batches])
-        twin = with_product_pools(reference)
-        twin(batches[-1])  # outside the trace: refuses a method that has no form in products, and draws its constants
+        twin = with_eigenfree_pools(reference)
+        twin(batches[-1])  # before the trace: refuses a method that needs an eigensolver, and draws its constants
     sample = images[torch.arange(batch_size + 1) % len(images)].cpu()
     proto = _converted(twin, sample, opset)
     for key, value in (metadata or {}).items():

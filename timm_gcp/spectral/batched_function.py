@@ -1,4 +1,4 @@
-"""The base of the hand-written autograd functions: they work under ``torch.func`` and refuse a second derivative."""
+"""The base class of the hand-written autograd functions, for ``torch.func`` and against second derivatives."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,8 +15,8 @@ class BatchedFunction(torch.autograd.Function):
     A subclass defines two static methods:
 
     - ``forward(*inputs)`` returns a tensor, or a tuple of tensors of which the first `results` are for the caller. The
-      others are kept for the gradient; they are fresh tensors, none of them an input or a view. The first input is
-      the one that is differentiated; tensors and constants may follow.
+      others are kept for the gradient; they have to be new tensors, not inputs or views. The gradient is taken of the
+      first input; tensors and constants may follow.
     - ``gradient(kept, grads, constants)`` returns the gradient of the first input. ``kept`` are the inputs numbered in
       `keeps_inputs`, the results numbered in `keeps_results`, then the tensors kept by ``forward``; ``grads`` are
       those of the results, None for a result that was not used; ``constants`` are the inputs that are not tensors, and
@@ -24,8 +24,8 @@ class BatchedFunction(torch.autograd.Function):
 
     ``apply`` returns all outputs; take the first `results`. ``torch.func.grad``, ``vmap`` and ``jacrev`` work: every
     tensor is a batch of matrices, so a mapped dimension becomes one more leading dimension. A second derivative raises
-    ``RuntimeError``, also where a plain ``once_differentiable`` would leave it out in silence, unless the function is
-    linear.
+    ``RuntimeError`` unless the function is linear, also where ``once_differentiable`` would omit it without
+    an error.
 
     Attributes:
         results: number of outputs for the caller.
@@ -40,13 +40,14 @@ class BatchedFunction(torch.autograd.Function):
     linear = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Makes the static methods that torch calls."""
         super().__init_subclass__(**kwargs)
 
-        # torch calls these without the class, and its compiler reads no attributes of it: closures over plain values.
+        # Closures over plain values, because torch calls these without the class and cannot compile its attributes.
         gradient, linear = cls.gradient, cls.linear
         keeps_inputs, keeps_results, results = cls.keeps_inputs, cls.keeps_results, cls.results
 
-        def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.set_materialize_grads(False)
             outputs = output if isinstance(output, tuple) else (output,)
             kept = [inputs[i] for i in keeps_inputs] + [outputs[i] for i in keeps_results]
@@ -65,7 +66,7 @@ class BatchedFunction(torch.autograd.Function):
             tensors = (*ctx.saved_tensors, *(grad for grad in used if grad is not None))
             return _Gradient.apply(gradient, present, ctx.constants, *tensors), *rest
 
-        def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Any, Any]:
+        def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
             return _vmap(cls, info, in_dims, *inputs)
 
         cls.setup_context = staticmethod(setup_context)  # type: ignore[method-assign]
@@ -78,7 +79,9 @@ class BatchedFunction(torch.autograd.Function):
         raise NotImplementedError
 
 
-def _vmap(function: type[torch.autograd.Function], info: Any, in_dims: tuple, *inputs: Any) -> tuple[Any, Any]:
+def _vmap(
+    function: type[torch.autograd.Function], info: Any, in_dims: tuple[Any, ...], *inputs: Any
+) -> tuple[Any, Any]:
     """Moves the mapped dimension of every tensor to the front; a tensor without one is repeated along it."""
     moved = [
         one
@@ -93,18 +96,18 @@ def _vmap(function: type[torch.autograd.Function], info: Any, in_dims: tuple, *i
 
 
 class _Gradient(torch.autograd.Function):
-    """The gradient as a node of the graph, so that a second derivative meets it."""
+    """The gradient as a node of the graph, so that a second derivative can be refused."""
 
     @staticmethod
     def forward(  # type: ignore[override]
-        gradient: Callable[..., Tensor], present: tuple[bool, ...], constants: tuple, *tensors: Tensor
+        gradient: Callable[..., Tensor], present: tuple[bool, ...], constants: tuple[Any, ...], *tensors: Tensor
     ) -> Tensor:
         count = len(tensors) - sum(present)
         given = iter(tensors[count:])
         return gradient(tensors[:count], [next(given) if there else None for there in present], constants)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         """Keeps nothing: there is no second derivative."""
 
     @staticmethod
@@ -116,6 +119,6 @@ class _Gradient(torch.autograd.Function):
         )
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Any, Any]:
-        """One more leading dimension."""
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
+        """Adds a leading dimension."""
         return _vmap(_Gradient, info, in_dims, *inputs)

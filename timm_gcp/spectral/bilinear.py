@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_FLOOR = 1e-5  # under the signed root, as the published layers have it: its slope at zero is finite
+_FLOOR = 1e-5  # added under the signed root, as in the published layers, so that its slope at zero is finite
 
 
 def signed_root(y: Tensor) -> Tensor:
-    """sign(y) √(|y| + 1e-5), then unit length in the last dimension (zero stays zero)."""
+    """The signed root sign(y) √(|y| + 1e-5), scaled to unit length in the last dimension; zero for zero."""
     y = torch.sign(y) * (y.abs() + _FLOOR).sqrt()
     return torch.nn.functional.normalize(y, dim=-1)
 
@@ -25,17 +25,17 @@ def bilinear(x: Tensor) -> Tensor:
     return signed_root((x @ x.mT / x.shape[-1]).flatten(-2))
 
 
-@torch.compiler.assume_constant_result
-def _draws(channels: int, sketch: int) -> tuple[list, list]:
-    # Numbers, not tensors of a torch generator: a compiled, exported or traced graph holds them as constants. NumPy's
-    # RandomState is frozen, so they are the same with every release of anything.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
+def _draws(channels: int, sketch: int) -> tuple[list[list[int]], list[list[float]]]:
+    # Numbers, not tensors of a torch generator, so that compiled, exported and traced graphs hold them as constants.
+    # NumPy's RandomState is frozen: they are the same in every release.
     generator = np.random.RandomState((channels * 1_000_003 + sketch) % 2**32)
     places, signs = generator.randint(0, 2**32, (2, 2, channels), dtype=np.uint32)
     return (places % sketch).tolist(), (signs % 2 * 2.0 - 1.0).tolist()
 
 
 def hashes(channels: int, sketch: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Two Count-Sketch hashes, places ``[2, C]`` and signs ``[2, C]``: the same for the same sizes, everywhere."""
+    """Two Count-Sketch hashes, places ``[2, C]`` and signs ``[2, C]``; they depend on nothing but the two sizes."""
     places, signs = _draws(channels, sketch)
     return torch.tensor(places, device=device), torch.tensor(signs, device=device)
 
@@ -44,9 +44,9 @@ def tensor_sketch(x: Tensor, sketch: int) -> Tensor:
     """The Tensor Sketch of XXᵀ/M (Pham & Pagh, KDD 2013).
 
     The circular convolution of two Count Sketches of each position, averaged over positions, is one Count Sketch of
-    XXᵀ/M: entry ij goes to place (h¹ᵢ + h²ⱼ) mod sketch with sign s¹ᵢ s²ⱼ. So it is formed without a Fourier transform,
-    whose rounding the signed root would lift to 0.003 in every place that no entry goes to. Its inner products estimate
-    those of XXᵀ/M without bias, with a variance that falls like 1/sketch.
+    XXᵀ/M: entry ij goes to place (h¹ᵢ + h²ⱼ) mod sketch with sign s¹ᵢ s²ⱼ. So it is computed without a Fourier
+    transform, whose rounding would become 0.003 under the signed root in every place without an entry. Its inner
+    products estimate those of XXᵀ/M without bias, with a variance that falls like 1/sketch.
 
     Args:
         x: features ``[..., C, M]``.

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from .batched_function import BatchedFunction
 
-# Rounding of a mean of equal numbers stays under this many units in the last place.
+# The rounding of a mean of equal numbers stays under this many units in the last place.
 _FLAT_ULPS = 8.0
 
 
 def centre(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Centres features over positions: X̄ = X (I − 11ᵀ/M) / √M, so that X̄ X̄ᵀ is the covariance.
 
-    A channel that is constant up to the rounding of its mean comes out as exact zeros: otherwise the rounding errors
-    of a flat image would be taken for its covariance. Its gradient is that of any other channel.
+    A channel that is constant up to the rounding of its mean becomes exactly zero; otherwise the covariance of a flat
+    image would consist of rounding errors. Its gradient is computed as that of any other channel.
 
     Args:
         x: features ``[..., C, M]``, floating point.
@@ -26,21 +26,22 @@ def centre(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     Returns:
         X̄, of the shape of ``x``.
     """
-    return _Centre.apply(x, dtype or x.dtype, x.dtype)
+    out: Tensor = _Centre.apply(x, dtype or x.dtype, x.dtype)
+    return out
 
 
 class _Centre(BatchedFunction):
-    """By hand, to hold one copy of the features in place of five."""
+    """Written by hand, so that one copy of the features is held in place of five."""
 
     linear = True
 
     @staticmethod
     def forward(x: Tensor, dtype: torch.dtype, given: torch.dtype) -> Tensor:  # type: ignore[override]
         mean = x.mean(-1, keepdim=True, dtype=dtype)
-        centred = x.to(dtype, copy=True).sub_(mean)  # in place: what a CPU takes longest over is fresh memory
+        centred = x.to(dtype, copy=True).sub_(mean)  # in place: on a CPU new memory takes the longest
         largest = torch.maximum(centred.amax(-1, keepdim=True), -centred.amin(-1, keepdim=True))
         flat = largest <= _FLAT_ULPS * torch.finfo(dtype).eps * mean.abs()
-        # math's square root would fix an exported M
+        # math.sqrt would make M a constant of an exported graph
         return centred.masked_fill_(flat, 0).div_(torch.sym_sqrt(x.shape[-1]))
 
     @staticmethod
@@ -78,7 +79,7 @@ def binary_scale(x: Tensor) -> Tensor:
     largest = x.detach().abs().amax((-2, -1), keepdim=True)
     power = torch.exp2(torch.log2(largest).floor())  # not frexp: compilers and ONNX lack it
     bound = -math.frexp(torch.finfo(x.dtype).tiny)[1]
-    # Beside a power of two the logarithm may round to either side.
+    # Next to a power of two the logarithm may round to either side.
     scale = torch.where(largest < power, power, torch.where(largest < 2 * power, 2 * power, 4 * power))
     scale = scale.clamp(2.0**-bound, 2.0**bound)
     return torch.where(largest > 0, scale, torch.where(largest == 0, 1.0, largest))
@@ -102,12 +103,18 @@ class _Rescale(BatchedFunction):
 
 
 def rescale(t: Tensor, factor: Tensor, grad_factor: Tensor) -> Tensor:
-    """Multiplies by ``factor`` going forward and by ``grad_factor`` going back.
+    """Multiplies by ``factor`` in the forward and by ``grad_factor`` in the backward.
 
-    Around a homogeneous function the scales of the two ends cancel in the gradient. Multiplying and dividing by them
-    one after the other could overflow between.
+    Before and after a homogeneous function the two scales cancel in the gradient. Multiplying by one and dividing by
+    the other could overflow in between.
     """
-    return _Rescale.apply(t, factor, grad_factor)
+    out: Tensor = _Rescale.apply(t, factor, grad_factor)
+    return out
+
+
+def trace_of(a: Tensor) -> Tensor:
+    """The trace of matrices ``[..., n, n]``, as ``[..., 1, 1]``."""
+    return a.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
 
 
 def _triangle_index(n: int, device: torch.device) -> Tensor:
@@ -116,7 +123,7 @@ def _triangle_index(n: int, device: torch.device) -> Tensor:
 
 
 class _Triangle(BatchedFunction):
-    """A flat gather and its adjoint, a flat scatter; no boolean mask over C×C."""
+    """A gather from the flat matrix, and its adjoint, a scatter into it: faster than a boolean mask over C×C."""
 
     linear = True
 
@@ -129,7 +136,7 @@ class _Triangle(BatchedFunction):
         (grad,), n = grads, constants[-1][-1]
         assert grad is not None
         out = grad.new_zeros(*grad.shape[:-1], n * n).index_copy(-1, _triangle_index(n, grad.device), grad)
-        return out.unflatten(-1, (n, n))
+        return out.view(*grad.shape[:-1], n, n)
 
 
 def triangle(y: Tensor) -> Tensor:
@@ -141,13 +148,14 @@ def triangle(y: Tensor) -> Tensor:
     Returns:
         ``[..., C(C+1)/2]``: y₀₀, y₀₁, …, y₀,C₋₁, y₁₁, y₁₂, …
     """
-    return _Triangle.apply(y)
+    out: Tensor = _Triangle.apply(y)
+    return out
 
 
 def symmetric(a: Tensor) -> Tensor:
     """The symmetric part of a square matrix, (A + Aᵀ)/2.
 
-    For the gradient of a function of a symmetric matrix this is the gradient with respect to that matrix: what the
-    triangle's gradient holds in one half is spread over both.
+    For the gradient of a function of a symmetric matrix this is the gradient with respect to that matrix: the gradient
+    of the upper triangle is spread over both halves.
     """
     return (a + a.mT).div_(2)

@@ -1,7 +1,7 @@
-"""Matrix functions by matrix products alone, forward only: for runtimes without an eigensolver, such as ONNX.
+"""Matrix functions without an eigensolver and without a gradient, by matrix products: for runtimes such as ONNX.
 
-The root itself is that of `polar`. What has a floor under the eigenvalues is made of coupled Newton–Schulz, run until
-it has converged, in float64: its matrices are as ill-conditioned as the floor is low.
+The root itself is in `polar`. Functions with a floor under the eigenvalues use the coupled Newton–Schulz iteration, run
+until it has converged, in float64: the lower the floor, the worse the conditioning.
 """
 
 import math
@@ -13,14 +13,14 @@ from .matrix_pade import pade_parts
 from .polar import hermitian_factor
 
 _SQUARINGS = 56
-_LARGEST_EXPONENT = 2.0**46  # so that Taylor's polynomial of degree three starts from at most 2⁻¹⁰
+_LARGEST_EXPONENT = 2.0**46  # so that the Taylor polynomial of degree three is evaluated at no more than 2⁻¹⁰
 
 
 def newton_schulz_pair(a: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """√A and 1/√A by the coupled Newton–Schulz iteration (Higham, Functions of Matrices, §6.7).
 
     Y₀ = A, Z₀ = I; W = ZY, Y ← (3Y − YW)/2, Z ← (3Z − WZ)/2. An eigenvalue ε of A has reached min(√ε, 1.5ᴺ ε) after N
-    steps. (Without a multiple of I a step: an exported file would hold each of them.)
+    steps. (No step contains a multiple of I, because an exported file would contain each of them.)
 
     Args:
         a: symmetric matrices ``[..., n, n]`` with eigenvalues in [0, 1].
@@ -37,7 +37,7 @@ def newton_schulz_pair(a: Tensor, steps: int) -> tuple[Tensor, Tensor]:
 
 
 def steps_for(condition: float) -> int:
-    """Steps after which Newton–Schulz has converged on eigenvalues in [1/condition, 1]: those of the smallest."""
+    """Steps after which Newton–Schulz has converged for the smallest, and slowest, eigenvalue in [1/condition, 1]."""
     root, steps = condition**-0.5, 0
     while root < 1 - 1e-15:
         root *= (3 - root * root) / 2
@@ -51,13 +51,13 @@ def _smaller_side(x: Tensor) -> Tensor:
 
 
 def _trace(x: Tensor) -> tuple[Tensor, Tensor]:
-    """tr Σ, ``[..., 1, 1]``, and the same with one for zero, to divide by."""
+    """The trace of Σ, ``[..., 1, 1]``, and the same as a divisor, with one in place of zero."""
     trace = x.square().sum((-2, -1), keepdim=True)
     return trace, torch.where(trace > 0, trace, 1)
 
 
 def _above_floor(x: Tensor, share: float) -> tuple[Tensor, Tensor, Tensor, float]:
-    """I + Σ/δ for δ = share · mean eigenvalue, δ (one where Σ = 0), where Σ = 0, and a bound of the eigenvalues."""
+    """I + Σ/δ for δ = share · mean eigenvalue; δ (one where Σ = 0); a mask of Σ = 0; and a bound of the eigenvalues."""
     channels = x.shape[-2]
     trace, _ = _trace(x)
     empty = trace == 0
@@ -68,7 +68,7 @@ def _above_floor(x: Tensor, share: float) -> tuple[Tensor, Tensor, Tensor, float
 
 
 def regularised_root(x: Tensor, share: float) -> Tensor:
-    """√(Σ + δ) − √δ, as √δ (√(I + Σ/δ) − I).
+    """The regularised root √(Σ + δ) − √δ, computed as √δ (√(I + Σ/δ) − I).
 
     Args:
         x: centred features ``[..., C, M]``, float64.
@@ -84,7 +84,7 @@ def regularised_root(x: Tensor, share: float) -> Tensor:
 
 
 def regularised_log(x: Tensor, share: float, unit: Tensor) -> Tensor:
-    """log(unit² (Σ + δ)) by repeated roots: log A = 2ᵏ asinh((B − B⁻¹)/2) for B = A^(1/2ᵏ).
+    """The logarithm log(unit² (Σ + δ)) by repeated roots: log A = 2ᵏ asinh((B − B⁻¹)/2) for B = A^(1/2ᵏ).
 
     Newton–Schulz gives B and B⁻¹ together, and asinh needs four terms of its series where B is near I.
 
@@ -113,10 +113,10 @@ def regularised_log(x: Tensor, share: float, unit: Tensor) -> Tensor:
 
 
 def balanced_root(x: Tensor, unit: Tensor) -> Tensor:
-    """SEB: √Σ times 1 + ‖√Σ exp(−Σ)‖_F, where Σ counts by its true scale, unit² Σ.
+    """SEB: √Σ times 1 + ‖√Σ exp(−Σ)‖_F, with the original scale in the factor, which is of unit² Σ.
 
-    ‖√Σ exp(−Σ)‖_F is ‖exp(−Σ) X̄‖_F: no trace of terms that cancel. The exponential is squared up from its Taylor
-    polynomial as exp(−Σ) − I, which keeps what is small: E ← 2E + E².
+    ‖√Σ exp(−Σ)‖_F is computed as ‖exp(−Σ) X̄‖_F, which has no terms that cancel. exp(−Σ) − I is computed from its Taylor
+    polynomial by repeated squaring, E ← 2E + E², which keeps small values.
 
     Args:
         x: centred features ``[..., C, M]``, float64, divided by ``unit``.
@@ -126,7 +126,7 @@ def balanced_root(x: Tensor, unit: Tensor) -> Tensor:
         ``[..., C, C]``; zero for zero features.
     """
     _, divisor = _trace(x)
-    # Eigenvalues under 10⁻¹¹ of the largest allowed trace are all that the bound can change.
+    # The bound changes exp(−λ) only for λ under 10⁻¹¹ of the trace; the exponentials of the others are zero anyway.
     scale = torch.minimum(unit.square(), _LARGEST_EXPONENT / divisor)
     tall = _smaller_side(x * scale.sqrt())
     small = tall.mT @ tall * 2.0**-_SQUARINGS

@@ -1,9 +1,9 @@
-"""A batch of symmetric eigenproblems: on the CPU in parallel, on a GPU by the fastest library that is there.
+"""Solves a batch of symmetric eigenproblems: on the CPU in parallel, on a GPU by the fastest library available.
 
-On the CPU torch gives LAPACK one matrix at a time and all threads, which a matrix of one or two hundred rows cannot
-use: here each thread has matrices of its own. On CUDA torch's solver goes through a batch one matrix at a time up to
-torch 2.11 (and is batched from 2.12), CuPy's is batched, and for some shapes the CPU beats both. So the first batch of
-each shape is timed through all of them, and the winner is remembered.
+On the CPU torch calls LAPACK for one matrix at a time with all threads, which a matrix of one or two hundred rows
+cannot use; here each thread solves matrices of its own. On CUDA torch's solver takes the matrices of a batch one by
+one up to torch 2.11 (it is batched from 2.12), CuPy's is batched, and for some shapes the CPU is faster than both. So
+all of them are timed on the first batch of each shape, and the fastest is used for that shape from then on.
 """
 
 import functools
@@ -23,20 +23,20 @@ __all__ = ["SOLVERS", "Eigensolver", "batched_eigh", "fastest", "recorded"]
 
 _logger = logging.getLogger(__name__)
 
-_WORTH_SHARING = 10**6  # matrices × rows³: 10 of 49 rows, about a millisecond
+_WORTH_SHARING = 10**6  # matrices × rows³ (10 matrices of 49 rows), about a millisecond of work
 
 Solve = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Eigensolver:
-    """A library that solves a batch.
+    """A library that solves a batch of eigenproblems.
 
     Attributes:
         name: for the log.
         solve: symmetric matrices ``[..., n, n]`` → ascending eigenvalues and eigenvectors in columns, on the device
             and in the dtype of the input.
-        available: whether it can be tried.
+        available: whether the library is installed.
     """
 
     name: str
@@ -66,7 +66,7 @@ SOLVERS = (
     Eigensolver("cupy", _cupy, lambda: importlib.util.find_spec("cupy") is not None),
     Eigensolver("cpu", _on_the_cpu),
 )
-"""What is tried on CUDA, the first where nothing else works."""
+"""The solvers that are timed on CUDA. The first is used if all fail."""
 
 
 def batched_eigh(a: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,7 +81,7 @@ def batched_eigh(a: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         torch.linalg.LinAlgError: torch's solver, or LAPACK, does not converge on a matrix of the batch.
     """
-    if recorded(a) or a.requires_grad:  # a graph holds torch's own solver
+    if recorded(a) or a.requires_grad:  # graphs and autograd need torch's own solver
         return _torch(a)
     batch, n = a.shape[:-2].numel(), a.shape[-1]
     if a.device.type == "cuda":
@@ -93,22 +93,22 @@ def batched_eigh(a: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def recorded(a: Tensor) -> bool:
-    """Whether what is done with this tensor becomes part of a graph, which can neither time nor look at values."""
+    """Whether operations on this tensor become part of a graph, where nothing can be timed and values are unknown."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing() or type(a) is not Tensor or a.is_meta
 
 
 def in_parallel(a: Tensor, threads: int) -> tuple[Tensor, Tensor]:
-    """Solves a batch on the CPU, each thread a part of it.
+    """Solves a batch on the CPU, with one part of it in each thread.
 
     Args:
         a: ``[..., n, n]``, at least as many matrices as threads.
-        threads: how many.
+        threads: number of threads.
 
     Returns:
         As `batched_eigh`.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(1)  # of LAPACK in every thread, for the time being
+    torch.set_num_threads(1)  # for LAPACK in each of the threads
     try:
         parts = list(_workers(os.getpid(), threads).map(_torch, a.flatten(0, -3).tensor_split(threads)))
     finally:
@@ -119,26 +119,26 @@ def in_parallel(a: Tensor, threads: int) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _workers(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads that use no others; a forked process starts its own."""
+    """A pool of threads in which torch uses one thread each; a forked process gets a pool of its own."""
     return ThreadPoolExecutor(threads, "eigh", initializer=torch.set_num_threads, initargs=(1,))
 
 
 @functools.cache
 def _chosen(device: torch.device, dtype: torch.dtype, n: int, batch_bits: int) -> Eigensolver:
-    own = torch.Generator(device).manual_seed(0)  # the run's random numbers stay as they are
+    own = torch.Generator(device).manual_seed(0)  # does not change the random numbers of the run
     features = torch.randn(2**batch_bits, n, n + 1, dtype=dtype, device=device, generator=own)
     sample = features @ features.mT
     return fastest(sample, SOLVERS, lambda: torch.cuda.synchronize(device))
 
 
 def fastest(sample: Tensor, solvers: Sequence[Eigensolver], wait: Callable[[], None], repeats: int = 3) -> Eigensolver:
-    """Times the solvers on a batch.
+    """The solver that takes the least time on a batch.
 
     Args:
         sample: the batch.
-        solvers: to try; one that fails is out, the first stands in if all do.
+        solvers: the solvers to time. One that fails is left out with a warning; if all fail, the first is returned.
         wait: waits until the device has finished.
-        repeats: of which the best counts, after one that does not.
+        repeats: number of runs, after one that is not counted; the fastest run counts.
     """
     times: dict[str, float] = {}
     for solver in solvers:
@@ -146,7 +146,7 @@ def fastest(sample: Tensor, solvers: Sequence[Eigensolver], wait: Callable[[], N
             continue
         try:
             runs = [_seconds(solver.solve, sample, wait) for _ in range(repeats + 1)]
-        except Exception as error:  # whatever a library that does not fit the driver raises
+        except Exception as error:  # a library that does not fit the driver may raise anything
             _logger.warning("The eigensolver of %s does not work here: %s", solver.name, error)
             continue
         times[solver.name] = min(runs[1:])

@@ -1,4 +1,4 @@
-"""One batched symmetric eigensolver for every device."""
+"""The symmetric eigensolver of all methods, which isolates matrices that cannot be solved."""
 
 import torch
 from torch import Tensor
@@ -9,11 +9,11 @@ _retried = 0
 
 
 def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and eigenvectors of symmetric matrices; one bad matrix does not spoil its batch.
+    """Eigenvalues and eigenvectors of symmetric matrices; a matrix that fails does not affect the others of its batch.
 
-    A matrix that is not finite gives NaNs, so that the loss shows it; the other matrices of the batch are right. A
-    finite matrix on which the solver does not converge is tried again by itself: in float64, then on the CPU. One that
-    defeats these too gives NaNs. In a compiled graph the solver raises at once.
+    A matrix that is not finite gives NaNs, so that the loss becomes NaN. A finite matrix on which the solver does not
+    converge is solved again by itself, in float64, then on the CPU; if these fail too, it gives NaNs. In a compiled
+    graph the solver raises immediately.
 
     Args:
         a: symmetric matrices ``[..., n, n]``, float32 or float64. The lower triangle is read.
@@ -22,7 +22,7 @@ def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
         Eigenvalues ``[..., n]`` in ascending order and eigenvectors ``[..., n, n]`` in columns.
     """
     bad = ~torch.isfinite(a.abs().amax((-2, -1), keepdim=True))
-    # A GPU would have to wait for the answer, which costs more there than the copies do.
+    # On a GPU, waiting for this answer would take longer than the copies below.
     if a.device.type == "cpu" and not recorded(a) and not bad.any():
         return _solve(a)
     values, vectors = _solve(a.masked_fill(bad, 0))
@@ -30,7 +30,7 @@ def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def take_retried() -> int:
-    """How many matrices had to be tried again by themselves since the last call."""
+    """The number of matrices that had to be solved again by themselves since the last call of this function."""
     global _retried
     count, _retried = _retried, 0
     return count
@@ -51,7 +51,7 @@ def _one_by_one(a: Tensor) -> tuple[Tensor, Tensor]:
 
 def _alone(matrix: Tensor) -> tuple[Tensor, Tensor]:
     global _retried
-    # The first of these picks out the matrices at fault: the solver does not say which of a batch they are.
+    # The first attempt finds the matrices at fault, since the solver does not say which of a batch they are.
     for again, prepare in enumerate((Tensor.clone, Tensor.double, lambda m: m.cpu().double())):
         try:
             values, vectors = torch.linalg.eigh(prepare(matrix))

@@ -1,4 +1,4 @@
-"""The eigenpairs of a covariance, from whichever side of the features is smaller."""
+"""The eigenpairs of a covariance, from the smaller side of the features."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from .eigh import eigh
 
 
 class Factor(NamedTuple):
-    """A thin singular value decomposition X̄ = U S Wᵀ with its null space cut out.
+    """A thin singular value decomposition X̄ = U S Wᵀ without its null space.
 
     Attributes:
         u: left vectors ``[..., C, r]``, r = min(C, M); the eigenvectors of Σ. A cut direction is a zero column.
@@ -23,7 +23,7 @@ class Factor(NamedTuple):
 
 
 def kept(eigenvalues: Tensor, size: int) -> Tensor:
-    """Which eigenvalues of a positive semi-definite matrix stand above its rounding: λ > size · eps · λ_max.
+    """Which eigenvalues of a positive semi-definite matrix are above its rounding: λ > size · eps · λ_max.
 
     Args:
         eigenvalues: ``[..., n]``, ascending.
@@ -37,7 +37,7 @@ def kept(eigenvalues: Tensor, size: int) -> Tensor:
 
 
 def kept_or_nan(eigenvalues: Tensor, size: int) -> Tensor:
-    """`kept`, and what is not a number, so that it shows in the result."""
+    """`kept`, or NaN, so that NaNs reach the result."""
     return kept(eigenvalues, size) | torch.isnan(eigenvalues)
 
 
@@ -46,8 +46,8 @@ def factor(x: Tensor) -> Factor:
 
     With M < C (always, for 256 channels on 14×14 or 7×7 maps) Σ has rank at most M − 1, and the M×M matrix X̄ᵀX̄ has all
     its non-zero eigenvalues. Directions below rounding (``kept``) belong to the null space: their computed vectors
-    are noise, and one such column would spoil every projection on the range of Σ. Ranks differ within a batch, so
-    they are zeroed, not sliced.
+    are noise, and one such column would make every projection on the range of Σ wrong. They are set to zero instead
+    of removed, because the ranks within a batch differ.
 
     Args:
         x: centred features ``[..., C, M]``, float32 or float64.

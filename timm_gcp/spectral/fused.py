@@ -1,14 +1,14 @@
-"""Elementwise rules as one kernel on a GPU, where every step of theirs is otherwise a kernel and a way through memory.
+"""Compiles elementwise rules to one kernel on a GPU, where otherwise each of their steps is a kernel of its own.
 
-torch's compiler makes the kernel, once for all sizes, when a rule first meets a GPU, which takes seconds. A CPU would
-need a C++ compiler for it, so there a rule runs as it is written; ``torch.compile`` of the whole layer fuses it on
-either. ``TORCH_COMPILE_DISABLE=1`` turns all of it off.
+torch's compiler creates the kernel, for all sizes, when a rule is first used on a GPU, which takes seconds. On a CPU it
+would need a C++ compiler, so there a rule runs uncompiled; ``torch.compile`` of the whole layer fuses it on both.
+``TORCH_COMPILE_DISABLE=1`` turns compilation off.
 """
 
 import functools
 import logging
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,17 +23,17 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DEVICES = {"cuda"}
-"""Types of devices on which rules are compiled."""
+"""The types of devices on which rules are compiled."""
 
 
 def fused(function: Callable[P, R]) -> Callable[P, R]:
-    """Compiles a function of tensors where its first tensor lies on one of `DEVICES`.
+    """Compiles a function of tensors if its first tensor is on one of `DEVICES`.
 
-    Where that fails (no compiler, a card too old for it) the function runs as it is written, from then on, and a
-    warning says so once. Inside a graph that is being compiled, exported or traced it is part of that graph.
+    If compilation fails (no compiler, a GPU that is too old) the function runs uncompiled from then on, and one warning
+    is logged. Inside a graph that is being compiled, exported or traced the function becomes part of that graph.
 
     Args:
-        function: without side effects; its other arguments are constants of the kernel.
+        function: without side effects; its arguments that are not tensors are constants of the kernel.
     """
 
     @functools.wraps(function)
@@ -42,8 +42,8 @@ def fused(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         try:
             return _compiled(function)(*args, **kwargs)
-        except Exception as error:  # whatever a compiler raises that does not fit the machine
-            result = function(*args, **kwargs)  # what is wrong with the arguments shows here
+        except Exception as error:  # a compiler that does not fit the machine may raise anything
+            result = function(*args, **kwargs)  # raises if the arguments are wrong
             _failed.add(function)
             _logger.warning(
                 "%s runs uncompiled, torch.compile failed: %s", function.__name__, str(error).split("\n")[0]
@@ -53,14 +53,15 @@ def fused(function: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-_failed: set[Callable] = set()
+_failed: set[Callable[..., Any]] = set()
 
 
-def _on_device(args: tuple) -> bool:
+def _on_device(args: tuple[object, ...]) -> bool:
     first = next(one for one in args if isinstance(one, Tensor))
     return first.device.type in DEVICES and not recorded(first)
 
 
 @functools.cache
 def _compiled(function: Callable[P, R]) -> Callable[P, R]:
-    return torch.compile(function, dynamic=True)
+    compiled: Callable[P, R] = torch.compile(function, dynamic=True)
+    return compiled

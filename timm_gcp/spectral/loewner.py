@@ -1,17 +1,17 @@
-"""The backward rules: what each method takes for the Loewner matrix of the square root.
+"""The backward rules: what each method uses as the Loewner matrix of the square root.
 
 The derivative of Y = f(Σ) = V f(Λ) Vᵀ is ∂L/∂Σ = V (F ∘ (VᵀGV)) Vᵀ with the Loewner matrix
 F_ij = (f(λ_i) − f(λ_j)) / (λ_i − λ_j), F_ii = f′(λ_i) (Daleckii & Krein; Higham, *Functions of Matrices*, ch. 3).
-For the root that is F_ij = 1/(√λ_i + √λ_j). The published SVD layers go through the eigenvectors instead and need
-K_ij = 1/(λ_i − λ_j); what they use of it is F̂_ij = (√λ_i − √λ_j) · K̂_ij, with their own approximation K̂. So a method
-is a rule for F: an elementwise function of two eigenvalues.
+For the root that is F_ij = 1/(√λ_i + √λ_j). The published SVD layers differentiate the eigenvectors instead and need
+K_ij = 1/(λ_i − λ_j), which they approximate by K̂; what reaches Σ is F̂_ij = (√λ_i − √λ_j) · K̂_ij. So a method is a rule
+for F: an elementwise function of two eigenvalues.
 
-Every rule takes broadcastable non-negative eigenvalues ``a`` and ``b`` and gives F at each pair; a pair of zeros gives
-zero, which is the value taken at the root's kink. The functions ``k_*`` give K̂ itself, with the sign of 1/(a − b) and a
-zero diagonal, as the published layers do.
+Every rule takes broadcastable non-negative eigenvalues ``a`` and ``b`` and returns F at each pair; for a pair of zeros,
+where the root has a kink, it returns zero. The functions ``k_*`` return K̂ itself, with the sign of 1/(a − b) and a zero
+diagonal, as in the published layers.
 
-A rule with parameters is a ``partial`` of a function of this file, not a closure: tracing prints it into the graph, and
-a closure would print otherwise each time it is made.
+A rule with parameters is a ``partial`` of a function of this file, not a closure: a traced graph contains its printed
+form, which for a closure is different each time it is created.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ Rule = Callable[[Tensor, Tensor], Tensor]
 
 
 def exact(a: Tensor, b: Tensor) -> Tensor:
-    """The Loewner matrix of the square root, 1/(√a + √b): no difference of eigenvalues, no cancellation."""
+    """The Loewner matrix of the square root, 1/(√a + √b), which contains no difference of eigenvalues."""
     return _reciprocal(a.sqrt() + b.sqrt())
 
 
@@ -69,8 +69,8 @@ def k_trunc(a: Tensor, b: Tensor, bound: Tensor | float = 1e10) -> Tensor:
 def k_taylor(degree: int = 100) -> Rule:
     """K by the Taylor polynomial of the geometric series (Wang et al., TPAMI 2021).
 
-    K = ±(1/p) Σ_{k=0..degree} x^k with p the larger eigenvalue of the pair and x their ratio. It saturates at
-    (degree + 1)/p where the eigenvalues meet. Summed in closed form, (1 − x^(degree+1))/(1 − x).
+    K = ±(1/p) Σ_{k=0..degree} x^k with p the larger eigenvalue of the pair and x their ratio, summed in closed form,
+    (1 − x^(degree+1))/(1 − x). For equal eigenvalues it is (degree + 1)/p.
     """
     return partial(_k_taylor, degree)
 
@@ -87,9 +87,9 @@ def k_pade(a: Tensor, b: Tensor) -> Tensor:
 
     K = ±(1/p) · 1/(1 − x) with p the larger eigenvalue of the pair and x their ratio. In exact arithmetic every
     [M/N] Padé approximant of 1/(1 − x) with N ≥ 1 is 1/(1 − x) itself: the published [50/50] coefficients are one
-    solution of a singular system and carry a common factor in numerator and denominator. That factor is left out
-    here, and 1 − x is taken as (p − q)/p; what remains is well-conditioned and agrees with the published layer to its
-    rounding.
+    solution of a singular system and have a common factor in numerator and denominator. Here that factor is left out
+    and 1 − x is computed as (p − q)/p, which is well-conditioned and agrees with the published layer up to the rounding
+    of that layer.
     """
     larger = torch.maximum(a, b)
     rest = (a - b).div_(larger.masked_fill(larger == 0, 1))
@@ -99,13 +99,13 @@ def k_pade(a: Tensor, b: Tensor) -> Tensor:
 def through_eigenvectors(k: Rule, power: Rule = exact) -> Rule:
     """The rule for F of a layer that differentiates eigenvectors with the given K̂: F̂ = (√a − √b) · K̂.
 
-    Evaluated as 1/(√a + √b) times the share (a − b) · K̂ of the true quotient that the method keeps: the difference of
-    two nearly equal roots would lose every digit at the near-ties which these rules are about. At exact ties, where
-    the published K̂ is erratic, the share is 1: the limit 1/(2√a).
+    Evaluated as 1/(√a + √b) times (a − b) · K̂, the share of the true quotient that the method keeps: where eigenvalues
+    are nearly equal, which is what these rules are for, the difference of their roots would lose every digit. At exact
+    ties, where the published K̂ is erratic, the share is 1, which gives the limit 1/(2√a).
 
     Args:
         k: K̂.
-        power: the exact Loewner matrix, of another power than the root.
+        power: the exact Loewner matrix, if the function is not the root.
     """
     return partial(_through_eigenvectors, k, power)
 
@@ -118,10 +118,11 @@ def _through_eigenvectors(k: Rule, power: Rule, a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LargestRoots:
-    """The root of the ``keep`` largest eigenvalues; the others count as zero (the paper, §3: SVD-TopN).
+    """The root of the ``keep`` largest eigenvalues, with all others set to zero (the paper, §3: SVD-TopN).
 
-    Its Loewner matrix is that of the root among the kept, √a/(a − b) between a kept a and a dropped b, and zero among
-    the dropped. A tie across the cut, where the function is not differentiable, takes the limit 1/(2√a).
+    Its Loewner matrix is that of the root for two kept eigenvalues, √a/(a − b) for a kept a and a dropped b, and zero
+    for two dropped ones. If a kept and a dropped eigenvalue are equal, where the function is not differentiable, it is
+    the limit 1/(2√a).
 
     Attributes:
         keep: how many eigenvalues to keep.
@@ -130,9 +131,11 @@ class LargestRoots:
     keep: int
 
     def value(self, eigenvalues: Tensor) -> Tensor:
+        """The roots of the kept eigenvalues, zero for the others."""
         return self._split(eigenvalues).sqrt()
 
     def loewner(self, eigenvalues: Tensor, unit: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The Loewner matrix, and F of every eigenvalue against zero."""
         top = self._split(eigenvalues)
         a, b = eigenvalues.unsqueeze(-1), eigenvalues.unsqueeze(-2)
         ta, tb = top.unsqueeze(-1), top.unsqueeze(-2)
@@ -147,15 +150,15 @@ class LargestRoots:
 
 
 def _larger_and_rest(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The larger of a pair, and 1 − x for the ratio x of the smaller to it; zero for a pair of zeros."""
+    """The larger of a pair, and 1 − x with the ratio x of the smaller to the larger; zero for a pair of zeros."""
     larger = torch.maximum(a, b)
     return larger, (a - b).abs_().div_(larger.masked_fill(larger == 0, 1))
 
 
 def _one_minus_power(a: Tensor, b: Tensor, larger: Tensor, rest: Tensor, power: float) -> Tensor:
-    """1 − x^power for the ratio x = 1 − rest of a pair, the smaller to the larger, without cancellation at either end.
+    """1 − x^power for the ratio x = 1 − rest of a pair, the smaller to the larger, without cancellation near 0 or 1.
 
-    A fresh tensor.
+    The result is a new tensor, which may be changed in place.
     """
     x = torch.minimum(a, b).div_(larger.masked_fill(larger == 0, 1))
     logarithm = torch.where(x < 0.5, x.log(), rest.neg().log1p_())
@@ -163,7 +166,7 @@ def _one_minus_power(a: Tensor, b: Tensor, larger: Tensor, rest: Tensor, power: 
 
 
 def _reciprocal(x: Tensor) -> Tensor:
-    """1/x, zero where x is; in place, because fresh memory is what these rules would spend their time on."""
+    """1/x, zero where x is zero; in place, because these rules would spend most of their time on new memory."""
     zero = x == 0
     return x.masked_fill_(zero, 1).reciprocal_().masked_fill_(zero, 0)
 

@@ -1,4 +1,4 @@
-"""The exact root's gradient without eigenvectors: the Lyapunov equation, by matrix products."""
+"""The gradient of the exact root without an eigensolver: the Lyapunov equation, by matrix products."""
 
 from collections.abc import Iterable
 
@@ -12,13 +12,14 @@ def lyapunov(root: Tensor, g: Tensor, scalings: Iterable[float]) -> Tensor:
     """Solves R X + X R = G for the gradient X = ∂L/∂Σ of the root R = Σ^½ (Song, Sebe, Wang, ICLR 2022).
 
     The coupled sign iteration on B = R/‖R‖, C = G/‖R‖: B ← aB(3I − a²B²)/2, C ← (3aC − a³(B²C − BCB + CB²))/2; B
-    converges to I and C to 2X. Slow where R is ill-conditioned: after n steps with a = 1 an eigenvalue ε of B has
-    reached about 1.5ⁿ ε. All iterates are symmetric, and kept so: rounding that is not grows a hundredfold.
+    converges to I and C to 2X. It is slow where R is ill-conditioned: after n steps with a = 1 an eigenvalue ε of B has
+    reached about 1.5ⁿ ε. All iterates are symmetric and are symmetrised after each step: the antisymmetric part of
+    the rounding would grow a hundredfold.
 
     Args:
         root: symmetric positive semi-definite ``[..., C, C]``.
         g: symmetric ``[..., C, C]``.
-        scalings: the factor a of every step; ones for the published iteration.
+        scalings: the factor a of each step; 1 for the published iteration.
 
     Returns:
         ``[..., C, C]``; zero for a zero root.
@@ -35,4 +36,5 @@ def lyapunov(root: Tensor, g: Tensor, scalings: Iterable[float]) -> Tensor:
         c = torch.baddbmm(c, b2, c, beta=1.5 * a, alpha=-(a**3))
         c = symmetric(torch.baddbmm(c, bc, b, alpha=a**3 / 2))
         b = symmetric(torch.baddbmm(b, b, b2, beta=1.5 * a, alpha=a**3 / -2))
-    return (c / 2).masked_fill(empty, 0).reshape(shape)
+    out: Tensor = (c / 2).masked_fill(empty, 0).reshape(shape)
+    return out

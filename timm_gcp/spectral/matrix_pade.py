@@ -1,4 +1,4 @@
-"""The root by one matrix polynomial or rational function, with a Lyapunov backward (MPA and MTP, ICLR 2022)."""
+"""The root by one matrix polynomial or rational function; backward by the Lyapunov equation (MPA, MTP; ICLR 2022)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def pade_parts(a: Tensor, degree: int) -> tuple[Tensor, Tensor]:
     (1 + √A)ⁿ, divided by 2ⁿ.
     """
     n = 2 * degree + 1
-    scale = 2.0**-n  # keeps the binomials of high degrees near one
+    scale = 2.0**-n  # the binomials of high degrees are large
     even = _polynomial(a, [scale * math.comb(n, 2 * k) for k in range(degree + 1)])
     odd = _polynomial(a, [scale * math.comb(n, 2 * k + 1) for k in range(degree + 1)])
     return even, odd
@@ -42,19 +42,19 @@ def pade_parts(a: Tensor, degree: int) -> tuple[Tensor, Tensor]:
 def pade_root(a: Tensor, degree: int) -> Tensor:
     """The [degree/degree] Padé approximant of √A about I.
 
-    The denominator is positive definite, its coefficients being positive. (Its LU factors fail in some builds of MKL:
-    with several threads and matrices the pivots come out as zeros.) Its condition number grows fourfold a degree, so
-    high degrees take float64.
+    The denominator is positive definite, since its coefficients are positive, so it is inverted by a Cholesky
+    factorisation. (LU fails in some builds of MKL: with several threads and matrices the pivots are zeros.) Its
+    condition number grows fourfold with each degree, so high degrees are computed in float64.
     """
     work = a.double() if degree > _HIGHEST_IN_FLOAT32 else a
     even, odd = pade_parts(work, degree)
     factor, fault = torch.linalg.cholesky_ex(odd)
-    factor = factor.masked_fill(fault[..., None, None] > 0, torch.nan)  # one bad matrix does not spoil its batch
+    factor = factor.masked_fill(fault[..., None, None] > 0, torch.nan)  # only for the matrices that failed
     return torch.cholesky_solve(even, factor).to(a.dtype)
 
 
 def taylor_coefficients(degree: int) -> list[float]:
-    """Of √a in powers of 1 − a: (−1)ᵏ C(½, k)."""
+    """The coefficients of √a in powers of 1 − a: (−1)ᵏ C(½, k)."""
     coefficients, c = [1.0], 1.0
     for k in range(degree):
         c *= (k - 0.5) / (k + 1)
@@ -94,9 +94,9 @@ def check_counts(degree: int, iterations: int) -> None:
 
 
 def matrix_root(sigma: Tensor, approximant: Approximant, degree: int, iterations: int) -> Tensor:
-    """An approximate square root, compensated by the Frobenius norm; backward through the Lyapunov equation.
+    """An approximate square root, compensated by the Frobenius norm; backward by the Lyapunov equation.
 
-    The backward takes the output for the exact root, so the norm needs no term of its own.
+    The backward treats the output as the exact root, so the norm needs no term of its own.
 
     Args:
         sigma: positive semi-definite ``[..., C, C]``, float32 or float64. Only the symmetric part counts.
@@ -111,4 +111,5 @@ def matrix_root(sigma: Tensor, approximant: Approximant, degree: int, iterations
         ValueError: a degree or number of steps below 1.
     """
     check_counts(degree, iterations)
-    return _MatrixRoot.apply(symmetric(sigma), approximant, degree, iterations)
+    root: Tensor = _MatrixRoot.apply(symmetric(sigma), approximant, degree, iterations)
+    return root

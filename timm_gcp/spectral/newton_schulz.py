@@ -1,4 +1,4 @@
-"""The coupled Newton–Schulz iteration for the matrix square root (iSQRT-COV, CVPR 2018), with its adjoint by hand."""
+"""The coupled Newton–Schulz iteration for the matrix square root (iSQRT-COV, CVPR 2018), and its adjoint."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from .batched_function import BatchedFunction
-from .covariance import symmetric
-from .newton_schulz_eigen import newton_schulz_eigen, trace_of
+from .covariance import symmetric, trace_of
+from .newton_schulz_eigen import newton_schulz_eigen, nonzero_trace
 
 
 class _NewtonSchulz(BatchedFunction):
-    """Y_N of A."""
+    """The iterate Y_N of A."""
 
     keeps_inputs = (0,)
 
@@ -28,15 +28,15 @@ class _NewtonSchulz(BatchedFunction):
         return _adjoint(kept, symmetric(grad), None)
 
 
-class _SmallSideByProducts(BatchedFunction):
-    """√tr Y_N of A = X̄X̄ᵀ/tr, M < C: it is X̄ Z_N X̄ᵀ/√tr with the Z_N of X̄ᵀX̄/tr, so the iteration runs on M×M."""
+class _SmallSideEigenfree(BatchedFunction):
+    """√tr · Y_N of A = X̄X̄ᵀ/tr for M < C: X̄ Z_N X̄ᵀ/√tr with Z_N of X̄ᵀX̄/tr, so that the iteration is on M×M matrices."""
 
     keeps_inputs = (0,)
 
     @staticmethod
     def forward(x: Tensor, iterations: int) -> tuple[Tensor, ...]:  # type: ignore[override]
         gram = x.mT @ x
-        trace = trace_of(gram)
+        trace = nonzero_trace(gram)
         _, t, z, steps = _iterate(gram.div_(trace), iterations)
         z = t.clone() if z is None else t @ z
         return (x @ z / trace.sqrt()) @ x.mT, trace, z, *steps
@@ -55,9 +55,9 @@ class _SmallSideByProducts(BatchedFunction):
 
 
 def _iterate(a: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor | None, list[Tensor]]:
-    """Y, T and Z of the last step (Y_N = YT, Z_N = TZ), and those of every step for `_adjoint`."""
+    """Y, T and Z of the last step (Y_N = YT, Z_N = TZ), and a list of those of all steps, for `_adjoint`."""
     y: Tensor = a
-    z: Tensor | None = None  # Z₀ = I is never multiplied out
+    z: Tensor | None = None  # Z₀ = I, which needs no product
     t = _step(y)
     steps = [y, t]
     for _ in range(iterations - 1):
@@ -70,7 +70,7 @@ def _iterate(a: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor | None,
 def _adjoint(steps: Sequence[Tensor], dy: Tensor | None, dz: Tensor | None) -> Tensor:
     """The gradient with respect to A, from that of Y_N or of Z_N (the other is None).
 
-    All iterates are polynomials of A, so symmetric: no transposes on Y, Z, T.
+    All iterates are polynomials of A and so symmetric: Y, Z and T need no transposes.
     """
     for k in range(len(steps) // 3, 0, -1):
         y, t, z = steps[3 * k - 1 : 3 * k + 2]
@@ -94,7 +94,7 @@ def _step(zy: Tensor) -> Tensor:
 
 
 def newton_schulz(sigma: Tensor, iterations: int = 5) -> Tensor:
-    """An approximate square root by matrix products alone, compensated by the trace.
+    """An approximate square root by matrix products only, compensated by the trace.
 
     A = Σ/tr Σ, Y₀ = A, Z₀ = I; T = (3I − ZY)/2, Y ← YT, Z ← TZ; the result is √(tr Σ) · Y_N. It converges from below,
     and slowly where λ ≪ tr Σ: after N steps an eigenvalue ε of A has reached about 1.5ᴺ ε of its root √ε.
@@ -112,31 +112,33 @@ def newton_schulz(sigma: Tensor, iterations: int = 5) -> Tensor:
     if iterations < 1:
         raise ValueError(f"newton_schulz takes at least one iteration, not {iterations}.")
     sigma = symmetric(sigma)
-    trace = sigma.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    trace = trace_of(sigma)
     empty = trace <= 0
     trace = trace.masked_fill(empty, 1)
-    return trace.sqrt() * _NewtonSchulz.apply((sigma / trace).masked_fill(empty, 0), iterations)[0]
+    root: Tensor = _NewtonSchulz.apply((sigma / trace).masked_fill(empty, 0), iterations)[0]
+    return trace.sqrt() * root
 
 
 def newton_schulz_of_features(x: Tensor, iterations: int = 5) -> Tensor:
-    """``newton_schulz(X̄X̄ᵀ)`` on the smaller side of the features, by what is faster on their device.
+    """``newton_schulz(X̄X̄ᵀ)`` on the smaller side of the features, in the way that is faster on their device.
 
-    On a CPU that is an eigendecomposition (`newton_schulz_eigen`); elsewhere, where those are slow, matrix products.
+    On a CPU that is an eigendecomposition (`newton_schulz_eigen`); on a GPU, where those are slow, it is the iteration
+    itself (`newton_schulz_eigenfree`).
 
     Args:
         x: centred features ``[..., C, M]``, float32 or float64.
         iterations: N ≥ 1.
 
     Returns:
-        ``[..., C, C]``; the same to rounding by either way. Differentiable once.
+        ``[..., C, C]``; the same up to rounding in both ways. Differentiable once.
     """
     if x.device.type == "cpu":
         return newton_schulz_eigen(x, iterations)
-    return newton_schulz_by_products(x, iterations)
+    return newton_schulz_eigenfree(x, iterations)
 
 
-def newton_schulz_by_products(x: Tensor, iterations: int = 5) -> Tensor:
-    """``newton_schulz(X̄X̄ᵀ)`` by matrix products on the smaller side.
+def newton_schulz_eigenfree(x: Tensor, iterations: int = 5) -> Tensor:
+    """``newton_schulz(X̄X̄ᵀ)`` by the iteration on the smaller side, without an eigensolver.
 
     Args:
         x: centred features ``[..., C, M]``.
@@ -146,5 +148,6 @@ def newton_schulz_by_products(x: Tensor, iterations: int = 5) -> Tensor:
         ``[..., C, C]``, differentiable once.
     """
     if x.shape[-1] < x.shape[-2]:
-        return _SmallSideByProducts.apply(x, iterations)[0]
+        root: Tensor = _SmallSideEigenfree.apply(x, iterations)[0]
+        return root
     return newton_schulz(x @ x.mT, iterations)

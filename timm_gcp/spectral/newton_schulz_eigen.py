@@ -1,4 +1,4 @@
-"""The Newton–Schulz root on the eigenvalues of the smaller side: the same polynomial, without C×C products.
+"""The Newton–Schulz root on the eigenvalues of the smaller side: the same polynomial, without products of C×C matrices.
 
 All iterates are polynomials of A = Σ/tr Σ: Z_N = z(A) and Y_N = A z(A), with the scalar recurrence
 
@@ -9,9 +9,10 @@ z[a, b] = (z(a) − z(b))/(a − b) follow a recurrence of their own, without a 
 
     t[a, b] = −(z(a)² + b (z(a) + z(b)) z[a, b])/2,   z[a, b] ← z[a, b] t(a) + z(b) t[a, b].
 
-z is smooth at zero, so nothing is divided by an eigenvalue, nothing has to be cut, and float32 is enough.
+z is smooth at zero, so there is no division by an eigenvalue, no eigenvalue has to be cut, and float32 is enough.
 
-The same eigenvalues give the exact root too, z(λ) = 1/√λ: the value of `svdnewton`, whose gradient is the iteration's.
+With z(λ) = 1/√λ the same eigenvalues give the exact root: the output of `svdnewton`, whose gradient is that of the
+iteration.
 """
 
 from collections.abc import Sequence
@@ -21,13 +22,13 @@ import torch
 from torch import Tensor
 
 from .batched_function import BatchedFunction
-from .covariance import symmetric
+from .covariance import symmetric, trace_of
 from .eigh import eigh
 from .factor import kept_or_nan
 
 
 def scalars(eigenvalues: Tensor, iterations: int) -> Tensor:
-    """z(λ) after so many steps.
+    """The scalars z(λ) after N steps.
 
     Args:
         eigenvalues: of A, ``[..., n]``, between 0 and 1.
@@ -44,10 +45,10 @@ def scalars(eigenvalues: Tensor, iterations: int) -> Tensor:
 
 @torch.library.custom_op("timm_gcp::divided_differences", mutates_args=())
 def divided_differences(eigenvalues: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """z(λ) and z[a, b] at every pair.
+    """The scalars z(λ), and the divided differences z[a, b] of every pair.
 
-    An operator of its own, because torch's compiler would write every step out in terms of all those before it, three
-    times the code a step.
+    A custom operator, because torch's compiler would expand every step in terms of all steps before it, with three
+    times the code for each step.
 
     Args:
         eigenvalues: of A, ``[..., n]``.
@@ -75,18 +76,18 @@ def _(eigenvalues: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
 
 
 def _inverse_roots(eigenvalues: Tensor, size: int) -> Tensor:
-    """1/√λ, zero where λ is below rounding."""
+    """1/√λ; zero where λ is within rounding of zero."""
     mask = kept_or_nan(eigenvalues, size)
     return torch.where(mask, torch.where(mask, eigenvalues, 1).rsqrt(), 0)
 
 
 class _SmallSide(BatchedFunction):
-    """M < C: the eigenvectors of X̄ᵀX̄."""
+    """For M < C, by the eigenvectors of X̄ᵀX̄."""
 
     @staticmethod
     def forward(x: Tensor, iterations: int, exact: bool) -> tuple[Tensor, ...]:  # type: ignore[override]
         gram = x.mT @ x
-        trace = trace_of(gram)
+        trace = nonzero_trace(gram)
         eigenvalues, v = eigh(gram.div_(trace))
         xv = x @ v
         z = _inverse_roots(eigenvalues, x.shape[-2]) if exact else scalars(eigenvalues, iterations)
@@ -110,11 +111,11 @@ class _SmallSide(BatchedFunction):
 
 
 class _WholeMatrix(BatchedFunction):
-    """Σ itself is given, or M ≥ C."""
+    """For a given Σ, or M ≥ C."""
 
     @staticmethod
     def forward(sigma: Tensor, iterations: int, exact: bool) -> tuple[Tensor, ...]:  # type: ignore[override]
-        trace = trace_of(sigma)
+        trace = nonzero_trace(sigma)
         eigenvalues, v = eigh(sigma / trace)
         z = _inverse_roots(eigenvalues, sigma.shape[-1]) if exact else scalars(eigenvalues, iterations)
         return (v * (eigenvalues * z).unsqueeze(-2) * trace.sqrt()) @ v.mT, v, eigenvalues, trace
@@ -136,9 +137,9 @@ class _WholeMatrix(BatchedFunction):
         return v @ inner @ v.mT
 
 
-def trace_of(a: Tensor) -> Tensor:
-    """The trace of matrices ``[..., n, n]`` as ``[..., 1, 1]``; one for a zero matrix."""
-    trace = a.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+def nonzero_trace(a: Tensor) -> Tensor:
+    """The trace of positive semi-definite matrices ``[..., n, n]``, as ``[..., 1, 1]``; one for a zero matrix."""
+    trace = trace_of(a)
     return trace.masked_fill(trace <= 0, 1)
 
 
@@ -156,7 +157,7 @@ def newton_schulz_eigen(x: Tensor, iterations: int) -> Tensor:
 
 
 def root_with_newton_gradient(x: Tensor, iterations: int) -> Tensor:
-    """The exact root of X̄X̄ᵀ, with the gradient of the iteration that approaches it; one eigendecomposition for both.
+    """The exact root of X̄X̄ᵀ with the gradient of the Newton–Schulz iteration; one eigendecomposition for both.
 
     Args:
         x: centred features ``[..., C, M]``, float32 or float64.
@@ -178,10 +179,13 @@ def root_of_sigma_with_newton_gradient(sigma: Tensor, iterations: int) -> Tensor
     Returns:
         ``[..., C, C]``, differentiable once.
     """
-    return _WholeMatrix.apply(symmetric(sigma), iterations, True)[0]
+    root: Tensor = _WholeMatrix.apply(symmetric(sigma), iterations, True)[0]
+    return root
 
 
 def _of_features(x: Tensor, iterations: int, exact: bool) -> Tensor:
-    if x.shape[-1] < x.shape[-2]:
-        return _SmallSide.apply(x, iterations, exact)[0]
-    return _WholeMatrix.apply(x @ x.mT, iterations, exact)[0]
+    small = x.shape[-1] < x.shape[-2]
+    outputs: tuple[Tensor, ...] = (
+        _SmallSide.apply(x, iterations, exact) if small else _WholeMatrix.apply(x @ x.mT, iterations, exact)
+    )
+    return outputs[0]

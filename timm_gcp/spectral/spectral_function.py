@@ -1,4 +1,4 @@
-"""f(Σ) with a Loewner-matrix backward: the autograd function of most methods, from features or from Σ."""
+"""A function f(Σ) of the eigenvalues and its gradient by a Loewner matrix: the autograd function of most methods."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from .covariance import symmetric
 from .eigh import eigh
 from .factor import factor, kept_or_nan
 from .fused import fused
-from .loewner import Rule, exact, k_trunc, through_eigenvectors
+from .loewner import Rule, exact, exact_power, k_trunc, through_eigenvectors
 
 
 class SpectralFunction(Protocol):
-    """A scalar function with f(0) = 0, applied to eigenvalues, and its Loewner matrix or what a method takes for it."""
+    """A function of eigenvalues with f(0) = 0, and its Loewner matrix, or the rule that replaces it."""
 
     def value(self, eigenvalues: Tensor) -> Tensor:
-        """f at the eigenvalues ``[..., n]``, ascending, zero where cut."""
+        """The function at the eigenvalues ``[..., n]``, which are ascending, and zero where cut."""
 
     def loewner(self, eigenvalues: Tensor, unit: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """F at every pair, ``[..., n, n]``, and F of every eigenvalue against the null space, ``[..., n]``.
@@ -31,7 +31,7 @@ class SpectralFunction(Protocol):
 
 @dataclass(frozen=True)
 class Elementwise:
-    """A spectral function that looks at one eigenvalue, and whose rule looks at two.
+    """A spectral function of each eigenvalue by itself, with a rule for each pair of eigenvalues.
 
     Attributes:
         f: the scalar function.
@@ -42,9 +42,11 @@ class Elementwise:
     rule: Rule
 
     def value(self, eigenvalues: Tensor) -> Tensor:
+        """The function at the eigenvalues."""
         return self.f(eigenvalues)
 
     def loewner(self, eigenvalues: Tensor, unit: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The rule at every pair, and of every eigenvalue against zero."""
         pairs = self.rule(eigenvalues.unsqueeze(-1), eigenvalues.unsqueeze(-2))
         return pairs, self.rule(eigenvalues, torch.zeros_like(eigenvalues))
 
@@ -60,9 +62,11 @@ class ClippedRoot:
     clip: float
 
     def value(self, eigenvalues: Tensor) -> Tensor:
+        """The square roots."""
         return eigenvalues.sqrt()
 
     def loewner(self, eigenvalues: Tensor, unit: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The rule at every pair, and of every eigenvalue against zero."""
         # Eigenvalues that were divided by unit² have a K that is unit² times as large, and so is its bound.
         bound = torch.full_like(eigenvalues[..., :1, None], self.clip)
         if unit is not None:
@@ -79,6 +83,18 @@ EXACT_ROOT = Elementwise(torch.sqrt, exact)
 """The square root with its own Loewner matrix."""
 
 
+def power(alpha: float, k: Rule | None = None) -> Elementwise:
+    """The power λ^α.
+
+    Args:
+        alpha: the power, above 0.
+        k: K̂, for a gradient through the eigenvectors; None for the exact Loewner matrix.
+    """
+    own = exact_power(alpha)
+    f = torch.sqrt if alpha == 0.5 else partial(torch.pow, exponent=alpha)
+    return Elementwise(f, through_eigenvectors(k, own) if k else own)
+
+
 @fused
 def _loewner(eigenvalues: Tensor, function: SpectralFunction, unit: Tensor | None) -> tuple[Tensor, Tensor]:
     return function.loewner(eigenvalues, unit)
@@ -90,12 +106,12 @@ class _OfFeatures(BatchedFunction):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        x: Tensor, function: SpectralFunction, products: torch.dtype, unit: Tensor | None
+        x: Tensor, function: SpectralFunction, matmul_dtype: torch.dtype, unit: Tensor | None
     ) -> tuple[Tensor, ...]:
         u, s, w = factor(x)
         eigenvalues = s.square()
-        u, w = u.to(products), w.to(products)
-        return (u * function.value(eigenvalues).to(products).unsqueeze(-2)) @ u.mT, eigenvalues, u, s, w
+        u, w = u.to(matmul_dtype), w.to(matmul_dtype)
+        return (u * function.value(eigenvalues).to(matmul_dtype).unsqueeze(-2)) @ u.mT, eigenvalues, u, s, w
 
     @staticmethod
     def gradient(kept: Sequence[Tensor], grads: Sequence[Tensor | None], constants: Sequence[Any]) -> Tensor:
@@ -140,7 +156,7 @@ class _OfSigma(BatchedFunction):
 
 
 def of_features(
-    x: Tensor, function: SpectralFunction, products: torch.dtype | None = None, unit: Tensor | None = None
+    x: Tensor, function: SpectralFunction, matmul_dtype: torch.dtype | None = None, unit: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """f(X̄X̄ᵀ), differentiated from the features.
 
@@ -154,17 +170,18 @@ def of_features(
     Args:
         x: centred features ``[..., C, M]``, float32 or float64.
         function: f and its Loewner matrix.
-        products: precision of the output and of the backward's products; None takes that of ``x``. Eigenvalues are
-            never made from it, and all factors of a product are at most one (U, W, F S, D for the root), so float32
-            costs an error of its rounding, whatever the conditioning.
+        matmul_dtype: precision of the output and of the matrix products of the backward; None takes that of ``x``.
+            Eigenvalues are computed in the dtype of ``x``, and all factors of the products are at most one (U, W, F S,
+            D for the root), so float32 costs no more than its rounding, whatever the conditioning.
         unit: ``[..., 1, 1]``, what the features have been divided by, for a function whose gradient has a scale.
 
     Returns:
-        f(Σ), ``[..., C, C]``, symmetric, in the dtype of the products, and the eigenvalues ``[..., min(C, M)]`` in
-        that of ``x``, ascending, zero where cut; a scalar of Σ that enters a method is made of them. Both are
-        differentiable once; a second derivative raises ``RuntimeError``.
+        f(Σ), ``[..., C, C]``, symmetric, in ``matmul_dtype``, and the eigenvalues ``[..., min(C, M)]`` in the dtype of
+        ``x``, ascending, zero where cut, for methods that depend on a scalar of Σ. Both are differentiable once; a
+        second derivative raises ``RuntimeError``.
     """
-    return _OfFeatures.apply(x, function, products or x.dtype, unit)[:2]
+    outputs: tuple[Tensor, ...] = _OfFeatures.apply(x, function, matmul_dtype or x.dtype, unit)
+    return outputs[0], outputs[1]
 
 
 def of_sigma(sigma: Tensor, function: SpectralFunction, unit: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -181,4 +198,5 @@ def of_sigma(sigma: Tensor, function: SpectralFunction, unit: Tensor | None = No
     Returns:
         As ``of_features``, with C eigenvalues.
     """
-    return _OfSigma.apply(symmetric(sigma), function, unit)[:2]
+    outputs: tuple[Tensor, ...] = _OfSigma.apply(symmetric(sigma), function, unit)
+    return outputs[0], outputs[1]

@@ -28,7 +28,7 @@ from ..hybrid.preview import base_learning_rate, preview_learning_rates
 from ..hybrid.schedule import HybridSchedule
 from ..methods import get_method
 from ..models.named import register_named
-from ..onnx.pool import with_product_pools
+from ..onnx.pool import with_eigenfree_pools
 from ..pooling import find_pools
 from ..text import first_line
 from ..training.optimizer import warn_of_warmup
@@ -73,7 +73,7 @@ class ScriptHooks:
                 stack.enter_context(patch.object(average, "__init__", self._remembering(average.__init__)))
             stack.enter_context(patch.object(timm.data, "create_dataset", create_dataset))
             stack.enter_context(patch.object(timm.utils, "CheckpointSaver", self._make_saver))
-            stack.enter_context(patch.object(onnx, "onnx_export", _exporting_products(onnx.onnx_export)))
+            stack.enter_context(patch.object(onnx, "onnx_export", _exporting_eigenfree(onnx.onnx_export)))
             yield
 
     def extend(self, parser: argparse.ArgumentParser, trains: bool) -> None:
@@ -244,12 +244,12 @@ class ScriptHooks:
         return not hasattr(self.args, "rank") or is_primary(self.args)
 
 
-def _exporting_products(original: Callable[..., Any]) -> Callable[..., Any]:
+def _exporting_eigenfree(original: Callable[..., Any]) -> Callable[..., Any]:
     def onnx_export(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if not find_pools(model):
             return original(model, *args, **kwargs)
         try:
-            return original(with_product_pools(model), *args, **kwargs)  # ONNX has no eigensolver
+            return original(with_eigenfree_pools(model), *args, **kwargs)  # ONNX has no eigensolver
         except UnsupportedOperatorError as error:
             raise GCPError(
                 f"torch's older exporter cannot export a covariance pool ({first_line(error)}); add --dynamo, or use "
