@@ -1,1 +1,1 @@
-"""Publishing checkpoints on the Hugging Face Hub; see README.md beside this file."""
+"""Publishing checkpoints on the Hugging Face Hub; README.md in this folder is the guide."""

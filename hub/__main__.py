@@ -1,4 +1,4 @@
-"""``python -m hub COMMAND``: each command is a module of this folder with a ``main(argv)`` giving its exit status."""
+"""``python -m hub COMMAND``: each command is a module of this folder whose ``main(argv)`` returns the exit status."""
 
 import argparse
 import importlib
@@ -8,14 +8,15 @@ from timm_gcp.error_handler import DEBUG, exit_status
 from timm_gcp.output import lenient_output
 
 COMMANDS = {
-    "publish": "put a checkpoint of the manifest on the Hub, check it there, and pin it in the manifest",
-    "verify": "check again all that the manifest lists on the Hub",
-    "package": "put a small trained model into the package, with its measured accuracy",
-    "cards": "write the model cards of all rows, and an index of them",
+    "publish": "commit a checkpoint of the manifest to the Hub, download and check it, and pin it in the manifest",
+    "verify": "download every pinned revision again and check it",
+    "package": "add a small trained model to the package, with its measured accuracy",
+    "cards": "write the model cards of all rows, and an index",
 }
 
 
 def main() -> int:
+    """Runs the command that ``sys.argv`` names; returns its exit status."""
     with lenient_output():
         return _main()
 

@@ -1,12 +1,11 @@
-"""``python -m hub package``: puts a small trained model into the package, with its accuracy, labels and recipe.
+"""``python -m hub package``: adds a small trained model to the package, with its accuracy, class names and recipe.
 
-The folder is evaluated first; weights and row are written only then. Weights in the package work offline, so they are
-small: four MB at most.
+The model folder is evaluated first; then weights and row are written. Weights in the package work offline, and are
+limited to 4 MiB.
 """
 
 import argparse
 import datetime
-import hashlib
 import json
 import shlex
 import shutil
@@ -19,45 +18,47 @@ from typing import Any
 
 from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
-from timm_gcp.files import save_atomically
+from timm_gcp.files import sha256_of, written_aside
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest, write_manifest
 
 from .recipe import read_recipe
 
 LIMIT = 4 * 2**20
-"""Bytes of one packaged file."""
+"""Largest size of a packaged file, in bytes."""
 
 RGB = ("in_chans", 3)
-"""What goes without saying."""
+"""The default model argument, which is left out of the row."""
 
 BOOKKEEPING = {"--output": 2, "--experiment": 2, "--checkpoint-hist": 2, "--no-check-images": 1}
-"""Options, and how many words they are, that change no weights; the first two are places of one machine."""
+"""Options of ``timm-gcp train`` that do not change the weights → number of words to remove from a command."""
 
 
 def main(argv: Sequence[str]) -> int:
+    """Runs the command ``package``; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m hub package", description=__doc__.split("\n")[0])
-    parser.add_argument("name", help="of the row: <registered model>.<tag>")
+    parser.add_argument("name", help="name of the row: <registered model>.<tag>")
     parser.add_argument("folder", type=path_object, help="model folder of a run of timm-gcp train")
-    parser.add_argument("--description", required=True, help="a sentence for people")
+    parser.add_argument("--description", required=True, help="one sentence for the model card")
     parser.add_argument("--licence", default="Apache-2.0", help="SPDX identifier (%(default)s)")
-    parser.add_argument("--origin-url", help="where a person can read about the data")
-    parser.add_argument("--data", required=True, help="what it is evaluated on, in words")
-    parser.add_argument("--where", required=True, help="the machine, in words")
+    parser.add_argument("--origin-url", help="web page about the data")
+    parser.add_argument("--data", required=True, help="description of the data it is evaluated on")
+    parser.add_argument("--where", required=True, help="description of the machine it is evaluated on")
     parser.add_argument("--evaluate", required=True, metavar="ARGS", help="data arguments of timm-gcp validate, quoted")
-    parser.add_argument("--data-name", help="what stands for the data folder in the commands of the row")
+    parser.add_argument("--data-name", help="placeholder for the data folder in the commands of the row")
     parser.add_argument("--manifest", type=path_object, default=MANIFEST, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     weights = args.folder / "model.safetensors"
     if not weights.is_file():
-        raise GCPError(f"{args.folder} is no model folder: it has no {weights.name}; give RUN/model.")
+        raise GCPError(f"{args.folder} is not a model folder: it has no {weights.name}; give RUN/model.")
     if weights.stat().st_size > LIMIT:
-        raise GCPError(f"{weights} has {weights.stat().st_size / 2**20:.1f} MiB, more than the 4 of a packaged file.")
+        raise GCPError(f"{weights} has {weights.stat().st_size / 2**20:.1f} MiB; a packaged file has at most 4.")
     result = evaluate(args.folder, shlex.split(args.evaluate))
     row = make_row(args, result)
     row.check()
     package = args.manifest.parent / "zoo" / str(row.package)
     package.parent.mkdir(exist_ok=True)
-    save_atomically(package, lambda file: shutil.copyfileobj(weights.open("rb"), file))
+    with written_aside(package) as scratch:
+        shutil.copyfile(weights, scratch)
     rows = {name: other for name, other in read_manifest(args.manifest).items() if name != row.name}
     packaged = {name: other for name, other in rows.items() if other.package}
     others = {name: other for name, other in rows.items() if not other.package}
@@ -84,7 +85,7 @@ def evaluate(folder: Path, given: Sequence[str]) -> dict[str, float]:
 
 
 def public(command: str, data: str | None) -> str:
-    """A command without bookkeeping, and with a name that stands for the data folder."""
+    """A command without the options in `BOOKKEEPING` and with a placeholder for the data folder."""
     words = shlex.split(command)
     for option, number in BOOKKEEPING.items():
         if option in words:
@@ -96,12 +97,16 @@ def public(command: str, data: str | None) -> str:
 
 
 def make_row(args: argparse.Namespace, result: dict[str, float]) -> Checkpoint:
-    """The row of a folder, with what was measured."""
+    """The row of a model folder.
+
+    Args:
+        args: the command's options.
+        result: the measured accuracy.
+    """
     config = json.loads((args.folder / "config.json").read_text(encoding="utf-8"))
     cfg = config["pretrained_cfg"]
-    content = (args.folder / "model.safetensors").read_bytes()
+    weights = args.folder / "model.safetensors"
     trained = read_recipe(args.folder)
-
     labels = config.get("label_names")
     return Checkpoint(
         name=args.name,
@@ -109,8 +114,8 @@ def make_row(args: argparse.Namespace, result: dict[str, float]) -> Checkpoint:
         licence=args.licence,
         model_args={key: value for key, value in config.get("model_args", {}).items() if (key, value) != RGB},
         package=f"{args.name}.safetensors",
-        sha256=hashlib.sha256(content).hexdigest(),
-        size=len(content),
+        sha256=sha256_of(weights),
+        size=weights.stat().st_size,
         verified=f"{args.data}, {datetime.date.today().isoformat()}, {args.where}",
         input_size=tuple(cfg["input_size"]),
         interpolation=cfg["interpolation"],

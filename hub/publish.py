@@ -1,4 +1,4 @@
-"""``python -m hub publish``: a checkpoint goes to the Hub in one commit, is checked there, then enters the manifest."""
+"""``python -m hub publish``: commits a checkpoint to the Hub, downloads and checks it, then pins it in the manifest."""
 
 import argparse
 import dataclasses
@@ -16,15 +16,17 @@ from timm_gcp.files import sha256_of
 from timm_gcp.text import nearest
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest, write_manifest
 
-from .check import download, load, logits_of, same_logits
-from .remote import attempt, commit, read_state
+from .logits import load_revision, logits_of, same_logits
+from .repository import commit, download, read_info
+from .retry import attempt
 from .staging import Staged, stage
 
 _UNKNOWN = 40 * "0"
-"""Stands for the commit of a dry run, which has none."""
+"""The revision that a dry run shows, which makes no commit."""
 
 
 def main(argv: list[str]) -> int:
+    """Runs the command ``publish``; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m hub publish", description=__doc__.split("\n")[0])
     parser.add_argument("name", help="a row of the manifest, such as resnet50_svdpade.in1k")
     parser.add_argument("--org", required=True, help="organisation or user on the Hub")
@@ -34,16 +36,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--manifest", type=path_object, default=MANIFEST, help="manifest to read and write (the package's)"
     )
-    parser.add_argument("--curves", type=path_object, help="picture of the training curves, for the card")
-    parser.add_argument("--private", action="store_true", help="make a new repository that only ORG sees")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be done; nothing is sent")
+    parser.add_argument("--curves", type=path_object, help="PNG file of the training curves, for the card")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be published; send nothing")
     args = parser.parse_args(argv)
 
     rows = read_manifest(args.manifest)
     row = _publishable(rows, args.name, args.manifest)
     repo = _repo_id(args.org, args.name)
     if not args.dry_run and get_token() is None:
-        raise GCPError("No login of the Hugging Face Hub is stored; run `hf auth login` with a token that may write.")
+        raise GCPError("Not logged in to the Hugging Face Hub; run `hf auth login` with a token that may write.")
     staged = stage(row, repo, folder=args.folder, curves=args.curves)
     if args.dry_run:
         _show(staged, rows, repo, args.manifest)
@@ -59,7 +61,7 @@ def _publishable(rows: dict[str, Checkpoint], name: str, manifest: Path) -> Chec
     if name not in rows:
         raise GCPError(
             f"{manifest} has no row '{name}'; add one with name, description, licence, metrics, model_args, "
-            "num_classes, label_names and preprocessing (timm_gcp.weights.manifest explains them)"
+            "num_classes, label_names and preprocessing (see timm_gcp/weights/manifest.py)"
             f"{nearest(name, rows)}"
         )
     row = rows[name]
@@ -73,37 +75,42 @@ def _repo_id(org: str, name: str) -> str:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise GCPError(f"'{repo}' is no name of a repository on the Hub; correct --org.") from error
+        raise GCPError(f"'{repo}' is not a valid repository name; correct --org.") from error
     return repo
 
 
 def _upload(staged: Staged, repo: str, *, private: bool) -> str:
-    """The revision that holds the staged files: a new commit, or the present one where nothing has changed."""
+    """Commits the files; returns the new revision, or the latest one if it holds all of them already."""
     attempt(
         lambda: HfApi().create_repo(repo, private=private or None, exist_ok=True), f"creating the repository {repo}"
     )
-    base = read_state(repo)
-    if private and not base.private:
+    before = read_info(repo)
+    if private and not before.private:
         raise GCPError(f"{repo} exists and is public; make it private in its settings, or leave out --private.")
-    if all(base.holds(file) for file in staged.files):
+    message = f"{staged.row.name}: weights, configuration and card"
+    revision = commit(repo, staged.files, str(before.sha), message)
+    if revision == before.sha:
         print(f"{repo} holds all of this already; no commit is made.")
-        return base.revision
-    revision = commit(repo, staged.files, base, f"{staged.row.name}: weights, configuration and card")
-    print(f"Committed to {repo} as {revision}.")
+    else:
+        print(f"Committed to {repo} as {revision}.")
     return revision
 
 
 def _compare(staged: Staged, repo: str, revision: str) -> None:
-    """Downloads the revision afresh; refuses one that is not, byte by byte and in its logits, what was sent."""
+    """Downloads the revision into an empty cache and compares files and logits with what was sent.
+
+    Raises:
+        GCPError: a file or the logits differ.
+    """
     sent = {file.path_in_repo: file.upload_info.sha256.hex() for file in staged.files}
-    undone = f"the manifest stays as it was; look at {repo}@{revision[:12]} and publish again"
+    undone = f"the manifest is unchanged; look at {repo}@{revision[:12]} and publish again"
     with tempfile.TemporaryDirectory() as cache:
         for name, path in download(repo, revision, sent, Path(cache)).items():
             if sha256_of(path) != sent[name]:
-                raise GCPError(f"The Hub gives back another {name} than was sent (its sha256 differs); {undone}.")
+                raise GCPError(f"The downloaded {name} is not the one that was sent (its sha256 differs); {undone}.")
         size = staged.row.input_size
-        if not same_logits(logits_of(staged.model, size), logits_of(load(repo, revision, Path(cache)), size)):
-            raise GCPError(f"The model from the Hub gives other logits than the local one; {undone}.")
+        if not same_logits(logits_of(staged.model, size), logits_of(load_revision(repo, revision, Path(cache)), size)):
+            raise GCPError(f"The downloaded model gives other logits than the local one; {undone}.")
 
 
 def _pinned(staged: Staged, repo: str, revision: str) -> Checkpoint:
@@ -111,7 +118,7 @@ def _pinned(staged: Staged, repo: str, revision: str) -> Checkpoint:
 
 
 def _pin(before: Checkpoint, after: Checkpoint, manifest: Path) -> None:
-    # Read again: the upload may have taken long, and other rows may have changed meanwhile.
+    # Read again: the upload may take long, and other rows may have changed in the meantime.
     rows = read_manifest(manifest)
     if rows.get(before.name) != before:
         raise GCPError(f"Row '{before.name}' of {manifest} changed during the upload; publish it again as it is now.")

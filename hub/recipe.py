@@ -1,4 +1,4 @@
-"""How a model folder was trained: the ``result.json`` of the run that it lies in."""
+"""How a model folder was trained, from the ``result.json`` of its run."""
 
 import json
 from collections.abc import Mapping
@@ -10,10 +10,16 @@ from timm_gcp.text import without_places
 
 
 def read_recipe(folder: Path) -> Mapping[str, Any] | None:
-    """What the run beside a model folder records; None for a folder that lies in no run.
+    """The record of the run that wrote a model folder; None if the folder is not inside a run folder.
+
+    Args:
+        folder: model folder.
+
+    Returns:
+        The content of ``result.json``; absolute paths in ``command`` are shortened to their last part.
 
     Raises:
-        GCPError: a ``result.json`` that is none of ``timm-gcp train``.
+        GCPError: the ``result.json`` was not written by ``timm-gcp train``.
     """
     path = folder.absolute().parent / "result.json"
     if not path.exists():
@@ -23,5 +29,5 @@ def read_recipe(folder: Path) -> Mapping[str, Any] | None:
         return {**result, "command": without_places(result["command"])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise GCPError(
-            f"{path} is no result of `timm-gcp train` ({error}); move the model folder away from it or restore it."
+            f"{path} was not written by `timm-gcp train` ({error}); restore it, or move the model folder elsewhere."
         ) from error

@@ -1,4 +1,4 @@
-"""What a repository on the Hub will hold, made from a row of the manifest and a file of weights."""
+"""The files of a repository on the Hub, made from a row of the manifest and a file of weights, and checked."""
 
 import dataclasses
 import json
@@ -16,11 +16,12 @@ from torch import nn
 
 from timm_gcp import GCPError
 from timm_gcp.models.folder import save_folder
+from timm_gcp.text import one_line
 from timm_gcp.weights.manifest import Checkpoint
 from timm_gcp.weights.resolve import resolve
 
-from .card import CURVES, render_card
-from .check import load_folder, logits_of, same_logits
+from .logits import load_folder, logits_of, same_logits
+from .model_card import CURVES, render_card
 from .recipe import read_recipe
 
 WEIGHTS = "model.safetensors"
@@ -31,13 +32,13 @@ _DATA_KEYS = ("input_size", "interpolation", "crop_pct", "mean", "std")
 
 @dataclass(frozen=True)
 class Staged:
-    """A repository's files, not yet sent.
+    """The files of a repository, ready to be committed.
 
     Attributes:
-        row: with checksum and size of the weights.
-        files: weights, configuration, card, and curves if there are any.
+        row: the row of the manifest, with checksum and size of the weights.
+        files: weights, configuration, card, and training curves if there are any.
         card: the text of the card.
-        model: built from the row, with the weights, for comparison.
+        model: the model that the row describes, with the weights, for comparison with the downloaded one.
     """
 
     row: Checkpoint
@@ -50,25 +51,25 @@ def stage(row: Checkpoint, repo: str, *, folder: Path | None, curves: Path | Non
     """Makes the files of a repository and checks that they belong together.
 
     Args:
-        row: of the manifest.
+        row: the row of the manifest.
         repo: ``org/name``.
         folder: model folder with the weights; None takes the weights that the row itself resolves to.
-        curves: picture of the training curves; None for none.
+        curves: PNG file of the training curves; None for none.
 
     Raises:
-        GCPError: weights that are not to be had or do not fit the row, or a folder that differs from the row.
+        GCPError: the weights cannot be found or do not fit the row, or the folder differs from the row.
     """
     if not timm.is_model(row.architecture):
         raise GCPError(f"No model '{row.architecture}' is registered; correct the row's name or register its backbone.")
     if curves is not None and not (curves.is_file() and curves.suffix == ".png"):
-        raise GCPError(f"{curves} is no PNG file; give the curves.png of the run.")
+        raise GCPError(f"{curves} is not a PNG file; give the curves.png of the run.")
     weights = resolve(row) if folder is None else _of_folder(row, folder)
     large = CommitOperationAdd(WEIGHTS, str(weights))
     sha256, size = large.upload_info.sha256.hex(), large.upload_info.size
     if row.package is not None and row.sha256 != sha256:
         raise GCPError(
             f"These weights are not those of '{row.name}' in the package (sha256 {sha256[:12]}… instead of "
-            f"{str(row.sha256)[:12]}…); publish the same ones, or put the new ones into the package first."
+            f"{str(row.sha256)[:12]}…); publish the packaged ones, or run `python -m hub package` first."
         )
     row = dataclasses.replace(row, sha256=sha256, size=size)
     model = _model(row, weights)
@@ -97,16 +98,16 @@ def stage(row: Checkpoint, repo: str, *, folder: Path | None, curves: Path | Non
 
 
 def _of_folder(row: Checkpoint, folder: Path) -> Path:
-    """The weights of a model folder whose configuration says what the row says."""
+    """The weights of a model folder, whose configuration must agree with the row."""
     if not (folder / WEIGHTS).is_file():
         raise GCPError(f"{folder} has no {WEIGHTS}; give a model folder as `timm-gcp train` writes it.")
     config = _config(folder)
     data = config.get("pretrained_cfg", {})
-    # The names are the row's fields; a folder may be silent about its preprocessing, not about its classes.
-    told = {key: config.get(key) for key in ("architecture", "num_classes", "label_names")}
-    told.update({key: data[key] for key in _DATA_KEYS if data.get(key) is not None})
-    expected = {key: _plain(getattr(row, key)) for key in told}
-    wrong = [f"{key} {told[key]} instead of {expected[key]}" for key in told if told[key] != expected[key]]
+    # The keys are fields of the row. Preprocessing that the folder does not give is not compared; classes always are.
+    given = {key: config.get(key) for key in ("architecture", "num_classes", "label_names")}
+    given.update({key: data[key] for key in _DATA_KEYS if data.get(key) is not None})
+    expected = {key: _plain(getattr(row, key)) for key in given}
+    wrong = [f"{key} {given[key]} instead of {expected[key]}" for key in given if given[key] != expected[key]]
     if wrong:
         raise GCPError(f"{folder} does not belong to the row '{row.name}' ({'; '.join(wrong)}); correct the row.")
     return folder / WEIGHTS
@@ -125,18 +126,17 @@ def _model(row: Checkpoint, weights: Path) -> nn.Module:
         model: nn.Module = timm.create_model(row.architecture, num_classes=row.num_classes, **row.model_args)
         model.load_state_dict(load_file(weights))
     except (OSError, SafetensorError, RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise GCPError(
             f"{weights} does not fit {row.architecture} with {row.num_classes} classes and {dict(row.model_args)} "
-            f"({reason}); correct the row's model_args."
+            f"({one_line(error)[:200]}); correct the row's model_args."
         ) from error
     return model.eval()
 
 
 def _configuration(row: Checkpoint, model: nn.Module) -> bytes:
-    """timm's ``config.json`` of a row."""
+    """The ``config.json`` of a row, in timm's format."""
     described = {"tag": row.tag, "license": row.licence, "origin_url": row.origin_url, "description": row.description}
-    # The name's default tag may be another row, with names of its own.
+    # The default tag of the architecture may be another row, with other class names.
     plain: Any = model
     plain.pretrained_cfg = {**model.pretrained_cfg, "label_names": None}  # type: ignore[dict-item]
     with tempfile.TemporaryDirectory() as scratch:
@@ -156,5 +156,5 @@ def _configuration(row: Checkpoint, model: nn.Module) -> bytes:
 
 
 def _plain(value: object) -> Any:
-    """A value as JSON gives it back."""
+    """A value as it is after a round trip through JSON."""
     return json.loads(json.dumps(dict(value) if isinstance(value, Mapping) else value))

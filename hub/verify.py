@@ -1,4 +1,4 @@
-"""``python -m hub verify``: what the manifest lists on the Hub is there, unchanged, and works."""
+"""``python -m hub verify``: checks that every revision pinned in the manifest exists, is unchanged and works."""
 
 import argparse
 import json
@@ -16,19 +16,19 @@ from timm_gcp.files import sha256_of
 from timm_gcp.text import nearest
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
 
-from .check import download, load, logits_of
-from .remote import read_state
+from .logits import load_revision, logits_of
+from .repository import download, read_info
 from .staging import CONFIG, WEIGHTS
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came out for one row.
+    """The outcome of the check of one row.
 
     Attributes:
-        name: of the row.
-        hub: where it is.
-        problem: why it failed; None where all is well.
+        name: name of the row.
+        hub: ``org/name@revision``.
+        problem: why the check failed; None if it passed.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Verdict:
 
 
 def main(argv: list[str]) -> int:
+    """Runs the command ``verify``; returns its exit status: 1 if a check failed."""
     parser = argparse.ArgumentParser(prog="python -m hub verify", description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="rows to check (default: all that are on the Hub)")
     parser.add_argument("--manifest", type=path_object, default=MANIFEST, help="manifest to check (the package's)")
@@ -58,10 +59,10 @@ def main(argv: list[str]) -> int:
 
 
 def verify(row: Checkpoint) -> Verdict:
-    """Downloads a row's revision afresh and checks it against the row.
+    """Downloads the pinned revision of a row, without the cache, and checks it against the row.
 
     Args:
-        row: one with a place on the Hub.
+        row: a row with a pinned revision.
     """
     assert row.hub is not None
     repo, _, revision = row.hub.partition("@")
@@ -75,31 +76,31 @@ def verify(row: Checkpoint) -> Verdict:
 def _chosen(rows: dict[str, Checkpoint], names: list[str]) -> list[Checkpoint]:
     for name in names:
         if name not in rows:
-            raise GCPError(f"The manifest has no row '{name}'{nearest(name, rows) or '; see its names'}")
+            raise GCPError(f"The manifest has no row '{name}'{nearest(name, rows)}")
         if rows[name].hub is None:
             raise GCPError(f"Row '{name}' is not on the Hub yet; publish it first.")
     return [rows[name] for name in names] if names else [row for row in rows.values() if row.hub is not None]
 
 
 def _check(row: Checkpoint, repo: str, revision: str) -> None:
-    read_state(repo, revision)
+    read_info(repo, revision)
     with tempfile.TemporaryDirectory() as cache:
         files = download(repo, revision, (CONFIG, WEIGHTS), Path(cache))
         found = sha256_of(files[WEIGHTS])
         if found != row.sha256:
             raise GCPError(f"{WEIGHTS} has sha256 {found[:12]}… instead of {str(row.sha256)[:12]}….")
         _check_configuration(row, files[CONFIG])
-        if not logits_of(load(repo, revision, Path(cache)), row.input_size).isfinite().all():
+        if not logits_of(load_revision(repo, revision, Path(cache)), row.input_size).isfinite().all():
             raise GCPError("Its logits are not finite.")
 
 
 def _check_configuration(row: Checkpoint, path: Path) -> None:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        told = {"architecture": config["architecture"], "model_args": config.get("model_args", {})}
+        given = {"architecture": config["architecture"], "model_args": config.get("model_args", {})}
     except (ValueError, KeyError, AttributeError) as error:
-        raise GCPError(f"{CONFIG} is none of timm's ({type(error).__name__}).") from error
+        raise GCPError(f"{CONFIG} is not in timm's format ({type(error).__name__}).") from error
     expected = {"architecture": row.architecture, "model_args": json.loads(json.dumps(dict(row.model_args)))}
     for key, value in expected.items():
-        if told[key] != value:
-            raise GCPError(f"{CONFIG} has {key} {told[key]} instead of {value}.")
+        if given[key] != value:
+            raise GCPError(f"{CONFIG} has {key} {given[key]} instead of {value}.")

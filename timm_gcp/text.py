@@ -1,11 +1,11 @@
-"""Pieces of messages: near matches of a mistyped name, 'a, b and 3 more', an error on one line."""
+"""Pieces of text: near matches of a mistyped name, 'a, b and 3 more', an error on one line, Markdown tables."""
 
 import difflib
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["first_line", "nearest", "one_line", "some_of", "some_quoted", "without_places"]
+__all__ = ["first_line", "markdown_table", "nearest", "one_line", "some_of", "some_quoted", "without_places"]
 
 
 def one_line(error: BaseException) -> str:
@@ -34,6 +34,16 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """The end of an error message about a mistyped name: its near matches, or a full stop."""
     near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(near)}?" if near else "."
+
+
+def markdown_table(titles: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table. The text of a cell is put on one line, and vertical bars in it are escaped."""
+
+    def line(cells: Iterable[object]) -> str:
+        texts = (" ".join(str(cell).split()).replace("|", r"\|") for cell in cells)
+        return f"| {' | '.join(texts)} |"
+
+    return "\n".join([line(titles), "|---" * len(titles) + "|", *map(line, rows)])
 
 
 def without_places(command: str) -> str:

@@ -54,14 +54,14 @@ def test_a_public_command_says_what_makes_the_weights():
 def test_what_cannot_be_packaged(images, run, tmp_path, monkeypatch):
     manifest = tmp_path / "manifest.json"
     shutil.copy(MANIFEST, manifest)
-    with pytest.raises(GCPError, match="is no model folder"):
+    with pytest.raises(GCPError, match="is not a model folder"):
         package.main(_given(images, run, manifest))
     with pytest.raises(GCPError, match=r"could not be evaluated: .*nowhere"):
         package.main(_given("nowhere", run / "model", manifest))
     with pytest.raises(GCPError, match="no valid name"):
         package.main(_given(images, run / "model", manifest, name="Without a tag"))
     monkeypatch.setattr(package, "LIMIT", 1000)
-    with pytest.raises(GCPError, match="more than the 4"):
+    with pytest.raises(GCPError, match="has at most 4"):
         package.main(_given(images, run / "model", manifest))
     assert manifest.read_bytes() == MANIFEST.read_bytes()
     assert not (tmp_path / "zoo").exists()

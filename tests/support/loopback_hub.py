@@ -154,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "path": file["path"],
                 "uploadMode": "lfs" if file["path"].endswith(LARGE) else "regular",
                 "shouldIgnore": False,
-                "oid": self.entry(file["path"], head[file["path"]])["blobId"] if file["path"] in head else None,
+                "oid": self.oid(file["path"], head[file["path"]]) if file["path"] in head else None,
             }
             for file in json.loads(body)["files"]
         ]
@@ -205,6 +205,11 @@ class _Handler(BaseHTTPRequestHandler):
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(content)}\n".encode()
         lfs = {"sha256": sha256, "size": len(content), "pointerSize": len(pointer)}
         return {"rfilename": path, "size": len(content), "blobId": git_blob(pointer), "lfs": lfs}
+
+    def oid(self, path, content):
+        """What a client compares its file with before an upload: git's checksum, of a large file the SHA-256."""
+        entry = self.entry(path, content)
+        return entry["lfs"]["sha256"] if "lfs" in entry else entry["blobId"]
 
     def revision_of(self, repo, revision):
         """Commit id, or None once the request is answered."""

@@ -1,4 +1,4 @@
-"""The model card of a row of the manifest; ``publish`` and ``cards`` write the same one."""
+"""The model card of a row of the manifest, which ``publish`` and ``cards`` both write."""
 
 import re
 from collections.abc import Mapping
@@ -7,12 +7,15 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from timm_gcp import METHODS
+from timm_gcp.text import markdown_table
 from timm_gcp.weights.manifest import Checkpoint
 
 from .citation import bibtex
 
 CURVES = "curves.png"
-"""Name of the training curves in a repository."""
+"""Name of the file with the training curves in a repository."""
+
+NOT_VERIFIED = "Not verified: this project has not evaluated these weights."
 
 
 def render_card(
@@ -23,20 +26,20 @@ def render_card(
     recipe: Mapping[str, Any] | None = None,
     curves: bool = False,
 ) -> str:
-    """The card as Markdown with the Hub's metadata.
+    """The card: Markdown below a block of YAML metadata for the Hub.
 
     Args:
-        row: what the manifest says.
-        repo: ``org/name`` on the Hub; None shows the usage by the registered name.
-        parameters: number of the network's parameters; None leaves it out.
-        recipe: what the training run recorded; None takes the command of the row, if it has one.
-        curves: show the training curves, a file of the repository.
+        row: the row of the manifest.
+        repo: ``org/name`` on the Hub; None shows how to load the model by its registered name.
+        parameters: number of parameters of the network; None leaves it out.
+        recipe: the record of the training run (`hub.recipe`); None takes the row's command, if it has one.
+        curves: whether to show the training curves, which are then a file of the repository.
     """
     if recipe is None and row.recipe:
         recipe = {"command": row.recipe}
     method = METHODS.get(row.architecture.rpartition("_")[2])
     sections = [
-        f"# {row.name}\n\n{row.description}\n\n{_standing(row)}",
+        f"# {row.name}\n\n{row.description}\n\n{_verification(row)}",
         f"## The model\n\n{_facts(row, parameters)}",
         f"## Results\n\n{metrics_table(row)}",
         f"## Usage\n\n{_usage(row, repo)}",
@@ -53,55 +56,49 @@ def render_card(
 
 
 def metrics_table(row: Checkpoint) -> str:
-    """What was measured, by whom and how, as a Markdown table or a sentence."""
+    """The measured accuracies as a Markdown table, or a sentence if there are none."""
     if not row.metrics:
-        return "Nobody has told an accuracy of these weights."
-    lines = ["| data | top-1 | top-5 | measured by | command |", "|---|---|---|---|---|"]
-    for metric in row.metrics:
-        command = f"`{metric['command']}`" if metric.get("command") else ""
-        cells = (
+        return "No accuracy is recorded for these weights."
+    lines = (
+        (
             metric.get("data", ""),
             percent(metric.get("top1")),
             percent(metric.get("top5")),
-            by_whom(metric),
-            command,
+            measured_by(metric),
+            f"`{metric['command']}`" if metric.get("command") else "",
         )
-        lines.append("| " + " | ".join(cell(text) for text in cells) + " |")
-    return "\n".join(lines)
+        for metric in row.metrics
+    )
+    return markdown_table(("data", "top-1", "top-5", "measured by", "command"), lines)
 
 
-def by_whom(metric: Mapping[str, Any]) -> str:
-    """Who measured, in words."""
+def measured_by(metric: Mapping[str, Any]) -> str:
+    """Who measured an accuracy."""
     by = metric.get("by")
-    return "their authors, as printed" if by == "upstream" else str(by or "not recorded")
+    return "the authors, as published" if by == "upstream" else str(by or "not recorded")
 
 
 def percent(value: float | None) -> str:
-    """A percentage with two decimals, or nothing."""
+    """A percentage with two decimals, '' for None."""
     return "" if value is None else f"{value:.2f}"
 
 
-def cell(text: object) -> str:
-    """Text that cannot break out of a cell of a Markdown table."""
-    return " ".join(str(text).split()).replace("|", "\\|")
-
-
 def _metadata(row: Checkpoint) -> str:
-    """The YAML block by which the Hub shows licence, tags and results."""
+    """The YAML metadata from which the Hub shows licence, tags and results."""
     results = _eval_results(row)
     return ModelCardData(
         license=row.licence.lower() if row.licence else None,
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["image-classification", "timm", "timm-gcp", "global-covariance-pooling"],
-        # The Hub needs a model's name beside its results, and refuses one without results.
+        # The Hub demands a model name beside results, and refuses one without them.
         model_name=row.name if results else None,
         eval_results=results or None,
     ).to_yaml()
 
 
 def _eval_results(row: Checkpoint) -> list[EvalResult]:
-    """The measurements of a row in the Hub's form (``model-index``), accuracies in per cent."""
+    """The accuracies of a row, in per cent, as entries of the Hub's ``model-index``."""
     return [
         EvalResult(
             task_type="image-classification",
@@ -110,7 +107,7 @@ def _eval_results(row: Checkpoint) -> list[EvalResult]:
             metric_type="accuracy",
             metric_name=name,
             metric_value=metric[key],
-            source_name=by_whom(metric) if row.origin_url else None,
+            source_name=measured_by(metric) if row.origin_url else None,
             source_url=row.origin_url,
         )
         for metric in row.metrics
@@ -119,10 +116,10 @@ def _eval_results(row: Checkpoint) -> list[EvalResult]:
     ]
 
 
-def _standing(row: Checkpoint) -> str:
+def _verification(row: Checkpoint) -> str:
     if row.verified:
         return f"Verified: {row.verified.rstrip('.')}."
-    return "**Not verified: nobody in this project has evaluated these weights.**"
+    return f"**{NOT_VERIFIED}**"
 
 
 def _facts(row: Checkpoint, parameters: int | None) -> str:
@@ -135,10 +132,15 @@ def _facts(row: Checkpoint, parameters: int | None) -> str:
         "mean, standard deviation": f"{_numbers(row.mean)}; {_numbers(row.std)}",
         "model.safetensors": f"{row.size:,} bytes" if row.size is not None else None,
         "sha256": f"`{row.sha256}`" if row.sha256 else None,
-        "read more": row.origin_url,
+        "source": row.origin_url,
     }
-    lines = [f"| {name} | {cell(value)} |" for name, value in facts.items() if value is not None]
-    return "\n".join(["| | |", "|---|---|", *lines])
+    return _two_columns(facts)
+
+
+def _two_columns(facts: Mapping[str, object]) -> str:
+    """A table without titles, '' if there is nothing to show; values that are None are left out."""
+    lines = [(name, value) for name, value in facts.items() if value is not None]
+    return markdown_table(("", ""), lines) if lines else ""
 
 
 def _numbers(values: tuple[float, ...]) -> str:
@@ -153,7 +155,7 @@ def _usage(row: Checkpoint, repo: str | None) -> str:
         names, name = "names = timm.data.ImageNetInfo()\n", "names.index_to_description(k)"
     else:
         names, name = "", '"class", k'
-    return f"""`import timm_gcp` comes first: that package, installed beside timm, tells timm this architecture.
+    return f"""Install the package `timm-gcp` and import it first: it registers this architecture with timm.
 
 ```python
 import timm_gcp
@@ -182,13 +184,10 @@ def _training(recipe: Mapping[str, Any] | None, curves: bool) -> str:
             "seed": recipe.get("seed"),
             "versions": versions or None,
         }
-        lines = [f"| {name} | {cell(value)} |" for name, value in shown.items() if value is not None]
-        parts.append(f"```bash\n{recipe['command']}\n```")
-        if lines:
-            parts.append("\n".join(["| | |", "|---|---|", *lines]))
+        parts += [f"```bash\n{recipe['command']}\n```", _two_columns(shown)]
     if curves:
         parts.append(f"![Loss and accuracy by epoch]({CURVES})")
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
 def _of(epoch: int | None, epochs: int | None) -> str | None:
@@ -197,21 +196,19 @@ def _of(epoch: int | None, epochs: int | None) -> str | None:
 
 def _limits(row: Checkpoint) -> str:
     limits = [
-        f"It tells {row.num_classes} classes apart and gives one of them for every image, also one that shows none.",
+        f"It predicts one of {row.num_classes} classes for every image, even if the image shows none of them.",
     ]
     if not row.verified:
-        limits.append("Not verified: nobody in this project has evaluated these weights.")
+        limits.append(NOT_VERIFIED)
     if any(metric.get("by") == "upstream" for metric in row.metrics):
-        limits.append(
-            "The numbers of the authors were measured with their code and preprocessing, not with this package."
-        )
+        limits.append("The authors' accuracies were measured with their code and preprocessing, not with this package.")
     if row.label_names is None and row.num_classes != 1000:
-        limits.append("The names of its classes are not known.")
+        limits.append("The names of the classes are not known.")
     return "\n".join(f"- {limit}" for limit in limits)
 
 
 def _licence(row: Checkpoint) -> str:
     if row.licence is None:
-        return "No licence is known: these weights are not published by this project."
-    origin = f" Where they come from: {row.origin_url}" if row.origin_url else ""
-    return f"The weights are under {row.licence}.{origin}"
+        return "No licence is known, so this project does not publish these weights."
+    origin = f" Source: {row.origin_url}" if row.origin_url else ""
+    return f"The weights are licensed under {row.licence}.{origin}"
