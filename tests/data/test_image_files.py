@@ -79,6 +79,7 @@ def test_predict_turns_photographs(tmp_path, capsys):
     assert row(plain) != row(turned, "--ignore-exif-orientation")
 
 
+@pytest.mark.slow
 def test_onnx_file_tells_the_orientation(tmp_path):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")

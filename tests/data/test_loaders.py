@@ -35,7 +35,11 @@ def method(request):
     multiprocessing.set_start_method(before, force=True)
 
 
-METHODS = [name for name in ("fork", "forkserver", "spawn") if name in multiprocessing.get_all_start_methods()]
+METHODS = [
+    pytest.param(name, marks=() if name == "fork" else pytest.mark.slow)
+    for name in ("fork", "forkserver", "spawn")
+    if name in multiprocessing.get_all_start_methods()
+]
 
 
 @pytest.mark.parametrize("method", METHODS, indirect=True)

@@ -61,7 +61,7 @@ def whole(images, tmp_path_factory):
     return output / "run"
 
 
-@pytest.mark.parametrize("number", ["SIGKILL", "SIGSEGV"])
+@pytest.mark.parametrize("number", ["SIGKILL", pytest.param("SIGSEGV", marks=pytest.mark.slow)])
 def test_a_killed_worker_ends_in_a_sentence_and_a_checkpoint(number, whole, images, tmp_path, capfd, monkeypatch):
     """In the second epoch, in the middle of an update; the run goes on bit for bit as if nothing had been."""
     with monkeypatch.context() as patched:
@@ -80,7 +80,14 @@ def test_a_killed_worker_ends_in_a_sentence_and_a_checkpoint(number, whole, imag
     same_runs(whole, tmp_path / "run")
 
 
-@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        ("SIGTERM", 143),
+        pytest.param("SIGHUP", 129, marks=pytest.mark.slow),
+        pytest.param("SIGINT", 130, marks=pytest.mark.slow),
+    ],
+)
 def test_a_stuck_loader_is_stopped_by_one_signal(number, status, whole, images, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         flag = tmp_path / "stuck"
@@ -142,7 +149,7 @@ SHORT = [
 
 
 @pytest.mark.parametrize(("error", "match"), SHORT)
-@pytest.mark.parametrize("where", ["loading", "sending"])
+@pytest.mark.parametrize("where", ["loading", pytest.param("sending", marks=pytest.mark.slow)])
 def test_what_a_worker_lacks_is_named(where, error, match):
     """Sending: torch would drop the batch, and wait for it without end."""
     deed = functools.partial(raises, error) if where == "loading" else functools.partial(Unsendable, error)
