@@ -22,7 +22,7 @@ from timm.utils import ModelEmaV3
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import timm_gcp
-from tests.support.tools import COMMON, timm_gcp_command
+from tests.support.tools import COMMON, slow_but, timm_gcp_command
 from timm_gcp import METHODS, GCPError, graft
 from timm_gcp.models import BACKBONES
 from timm_gcp.models.folder import save_folder
@@ -45,6 +45,8 @@ KINDS = {
     "alexnet": "head",
     "swin_tiny_patch4_window7_224": "head.fc",
 }
+HEAVY = {"vgg11_bn", "swin_tiny_patch4_window7_224"}
+QUICK = KINDS.keys() - HEAVY
 for _name in KINDS:
     if not timm.is_model(f"{_name}_polar"):
         timm_gcp.register_backbone(_name)
@@ -72,7 +74,7 @@ def layout_of(net):
     return str(getattr(given, "value", given))
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", slow_but(QUICK, BACKBONES))
 def test_default_cfg(backbone):
     """On the meta device: nothing is computed, so all methods and the true size cost little."""
     with torch.device(weightless(backbone)):
@@ -103,7 +105,7 @@ def test_default_cfg(backbone):
     }
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", slow_but(QUICK, BACKBONES))
 def test_forward_and_backward(backbone):
     model, x = small(f"{backbone}_svdpade")
     features = model.forward_features(x)
@@ -123,7 +125,7 @@ def test_forward_and_backward(backbone):
 
 
 @pytest.mark.parametrize("method", JUDGED)
-@pytest.mark.parametrize("backbone", KINDS)
+@pytest.mark.parametrize("backbone", slow_but(QUICK, KINDS))
 def test_reset_classifier(backbone, method):
     model, x = small(f"{backbone}_{method}")
     pooled = model.forward_head(model.forward_features(x), pre_logits=True)
@@ -139,7 +141,7 @@ def test_reset_classifier(backbone, method):
     assert bare(x).shape == bare.forward_features(x).shape
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", slow_but(QUICK, BACKBONES))
 def test_features(backbone):
     arguments = dict(img_size=64) if backbone in FIXED else {}
     with torch.device(weightless(backbone)):
@@ -158,7 +160,7 @@ def test_features(backbone):
         assert all(map_.shape[d] <= -(-side // reduction) + 1 for d in get_spatial_dim(layout))
 
 
-@pytest.mark.parametrize("backbone", KINDS)
+@pytest.mark.parametrize("backbone", slow_but(QUICK, KINDS))
 def test_features_hold_the_models_own_weights(backbone, tmp_path):
     model, x = small(f"{backbone}_polar")
     torch.save(model.state_dict(), tmp_path / "ours.pth")
@@ -177,7 +179,9 @@ def test_features_hold_the_models_own_weights(backbone, tmp_path):
     assert torch.allclose(last, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("backbone", ["vgg11_bn", "mobilenetv3_small_050", "test_convnext", "test_resnet"])
+@pytest.mark.parametrize(
+    "backbone", slow_but(QUICK, ["vgg11_bn", "mobilenetv3_small_050", "test_convnext", "test_resnet"])
+)
 def test_features_by_the_getter_leave_the_head_out(backbone, tmp_path):
     model, x = small(f"{backbone}_polar")
     torch.save(model.state_dict(), tmp_path / "ours.pth")
@@ -188,7 +192,7 @@ def test_features_by_the_getter_leave_the_head_out(backbone, tmp_path):
         assert torch.allclose(map_, expected[k], atol=1e-5)
 
 
-@pytest.mark.parametrize("backbone", KINDS)
+@pytest.mark.parametrize("backbone", slow_but(QUICK, KINDS))
 def test_forward_intermediates(backbone):
     model, x = small(f"{backbone}_polar")
     if not hasattr(timm.create_model(backbone), "forward_intermediates"):
@@ -203,7 +207,7 @@ def test_forward_intermediates(backbone):
     assert torch.allclose(out, model.forward_features(x), atol=1e-5)
 
 
-@pytest.mark.parametrize("backbone", KINDS)
+@pytest.mark.parametrize("backbone", slow_but(QUICK, KINDS))
 def test_fx(backbone):
     model, x = small(f"{backbone}_svdpade")
     tracer = dict(
@@ -222,7 +226,7 @@ def test_fx(backbone):
     extractor(x)[nodes[-1]].sum().backward()
 
 
-@pytest.mark.parametrize("backbone", KINDS)
+@pytest.mark.parametrize("backbone", slow_but(QUICK, KINDS))
 def test_copies_pickle_and_folder(backbone, tmp_path):
     model, x = small(f"{backbone}_polar")
     expected = model(x)
@@ -237,7 +241,7 @@ def test_copies_pickle_and_folder(backbone, tmp_path):
     assert pickle.loads(pickle.dumps(entry)) is entry
 
 
-@pytest.mark.parametrize("backbone", KINDS)
+@pytest.mark.parametrize("backbone", slow_but(QUICK, KINDS))
 def test_amp_channels_last_and_checkpointing(backbone):
     model, x = small(f"{backbone}_svdpade")
     expected = model(x)
@@ -263,7 +267,7 @@ def test_amp_channels_last_and_checkpointing(backbone):
     assert all(p.grad is not None for p in model.parameters())
 
 
-@pytest.mark.parametrize("backbone", KINDS)
+@pytest.mark.parametrize("backbone", slow_but(QUICK, KINDS))
 def test_layer_decay(backbone):
     model, _ = small(f"{backbone}_svdpade")
     groups = create_optimizer_v2(model, "sgd", lr=0.1, weight_decay=1e-4, layer_decay=0.7).param_groups
@@ -273,7 +277,7 @@ def test_layer_decay(backbone):
     assert all(group["lr_scale"] == highest for group in groups if any(id(p) in head for p in group["params"]))
 
 
-@pytest.mark.parametrize("backbone", ["test_vit", "test_convnext", "vgg11_bn"])
+@pytest.mark.parametrize("backbone", slow_but(QUICK, ["test_vit", "test_convnext", "vgg11_bn"]))
 def test_distributed_data_parallel(backbone, tmp_path):
     model, x = small(f"{backbone}_isqrt")
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
@@ -285,7 +289,7 @@ def test_distributed_data_parallel(backbone, tmp_path):
     assert all(p.grad is not None for p in model.parameters())
 
 
-@pytest.mark.parametrize("backbone", ["test_vit", "test_convnext", "test_efficientnet", "vgg11_bn"])
+@pytest.mark.parametrize("backbone", slow_but(QUICK, ["test_vit", "test_convnext", "test_efficientnet", "vgg11_bn"]))
 def test_trace_export_and_compile(backbone):
     model, x = small(f"{backbone}_isqrt")
     expected = model(x)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -57,3 +58,8 @@ def torchrun(module, *argv):
 def rows_of(run):
     with open(run / "summary.csv", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def slow_but(quick, names):
+    """Parameters for ``names``, of which only those in ``quick`` belong to the fast set."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]

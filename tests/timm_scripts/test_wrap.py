@@ -4,11 +4,14 @@
 ``TIMM_SCRIPTS`` names a folder of them.
 """
 
+import contextlib
 import csv
 import functools
 import hashlib
 import http.server
+import io
 import json
+import logging
 import os
 import re
 import subprocess
@@ -69,9 +72,22 @@ def main():
 """
 
 
+def wrap_arguments(images, output, *argv):
+    return ["wrap", MINIATURE, "--", "--data-dir", images, "--model", MODEL, "--output", output, *argv]
+
+
 def wrap(images, output, *argv):
-    """Runs the miniature as a user does, in a process of its own."""
-    return timm_gcp_command("wrap", MINIATURE, "--", "--data-dir", images, "--model", MODEL, "--output", output, *argv)
+    """Runs the miniature in this process; returns its status and what it printed, as a process of its own would."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level  # the script sets up its own
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = main(list(map(str, wrap_arguments(images, output, *argv))))
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    return subprocess.CompletedProcess(argv, status, out.getvalue(), err.getvalue())
 
 
 def told(done, what):
@@ -82,21 +98,23 @@ def told(done, what):
 
 @pytest.fixture(scope="module")
 def base(images, tmp_path_factory):
-    """Four epochs with an average of the weights, the switch at the third."""
+    """Four epochs with an average of the weights, the switch at the third, in a process of its own."""
     output = tmp_path_factory.mktemp("wrap")
-    done = wrap(images, output, "--model-ema", "--switch-epoch", "2", "--metrics", *"4312", "--checkpoint-hist", "2")
-    return done, output
+    argv = ("--model-ema", "--switch-epoch", "2", "--metrics", *"4312", "--checkpoint-hist", "2")
+    return timm_gcp_command(*wrap_arguments(images, output, *argv)), output
 
 
 # ---------------------------------------------------------------------------------------------------- the protocol
 
 
-def test_help_has_our_options():
-    done = timm_gcp_command("wrap", MINIATURE, "--help")
-    assert done.returncode == 0, done.stderr
-    assert "usage: miniature_train.py" in done.stdout
+def test_help_has_our_options(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["wrap", str(MINIATURE), "--help"])
+    assert not end.value.code
+    shown = capsys.readouterr().out
+    assert "usage: miniature_train.py" in shown
     for option in ("--hybrid", "--no-hybrid", "--warm-method", "--switch-lr-fraction", "--switch-epoch", "--model-ema"):
-        assert option in done.stdout
+        assert option in shown
 
 
 def test_switch_takes_model_and_average(base):
@@ -195,6 +213,7 @@ def test_switch_between_updates(images, tmp_path):
     assert told(done, "epoch")[2] == "svdpade"
 
 
+@pytest.mark.slow
 def test_two_processes_switch_together(images, tmp_path):
     done = torchrun(
         *("timm_gcp", "wrap", MINIATURE, "--", "--data-dir", images, "--model", MODEL, "--model-ema"),
@@ -263,6 +282,7 @@ def test_any_backbone_and_nothing_left_behind(tmp_path, capsys):
     assert os.listdir(tmp_path) == ["validate.py"]
 
 
+@pytest.mark.slow
 def test_exports_without_an_eigensolver(base, tmp_path, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
