@@ -199,40 +199,31 @@ def _on_map(x: Tensor, input_fmt: str) -> bool:
 
 
 def _sort(model: nn.Module, classifier: str, input_fmt: str, calls: list[_Call]) -> Head:
-    channels = int(model.num_features)  # type: ignore[arg-type]
+    """Tells from the layers that ran in a head which of them stay and which are replaced."""
+    family, name = family_of(model), type(model).__name__
+    calls = [call for call in calls if call.path != classifier]
+    pools = [_pooling_above(model, call.path) for call in calls]
+    others = [call for call, pool in zip(calls, pools, strict=True) if pool is None]
+    drop = next((call.path for call in reversed(others) if isinstance(call.module, nn.Dropout)), None)
+    layers = [call for call in others if any(True for _ in call.module.parameters())]
+    if family.hidden:
+        layers = [call for call in layers if not call.path.startswith("pre_logits.")]
+    norm = None
+    if layers and _normalises(layers[0].module, int(model.num_features)):  # type: ignore[arg-type]
+        norm = layers.pop(0).path
     container = classifier.partition(".")[0] if "." in classifier else None
-    hidden = family_of(model).hidden
-    norm, drop, first = None, None, True
-    replaced = []
-    for call in calls:
-        pooling = _pooling_above(model, call.path)
-        if call.path == classifier:
-            continue
-        if pooling is not None:
-            if pooling not in replaced:
-                replaced.append(pooling)
-            continue
-        if isinstance(call.module, nn.Dropout):
-            drop = call.path
-        if not any(True for _ in call.module.parameters()):
-            continue
-        if hidden and call.path.startswith("pre_logits."):
-            continue
-        if first and _normalises(call.module, channels):
-            norm = call.path
-        elif call.on_map:
+    replaced = [pool for pool in pools if pool is not None]
+    for call in layers:
+        if call.on_map:
             raise GCPError(
-                f"{type(model).__name__} cannot pool a covariance: its head runs {call.path} on the whole map, "
-                f"before it pools."
+                f"{name} cannot pool a covariance: its head runs {call.path} on the whole map, before it pools."
             )
-        elif call.path.partition(".")[0] != container:
-            replaced.append(call.path.partition(".")[0])
-        first = False
+        if (child := call.path.partition(".")[0]) != container:
+            replaced.append(child)
     if drop is not None and drop.partition(".")[0] in replaced:
         drop = None
-    prefix = int(getattr(model, "num_prefix_tokens", _UNCOUNTED_PREFIX.get(type(model).__name__, 0)))
-    prefix = prefix if input_fmt == "NLC" else 0
-    return Head(classifier, input_fmt, prefix, norm, drop, hidden, tuple(dict.fromkeys(replaced)))
+    prefix = int(getattr(model, "num_prefix_tokens", _UNCOUNTED_PREFIX.get(name, 0))) if input_fmt == "NLC" else 0
+    return Head(classifier, input_fmt, prefix, norm, drop, family.hidden, tuple(dict.fromkeys(replaced)))
 
 
 def _pooling_above(model: nn.Module, path: str) -> str | None:
