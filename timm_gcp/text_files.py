@@ -1,16 +1,17 @@
-"""Text files that users write: read the same way wherever one is given."""
+"""Reads the text files that users write, in whichever encoding and with whichever line ends."""
 
 import codecs
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import GCPError
 
-__all__ = ["read_text"]
+__all__ = ["numbered_lines", "read_text"]
 
 
 def read_text(path: str | os.PathLike[str], what: str = "", strict: bool = True) -> str:
-    """The text of a file that a user wrote, whichever editor and system it comes from.
+    r"""Reads a text file that any editor on any operating system may have written.
 
     Args:
         path: a file in UTF-8, or in UTF-16 with a byte-order mark; a mark is taken off.
@@ -18,7 +19,7 @@ def read_text(path: str | os.PathLike[str], what: str = "", strict: bool = True)
         strict: refuse what is not text; otherwise such bytes are replaced.
 
     Returns:
-        The text with '\\n' at the ends of its lines.
+        The text with '\n' at the ends of its lines.
 
     Raises:
         GCPError: the file cannot be read.
@@ -31,3 +32,20 @@ def read_text(path: str | os.PathLike[str], what: str = "", strict: bool = True)
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise GCPError(f"{what or path} cannot be read ({reason}): save it as a plain text file.") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def numbered_lines(path: str | os.PathLike[str], strict: bool = True) -> Iterator[tuple[int, str]]:
+    """Numbers the lines of a text file from 1 and strips them; blank lines are left out.
+
+    Args:
+        path: the file.
+        strict: as for ``read_text``.
+
+    Yields:
+        Number and text of each line.
+
+    Raises:
+        GCPError: the file cannot be read.
+    """
+    text = read_text(path, repr(str(path)), strict)
+    yield from ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip())

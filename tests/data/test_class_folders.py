@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from timm_gcp.data import ReaderImageList, create_dataset
-from timm_gcp.data.folders import FolderReader
+from timm_gcp.data.image_folder import FolderReader
 from timm_gcp.errors import GCPError
 from timm_gcp.text_files import read_text
 

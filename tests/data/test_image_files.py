@@ -10,7 +10,7 @@ from PIL import Image, features
 
 from timm_gcp.commands.predict import main as predict
 from timm_gcp.data import UnreadableImageError, create_dataset, find_images, image_extensions, open_image
-from timm_gcp.data.pixels import convert_image
+from timm_gcp.data.image_mode import convert_image
 from timm_gcp.errors import GCPError
 
 ORIENTATION = 0x0112

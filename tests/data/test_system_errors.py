@@ -103,7 +103,7 @@ def test_an_interrupted_check_leaves_the_queued_images(folder, monkeypatch):
         read.append(index)
         time.sleep(0.01)
 
-    monkeypatch.setattr(dataset, "_read", slow)
+    monkeypatch.setattr(dataset, "read", slow)
     monkeypatch.setattr(ThreadPoolExecutor, "submit", submit_some)
     with pytest.raises(KeyboardInterrupt):
         check_images(dataset, progress=False, workers=2)

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from tests.support.resumed_runs import arguments, same_runs
 from timm_gcp.__main__ import main
 from timm_gcp.data import workers
-from timm_gcp.data.check import StrictImageDataset
+from timm_gcp.data.image_dataset import StrictImageDataset
 from timm_gcp.data.workers import GuardedLoader, LoaderError, start_worker
 from timm_gcp.training import interrupt as interrupts
 from timm_gcp.training.interrupt import Interrupt, Interrupted

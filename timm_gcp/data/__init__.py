@@ -1,10 +1,11 @@
-"""Data sets: image folders, list files, the fine-grained benchmarks, synthetic textures, and all that timm reads."""
+"""Data sets: image folders, image lists, fine-grained benchmarks, synthetic textures, and those that timm reads."""
 
-from .check import StrictImageDataset, check_images
 from .factory import create_dataset
 from .fine_grained import FINE_GRAINED, FineGrained, FineGrainedReader
 from .folder_scan import CLASS_FROM
 from .holdout import check_apart, divide, split_to_divide, split_to_evaluate
+from .image_check import check_images
+from .image_dataset import StrictImageDataset
 from .image_files import UnreadableImageError, find_images, image_extensions, open_image
 from .image_list import ReaderImageList
 from .textures import TextureDataset, write_textures

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GCPError
-from .list_reader import numbered_lines
+from ..text_files import numbered_lines
 
 __all__ = ["read_class_map"]
 

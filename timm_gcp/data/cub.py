@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from ..errors import GCPError
-from .list_reader import Listing, numbered_lines
+from ..text_files import numbered_lines
+from .reader import Listing
 
 _SPLITS = {"train": "1", "test": "0"}  # as train_test_split.txt writes them
 

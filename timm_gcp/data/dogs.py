@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from ..errors import GCPError
-from .list_reader import Listing
+from .reader import Listing
 
 
 def read_dogs(folder: Path, split: str) -> Listing:

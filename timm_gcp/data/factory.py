@@ -12,11 +12,11 @@ from timm.data.readers import get_img_extensions, set_img_extensions
 
 from ..errors import GCPError
 from ..text import one_line
-from .check import StrictImageDataset
 from .class_map import read_class_map
 from .fine_grained import FINE_GRAINED, FineGrainedReader
-from .folders import FolderReader, require_root
+from .image_dataset import StrictImageDataset
 from .image_files import image_extensions
+from .image_folder import FolderReader, require_root
 from .image_list import ReaderImageList
 from .textures import TextureDataset
 

@@ -15,7 +15,7 @@ from ..errors import GCPError
 from .cub import read_cub
 from .dogs import read_dogs
 from .download import fetch_archive, fetch_with_torchvision
-from .list_reader import ListedReader, Listing
+from .reader import Listing, SampleReader
 from .splits import is_training_split, same_split, split_remedy
 from .torchvision_sets import read_aircraft, read_cars, read_flowers, read_food, read_pets
 
@@ -164,7 +164,7 @@ FINE_GRAINED = {
 """By the name that ``--dataset`` takes."""
 
 
-class FineGrainedReader(ListedReader):
+class FineGrainedReader(SampleReader):
     """Reads a data set of the table and holds it against its row.
 
     Args:

@@ -11,8 +11,8 @@ from typing import Any
 
 from ..errors import GCPError
 from ..text import some_quoted
-from .check import StrictImageDataset
 from .fine_grained import FINE_GRAINED
+from .image_dataset import StrictImageDataset
 from .splits import EVALUATION, TEST, TRAIN, entry_of, holds_folders, is_training_split, same_split
 
 __all__ = ["check_apart", "divide", "held_out", "split_to_divide", "split_to_evaluate"]

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from ..errors import GCPError
 from ..text import some_of
-from .pixels import convert_image
+from .image_mode import convert_image
 from .system_errors import read_error
 
 __all__ = [
@@ -129,7 +129,7 @@ def find_images(path: Path) -> list[Path]:
 
 
 def decode_image(file: str | os.PathLike[str] | IO[bytes], mode: str | None, orient: bool = True) -> Image.Image:
-    """Decodes the first frame of an image, turns it upright and converts it (see ``pixels``).
+    """Decodes the first frame of an image, turns it upright and converts it (see ``image_mode``).
 
     Args:
         file: path or open binary file.

@@ -8,14 +8,15 @@ from itertools import islice
 from pathlib import Path, PureWindowsPath
 
 from ..errors import GCPError
-from .list_reader import ListedReader, numbered_lines
+from ..text_files import numbered_lines
+from .reader import SampleReader
 from .splits import entry_of, is_training_split, same_split, split_remedy
 
 _NAME_FILES = ("classes.csv", "classes.txt")
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 
-class ReaderImageList(ListedReader):
+class ReaderImageList(SampleReader):
     """Reads ``<split>.txt``, one image a line: ``path, label[, coarse label]``.
 
     The path is relative to the folder (one with a comma goes in double quotes), labels count from 0; the coarse label

@@ -8,7 +8,7 @@ from torchvision import datasets
 
 from ..errors import GCPError
 from ..text import one_line
-from .list_reader import Listing
+from .reader import Listing
 
 # torchvision gives out images only; the attributes with their paths are the same from 0.21 to 0.29.
 

@@ -13,7 +13,7 @@ from ..errors import GCPError
 from ..text import some_quoted
 from .folder_scan import CLASS_FROM, FolderScan, class_of, scan_folder
 from .image_files import say_left_out
-from .list_reader import ListedReader
+from .reader import SampleReader
 from .splits import EVALUATION, TEST, TRAIN, entry_of, holds_folders, is_training_split, same_split
 
 __all__ = ["FolderReader", "require_root"]
@@ -27,7 +27,7 @@ def require_root(root: Any) -> None:
         raise GCPError("the folder of the data set is missing: give it with --data-dir.")
 
 
-class FolderReader(ListedReader):
+class FolderReader(SampleReader):
     """Reads image folders, in timm's order of images and labels.
 
     Files that are not images are counted and named in a warning, and so are folders within class folders.

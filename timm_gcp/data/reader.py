@@ -1,20 +1,21 @@
-"""The base reader of data sets that list their images, and the parser of their numbered lines."""
+"""The base class of our readers: timm's reader of image files whose paths and labels are known."""
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import IO
 
 from timm.data.readers.reader import Reader
 
-from ..text_files import read_text
+__all__ = ["Listing", "SampleReader"]
 
 Listing = tuple[list[tuple[str, int]], list[str] | None]
 """``(path, label)`` of every image of a split, and the names of the classes by label (None: not known)."""
 
 
-class ListedReader(Reader):
-    """timm's reader of image files that are known by their paths.
+class SampleReader(Reader):
+    """Opens image files by a list of paths and labels; subclasses fill the list.
+
+    Args:
+        root: folder of the data set.
 
     Attributes:
         root: folder of the data set, to which names are relative.
@@ -23,7 +24,7 @@ class ListedReader(Reader):
         num_classes: number of classes.
     """
 
-    def __init__(self, root: str | os.PathLike) -> None:
+    def __init__(self, root: str | os.PathLike[str]) -> None:
         super().__init__()
         self.root = str(root)
         self.samples: list[tuple[str, int]] = []
@@ -42,9 +43,3 @@ class ListedReader(Reader):
         if basename:
             return os.path.basename(path)
         return os.path.abspath(path) if absolute else os.path.relpath(path, self.root)
-
-
-def numbered_lines(file: Path, strict: bool = True) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a text file (see ``read_text``) that are not blank, without spaces at their ends."""
-    text = read_text(file, repr(str(file)), strict)
-    yield from ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip())
