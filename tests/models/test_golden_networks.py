@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.support.published import GOLDEN, PADE, image, state_dict
+from tests.support.tools import slow_but
 from timm_gcp.weights.upstream import convert
 
 BACKBONES = {
@@ -22,7 +23,10 @@ BACKBONES = {
 }
 
 
-@pytest.mark.parametrize("network", GOLDEN)
+SMALL = [name for name in GOLDEN if "alexnet" not in name and "vgg" not in name]
+
+
+@pytest.mark.parametrize("network", slow_but(SMALL, GOLDEN))
 def test_logits_of_the_published_network(network):
     golden = GOLDEN[network]
     published = convert(state_dict(network), golden["arch"])
