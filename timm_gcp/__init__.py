@@ -10,20 +10,25 @@ stop_on_interrupt()
 from .errors import GCPError
 from .functional import covariance_sqrt, matrix_sqrt, pool_features
 from .hybrid.schedule import HybridSchedule
+from .method import Argument, Method, SpectralMethod
 from .methods import METHODS
-from .models import graft, register_backbone
+from .models import graft, register_backbone, register_method
 from .pooling import GlobalCovariancePool
 from .version import __version__
 
 __all__ = [
     "METHODS",
+    "Argument",
     "GCPError",
     "GlobalCovariancePool",
     "HybridSchedule",
+    "Method",
+    "SpectralMethod",
     "__version__",
     "covariance_sqrt",
     "graft",
     "matrix_sqrt",
     "pool_features",
     "register_backbone",
+    "register_method",
 ]

@@ -17,8 +17,8 @@ __all__ = ["FULL_PRECISIONS", "Argument", "Method", "SpectralMethod"]
 FULL_PRECISIONS = (torch.float32, torch.float64)
 """The precisions of most methods; the reduced ones are for methods that say so."""
 
-_RESERVED = {"x", "method", "dtype", "channels", "unit", "matmul_dtype"}
-"""Names that the library itself passes to the functions of a method."""
+_RESERVED = {"self", "x", "sigma", "method", "dtype", "channels", "unit", "matmul_dtype"}
+"""Names of the library's own parameters in functions that also take the arguments of a method."""
 
 
 @dataclass(frozen=True)
@@ -196,8 +196,8 @@ class SpectralMethod(Method):
                 return polar_root(x, matmul_dtype)
             return of_features(x, function(**args), matmul_dtype, unit)[0]
 
-        def sigma(s: Tensor, unit: Tensor | None = None, **args: Any) -> Tensor:
-            return of_sigma(s, function(**args), unit)[0]
+        def matrices(sigma: Tensor, unit: Tensor | None = None, **args: Any) -> Tensor:
+            return of_sigma(sigma, function(**args), unit)[0]
 
         object.__setattr__(self, "of_features", features)
-        object.__setattr__(self, "of_sigma", sigma)
+        object.__setattr__(self, "of_sigma", matrices)

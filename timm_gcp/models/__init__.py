@@ -1,8 +1,8 @@
 """Covariance-pooled timm models; importing this registers them."""
 
 from .graft import graft
-from .registry import BACKBONES, ensure_registered, register_backbone, register_known
+from .registry import BACKBONES, ensure_registered, register_backbone, register_known, register_method
 
 register_known()
 
-__all__ = ["BACKBONES", "ensure_registered", "graft", "register_backbone"]
+__all__ = ["BACKBONES", "ensure_registered", "graft", "register_backbone", "register_method"]

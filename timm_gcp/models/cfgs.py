@@ -1,12 +1,12 @@
 """The pretrained cfgs of the registered names, from the manifest of checkpoints and timm's cfg of the backbone."""
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import replace
 
 from timm.models import PretrainedCfg, get_pretrained_cfg
 from timm.models._pretrained import DefaultCfg
 
-from ..methods import METHODS
 from ..weights.manifest import Checkpoint, read_manifest
 from .names import split_name
 from .stride import keeps_stride_one
@@ -16,21 +16,22 @@ __all__ = ["checkpoint_of", "default_cfgs_of", "names_with_weights"]
 _CHECKPOINTS = read_manifest()
 
 
-def default_cfgs_of(backbone: str) -> dict[str, DefaultCfg]:
-    """timm's ``default_cfgs`` of the names that a backbone gets, one for every method.
+def default_cfgs_of(backbone: str, methods: Iterable[str]) -> dict[str, DefaultCfg]:
+    """timm's ``default_cfgs`` of ``<backbone>_<method>`` for some methods.
 
     The tags of a name are those of the manifest, or '' where there are none, then ``init`` where timm has weights of
     the plain backbone.
 
     Args:
         backbone: a timm model's name.
+        methods: names of ``METHODS``.
     """
     plain = get_pretrained_cfg(backbone) or PretrainedCfg()
     shape = _without_provenance(backbone, plain)
     bare = _without_weights(shape)
     init = _with_hub_id(backbone, shape) if plain.has_weights else None
     found = {}
-    for method in METHODS:
+    for method in methods:
         name = f"{backbone}_{method}"
         cfgs = {row.tag: _cfg_of(row, bare) for row in _CHECKPOINTS.values() if row.architecture == name} or {"": bare}
         if init is not None:

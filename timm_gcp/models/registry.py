@@ -1,7 +1,7 @@
-"""Registers ``<backbone>_<method>`` with timm, for the backbones below and for those that a user names."""
+"""Registers ``<backbone>_<method>`` with timm, for the backbones below and for backbones and methods of the user."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
@@ -11,14 +11,15 @@ from timm.models import model_entrypoint, register_model
 from torch import Tensor, nn
 
 from ..errors import GCPError
-from ..methods import METHODS
+from ..method import Method
+from ..methods import METHODS, add_method
 from ..text import nearest
 from .cfgs import default_cfgs_of
 from .create import create_gcp_model
-from .mixin import put_pool
+from .mixin import GENERIC_POOL, put_pool
 from .names import split_name
 
-__all__ = ["BACKBONES", "ensure_registered", "register_backbone", "register_known"]
+__all__ = ["BACKBONES", "ensure_registered", "register_backbone", "register_known", "register_method"]
 
 BACKBONES = (
     "resnet18",
@@ -50,6 +51,8 @@ BACKBONES = (
 )
 """The backbones that are registered when ``timm_gcp`` is imported."""
 
+_registered: set[str] = set()
+
 
 def register_backbone(name: str) -> list[str]:
     """Adds ``<name>_<method>`` to timm's registry for every method of the table.
@@ -72,7 +75,7 @@ def register_backbone(name: str) -> list[str]:
     if method and timm.is_model(backbone):
         raise GCPError(f"{name} has a covariance pool already; register its backbone {backbone}.")
     _check(name)
-    return _register(name)
+    return _register(name, METHODS)
 
 
 def ensure_registered(name: str) -> bool:
@@ -93,10 +96,36 @@ def ensure_registered(name: str) -> bool:
     return timm.is_model(name)
 
 
+def register_method(method: Method) -> list[str]:
+    """Adds a method to ``METHODS``, and ``<backbone>_<method>`` to timm's registry for every registered backbone.
+
+    From then on the method is used by its name like every other, in ``GlobalCovariancePool``, ``pool_features``,
+    ``graft``, ``HybridSchedule`` and ``timm.create_model``, and backbones that are registered later get it too. It is
+    registered in this process: a process that loads a saved model of the method has to register it first.
+
+    Args:
+        method: the row, a ``Method`` or a ``SpectralMethod``.
+
+    Returns:
+        The names of the registered models.
+
+    Raises:
+        GCPError: not a ``Method``, or a name that is taken, by a method or by the end of a model's name in timm.
+    """
+    if not isinstance(method, Method):
+        raise GCPError(f"register_method takes a timm_gcp.Method, not a {type(method).__name__}.")
+    if method.name == GENERIC_POOL:
+        raise GCPError(f"'{method.name}' means a pool of any method in saved models; give the method another name.")
+    if method.name not in METHODS and (others := timm.list_models(f"*_{method.name}")):
+        raise GCPError(f"timm has models named like {others[0]}, which end in _{method.name}; give it another name.")
+    add_method(method)
+    return [model for backbone in sorted(_registered) for model in _register(backbone, [method.name])]
+
+
 def register_known() -> None:
     """Registers every name of ``BACKBONES``. Nothing is built: these backbones are known to fit."""
     for backbone in BACKBONES:
-        _register(backbone)
+        _register(backbone, METHODS)
 
 
 def _check(backbone: str) -> None:
@@ -129,11 +158,12 @@ def _map_of(backbone: str, device: str) -> tuple[Any, Any]:
             raise GCPError(f"{backbone} cannot pool a covariance: its features do not run ({error}).") from error
 
 
-def _register(backbone: str) -> list[str]:
+def _register(backbone: str, methods: Iterable[str]) -> list[str]:
     module = _module_of(backbone)
-    cfgs = default_cfgs_of(backbone)
+    cfgs = default_cfgs_of(backbone, methods)
     module.default_cfgs.update(cfgs)
-    for method in METHODS:
+    _registered.add(backbone)
+    for method in methods:
         entrypoint = _entrypoint(backbone, method, module.__name__)
         setattr(module, entrypoint.__name__, entrypoint)
         register_model(entrypoint)
