@@ -1,26 +1,76 @@
-"""Helpers for several training processes; no-ops in a single process."""
+"""Helpers for distributed training; no-ops in a single process."""
 
-import argparse
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from timm.utils import init_distributed_device
-from timm.utils.distributed import is_distributed_env
+from timm.utils.distributed import init_distributed_device_so, is_distributed_env
 from torch import Tensor
 
 from .errors import GCPError
 
-__all__ = ["any_of", "by_first", "from_first", "join_processes", "process_count", "summed"]
+__all__ = ["Processes", "any_of", "from_first", "join_processes", "process_count", "summed"]
 
 
-def join_processes(args: argparse.Namespace) -> torch.device:
-    """Joins the processes that torchrun or Slurm started, as timm does; adds ``rank``, ``world_size``, ... to `args`.
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train together.
 
-    Returns:
-        The device of this process.
+    Attributes:
+        device: of this process.
+        rank: number of this process, from 0.
+        world_size: number of processes.
+        distributed: whether they were started together, by torchrun or Slurm.
+    """
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+    distributed: bool = False
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+    def by_first(self, work: Callable[[], Any]) -> Any:
+        """Does some work in the first process only; the others wait for its result.
+
+        Args:
+            work: the work; its result can be pickled.
+
+        Returns:
+            Its result, in every process.
+
+        Raises:
+            GCPError: in every process, if the work raised it in the first.
+        """
+        result, refusal = None, ""
+        if self.first:
+            try:
+                result = work()
+            except GCPError as error:
+                refusal = str(error)
+        result, refusal = from_first((result, refusal), self.device)
+        if refusal:
+            raise GCPError(refusal)
+        return result
+
+    def leave(self) -> None:
+        """Waits for the other processes and ends the process group."""
+        if self.distributed:
+            dist.barrier()
+            dist.destroy_process_group()
+
+
+def join_processes(device: str) -> Processes:
+    """Joins the processes that torchrun or Slurm started, as timm does.
+
+    Args:
+        device: name of the device; each of several processes takes a CUDA device of its own.
 
     Raises:
         GCPError: several processes are announced, and nothing says where they meet.
@@ -30,15 +80,18 @@ def join_processes(args: argparse.Namespace) -> torch.device:
         if "SLURM_NTASKS" in os.environ:
             raise GCPError(
                 f"Slurm announces {os.environ['SLURM_NTASKS']} tasks, and {' and '.join(missing)} are not set, so they "
-                "cannot find each other: start one task a node, with torchrun in it (srun --ntasks-per-node 1 torchrun "
-                "--nproc-per-node N -m timm_gcp train ...), or set both in the job script. To train in one "
+                "cannot find each other: start one task per node, with torchrun in it (srun --ntasks-per-node 1 "
+                "torchrun --nproc-per-node N -m timm_gcp train ...), or set both in the job script. To train in one "
                 "process, unset SLURM_NTASKS."
             )
         raise GCPError(
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and {' and '.join(missing)} are not set: start with torchrun, "
             "or unset WORLD_SIZE to train in one process."
         )
-    return init_distributed_device(args)
+    joined = init_distributed_device_so(device=device)
+    return Processes(
+        torch.device(joined["device"]), joined["global_rank"], joined["world_size"], bool(joined["distributed"])
+    )
 
 
 def process_count() -> int:
@@ -69,26 +122,3 @@ def from_first(value: Any, device: torch.device) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0, device=device)
     return box[0]
-
-
-def by_first(work: Callable[[], Any], first: bool, device: torch.device) -> Any:
-    """What the first process makes of some work that only it does; the others wait for it.
-
-    Args:
-        work: the work; its result can be pickled.
-        first: whether this is the first process.
-        device: of this process.
-
-    Raises:
-        GCPError: in every process, if the work raised it in the first.
-    """
-    result, refusal = None, ""
-    if first:
-        try:
-            result = work()
-        except GCPError as error:
-            refusal = str(error)
-    result, refusal = from_first((result, refusal), device)
-    if refusal:
-        raise GCPError(refusal)
-    return result

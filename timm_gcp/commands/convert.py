@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-import timm_gcp  # noqa: F401  registers the models
 
 from ..data import create_dataset
 from ..errors import GCPError

@@ -11,15 +11,25 @@ from PIL import Image
 from timm.data import create_transform
 
 from ..data import TextureDataset, find_images, open_image
-from ..data.preprocessing import preprocessing
+from ..data.options import InputOptions
+from ..data.preprocessing import image_mode, preprocessing
 from ..errors import GCPError
 from ..methods import get_method
 from ..models.named import load_model
 from ..onnx.export import check_ready, export_onnx
 from ..pooling import find_pools
 from .option_types import POSITIVE, file_path, model_name
-from .options import Parser, add_debug, add_image_size, add_input, add_weights, at_least, check_input
-from .value_checks import image_mode
+from .options import (
+    Parser,
+    add_debug,
+    add_image_size,
+    add_input,
+    add_weights,
+    at_least,
+    check_input,
+    model_choice,
+    options_of,
+)
 
 __all__ = ["main"]
 
@@ -40,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parse_export_args(argv)
     check_ready(args.out)
-    model: Any = load_model(args)
-    config = preprocessing(args, model, use_test_size=True)
+    model: Any = load_model(model_choice(args))
+    config = preprocessing(options_of(InputOptions, args), model, use_test_size=True)
     pictures, source = _pictures(args.images, config["input_size"], not args.ignore_exif_orientation)
     transform: Any = create_transform(**config, is_training=False)
     images = torch.stack([transform(picture) for picture in pictures])

@@ -1,18 +1,22 @@
 """What the commands' parsers share: the parser, its actions, options of several commands, and their checks."""
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 from timm.utils import ParseKwargs
 
 from ..data import CLASS_FROM, FINE_GRAINED
+from ..data.options import InputOptions
+from ..data.preprocessing import image_mode
 from ..errors import GCPError
+from ..models.named import ModelChoice
 from .help_formatter import HelpFormatter
 from .option_types import BELOW_ONE, CROP, DEVIATION, MEAN, SEED, file_path, resampling
 from .unknown_options import unknown_arguments
-from .value_checks import check_device, check_model_kwargs, image_mode
+from .value_checks import check_device, check_model_kwargs
 
 __all__ = [
     "Pairs",
@@ -30,9 +34,13 @@ __all__ = [
     "at_least",
     "check_common",
     "check_input",
-    "check_switch",
     "choose_device",
+    "model_choice",
+    "options_of",
 ]
+
+
+Options = TypeVar("Options")
 
 
 class Parser(argparse.ArgumentParser):
@@ -251,29 +259,22 @@ def add_hybrid_arguments(group: Any) -> None:
     )
 
 
-def check_switch(args: argparse.Namespace) -> None:
-    """Refuses options of the switch that contradict each other.
+def options_of(kind: type[Options], args: argparse.Namespace, **given: Any) -> Options:
+    """Makes a dataclass of options from parsed arguments of the same names.
 
-    Raises:
-        GCPError: the contradiction, and the way out of it.
+    Args:
+        kind: the dataclass.
+        args: parsed arguments; others are left out.
+        **given: values that are not among the arguments.
     """
-    given = [
-        name
-        for name in ("switch_lr_fraction", "switch_epoch", "switch_conditioning")
-        if getattr(args, name) not in (None, False)
-    ]
-    if given and args.hybrid is False:
-        raise GCPError(f"--{given[0].replace('_', '-')} has no effect with --no-hybrid; leave one of them out.")
-    if args.switch_conditioning and args.switch_lr_fraction is not None:
-        raise GCPError("--switch-conditioning and --switch-lr-fraction are two rules for one switch; choose one.")
-    if args.switch_conditioning and args.monitor_every < 1:
-        raise GCPError("--switch-conditioning needs the conditioning: give --monitor-every 1 or more.")
-    if args.switch_lr_fraction is not None and not 0 < args.switch_lr_fraction < 1:
-        raise GCPError(f"--switch-lr-fraction must lie between 0 and 1, not {args.switch_lr_fraction:g}.")
-    if args.switch_epoch is not None and args.switch_epoch < 1:
-        raise GCPError(
-            f"--switch-epoch {args.switch_epoch} leaves no epoch for the warm method; use 1 or more, or --no-hybrid."
-        )
+    names = [each.name for each in dataclasses.fields(cast(Any, kind)) if each.init and each.name not in given]
+    return kind(**{name: getattr(args, name) for name in names if hasattr(args, name)}, **given)
+
+
+def model_choice(args: argparse.Namespace) -> ModelChoice:
+    """The model that the arguments of ``validate``, ``predict`` and ``export`` name."""
+    size = options_of(InputOptions, args)
+    return options_of(ModelChoice, args, in_chans=size.channels, image_size=size.image_size)
 
 
 def at_least(args: argparse.Namespace, name: str, least: int) -> None:

@@ -17,7 +17,8 @@ from timm.data import create_transform
 from tqdm import tqdm
 
 from ..data import UnreadableImageError, find_images, open_image
-from ..data.preprocessing import preprocessing
+from ..data.options import InputOptions
+from ..data.preprocessing import image_mode, preprocessing
 from ..errors import GCPError
 from ..files import check_output, make_parents, save_text
 from ..methods import get_method
@@ -34,8 +35,9 @@ from .options import (
     at_least,
     check_input,
     choose_device,
+    model_choice,
+    options_of,
 )
-from .value_checks import image_mode
 
 __all__ = ["main"]
 
@@ -58,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.csv not in ("", "-"):
         check_output(args.csv, "--csv")
     files = list(dict.fromkeys(file for path in args.images for file in find_images(Path(path))))
-    model: Any = load_model(args).to(args.device).eval()
-    config = preprocessing(args, model, use_test_size=True)
+    model: Any = load_model(model_choice(args)).to(args.device).eval()
+    config = preprocessing(options_of(InputOptions, args), model, use_test_size=True)
     transform: Any = create_transform(**config, is_training=False)
     mode = image_mode(config["input_size"][0])
     names = _class_names(model)

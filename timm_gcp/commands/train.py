@@ -11,14 +11,13 @@ from collections.abc import Sequence
 import timm.optim
 import torch
 import yaml
-from timm.utils import is_primary
 
 from ..distributed import join_processes
 from ..errors import GCPError
 from ..files import check_output_folder
-from ..methods import get_method
 from ..text import nearest
 from ..training.allocator import keep_heap
+from ..training.options import TrainOptions
 from ..training.prepare import prepare
 from ..training.run_folder import RunFolder
 from ..training.run_log import RunLog
@@ -26,7 +25,7 @@ from ..training.trainer import train
 from .config import read_options
 from .optimisation_options import SCHEDULERS
 from .option_types import file_path
-from .options import Parser, at_least, check_common, check_switch
+from .options import Parser, at_least, check_common
 from .recipes import find_recipe, recipe_names
 from .train_options import train_parser
 from .value_checks import check_compiler, check_optimizer, check_ranges
@@ -47,20 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         GCPError: bad input, before any training; a loss or gradient that is not finite; or a full disk.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    args, text = parse_train_args(argv)
-    device = join_processes(args)
-    keep_heap(device)
-    if device.type == "cuda":
+    options, arguments = parse_train_args(argv)
+    processes = join_processes(options.device or "cpu")
+    keep_heap(processes.device)
+    if processes.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    with RunFolder(args, device) as folder, RunLog(is_primary(args)) as log:
-        run = prepare(args, device, folder)
-        run.command = shlex.join(["timm-gcp", "train", *argv])
-        run.arguments = text
+    with RunFolder(options, processes) as folder, RunLog(processes.first) as log:
+        run = prepare(options, processes, folder, arguments, shlex.join(["timm-gcp", "train", *argv]))
         run.progress.log = log
         return train(run)
 
 
-def parse_train_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, str]:
+def parse_train_args(argv: Sequence[str] | None = None) -> tuple[TrainOptions, str]:
     """Parses and checks the arguments of ``timm-gcp train``.
 
     The command line wins over ``--config``, which wins over ``--recipe``, which wins over the defaults.
@@ -69,13 +66,33 @@ def parse_train_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namesp
         argv: arguments; None takes those of the process.
 
     Returns:
-        The arguments and, for the run folder, their YAML text, which ``--config`` reads again.
+        The options and, for the run folder, their YAML text, which ``--config`` reads again.
 
     Raises:
         GCPError: an unknown argument, a value out of range, an unknown recipe, method, optimiser or scheduler.
         SystemExit: after ``--show-recipe``, as after ``--help``.
     """
-    parser = train_parser()
+    args = _parse(train_parser(), argv)
+    args.data_dir = args.data_dir or args.data
+    del args.data, args.config, args.recipe, args.show_recipe
+    text = yaml.safe_dump({k: v for k, v in vars(args).items() if k != "resume"}, sort_keys=True)
+    _check_values(args)
+    _check_names(args)
+    options = TrainOptions(**vars(args))
+    options.check()
+    if options.switch_conditioning and options.monitor_every < 1:
+        raise GCPError("--switch-conditioning needs the conditioning: give --monitor-every 1 or more.")
+    if options.resume == "auto" and not options.experiment:
+        raise GCPError("--resume auto looks into the run folder, so it has to have a name; add --experiment NAME.")
+    if options.resume and options.initial_checkpoint:
+        raise GCPError("--resume and --initial-checkpoint exclude each other: a resumed run brings its own weights.")
+    if options.output:
+        check_output_folder(options.output, "--output")
+    return options, text
+
+
+def _parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line over the settings of ``--config`` and ``--recipe``."""
     first = Parser(prog=parser.prog, add_help=False, allow_abbrev=False)
     first.add_argument("-c", "--config", type=file_path, default="")
     first.add_argument("--recipe", default="")
@@ -91,27 +108,28 @@ def parse_train_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namesp
             parser.exit()
         parser.set_defaults(**read_options(str(recipe), parser))
     parser.set_defaults(**config)
-    args = parser.parse_args(argv)
+    args: argparse.Namespace = parser.parse_args(argv)
     for name in ("config", "recipe", "show_recipe"):
         # argparse takes an option cut short, which the first look does not see.
         if getattr(args, name) != getattr(given, name):
             raise GCPError(f"Write --{name.replace('_', '-')} out in full.")
     if args.show_recipe:
         raise GCPError(f"--show-recipe needs --recipe NAME: {', '.join(recipe_names())}.")
-    args.data_dir = args.data_dir or args.data
-    del args.data, args.config, args.recipe, args.show_recipe
-    text = yaml.safe_dump({k: v for k, v in vars(args).items() if k != "resume"}, sort_keys=True)
+    return args
 
+
+def _check_values(args: argparse.Namespace) -> None:
     check_common(args)
-    get_method(args.warm_method)
     for name in ("recount", "epochs", "grad_accum_steps", "log_interval", "checkpoint_hist", "lr_base_size"):
         at_least(args, name, 1)
     for name in ("warmup_epochs", "cooldown_epochs", "monitor_every", "patience_epochs", "mixup_off_epoch"):
         at_least(args, name, 0)
     at_least(args, "recovery_interval", 0)
-    if args.validation_batch_size is not None:
-        at_least(args, "validation_batch_size", 1)
+    at_least(args, "validation_batch_size", 1)
     check_ranges(args)
+
+
+def _check_names(args: argparse.Namespace) -> None:
     check_compiler(args.torchcompile)
     if args.sched not in SCHEDULERS:
         raise GCPError(
@@ -121,11 +139,3 @@ def parse_train_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namesp
     if args.opt.lower().removeprefix("lookahead_") not in optimizers:
         raise GCPError(f"Unknown optimizer '{args.opt}'{nearest(args.opt, optimizers)}")
     check_optimizer(args.opt)
-    if args.resume == "auto" and not args.experiment:
-        raise GCPError("--resume auto looks into the run folder, so it has to have a name; add --experiment NAME.")
-    if args.resume and args.initial_checkpoint:
-        raise GCPError("--resume and --initial-checkpoint exclude each other: a resumed run brings its own weights.")
-    check_switch(args)
-    if args.output:
-        check_output_folder(args.output, "--output")
-    return args, text

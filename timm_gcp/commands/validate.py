@@ -5,27 +5,20 @@ import csv
 import io
 import json
 import logging
-import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from ..data import check_images, create_dataset, divide, split_to_evaluate
-from ..data.loaders import evaluation_loader
-from ..data.preprocessing import check_classes, make_autocast, preprocessing
 from ..errors import GCPError
 from ..files import check_output, is_stream, make_parents, save_text
 from ..methods import get_method
 from ..models.folder import training_record
 from ..models.named import load_model, model_folder
-from ..pooling import find_pools
-from ..training.allocator import keep_heap
-from ..training.evaluate import evaluate
-from ..training.out_of_memory import naming_the_batch
+from ..training.evaluate import Evaluation, EvaluationOptions, evaluate_model
 from .option_types import file_path, model_name
 from .options import (
     Parser,
@@ -39,8 +32,9 @@ from .options import (
     add_loading,
     add_weights,
     check_common,
+    model_choice,
+    options_of,
 )
-from .value_checks import image_mode
 
 __all__ = ["main"]
 
@@ -68,67 +62,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.results_file:
         check_output(args.results_file, "--results-file")
         _check_columns(args.results_file)
-    device = torch.device(args.device)
-    keep_heap(device)
-    model: Any = load_model(args)
-    model = model.to(device, memory_format=torch.channels_last if args.channels_last else torch.preserve_format)
-    data_config = preprocessing(args, model, use_test_size=True)
-
-    _check_held_out(args)
-    divided = split_to_evaluate(args.dataset, args.data_dir, args.split, args.val_fraction)
-    dataset = create_dataset(
-        args.dataset,
-        args.data_dir,
-        args.split if divided is None else divided,
-        is_training=divided is not None,
-        class_map=args.class_map,
-        download=args.dataset_download,
-        input_img_mode=image_mode(data_config["input_size"][0]),
-        skip_bad_images=args.skip_bad_images,
-        orient=not args.ignore_exif_orientation,
-        class_from=args.class_from,
-    )
-    check_classes(model, dataset)
-    if not args.no_check_images:
-        check_images(dataset, progress=sys.stderr.isatty())
-    if divided is not None:
-        dataset = divide(dataset, args.val_fraction, args.val_seed)[1]
-        args.split = f"{divided or 'folder'}, {args.val_fraction:g} held out (seed {args.val_seed})"
-    less = naming_the_batch(args.batch_size, device, "lower -b or --img-size, or add --amp")
-    with less, evaluation_loader(args, dataset, data_config, device, args.batch_size) as loader:
-        metrics = evaluate(
-            model,
-            loader,
-            device=device,
-            autocast=make_autocast(device, args.amp, args.amp_dtype),
-            channels_last=args.channels_last,
-            tta=args.tta,
-            description="evaluating",
-        )
-    pools = find_pools(model)
-    row = {
-        "model": (model.pretrained_cfg or {}).get("architecture") or args.model,
-        "weights": args.checkpoint or args.model,
-        "method": pools[0].method if pools else "",
-        "dataset": args.dataset or "folder",
-        "data_dir": args.data_dir or "",
-        "split": args.split,
-        "top1": round(metrics["top1"], 4),
-        "top5": round(metrics["top5"], 4),
-        "loss": round(metrics["loss"], 6),
-        "count": int(metrics["count"]),
-        "images_per_second": round(metrics["images_per_second"], 1),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "img_size": data_config["input_size"][-1],
-        "crop_pct": round(data_config["crop_pct"], 4),
-        "interpolation": data_config["interpolation"],
-        "tta": args.tta,
-    }
-    assert list(row) == _COLUMNS
+    model: Any = load_model(model_choice(args))
+    _check_held_out(args.model, args.val_fraction, args.val_seed)
+    found = evaluate_model(model, options_of(EvaluationOptions, args))
+    row = _row(args, model, found)
     _show(row)
     if args.results_file:
         _write(args.results_file, row)
     return 0
+
+
+def _row(args: argparse.Namespace, model: Any, found: Evaluation) -> dict[str, Any]:
+    """The evaluation as one line of a results file."""
+    row = {
+        "model": (model.pretrained_cfg or {}).get("architecture") or args.model,
+        "weights": args.checkpoint or args.model,
+        "dataset": args.dataset or "folder",
+        "data_dir": args.data_dir or "",
+        **asdict(found),
+    }
+    digits = {"top1": 4, "top5": 4, "loss": 6, "images_per_second": 1, "crop_pct": 4}
+    return {name: round(row[name], digits[name]) if name in digits else row[name] for name in _COLUMNS}
 
 
 def _show(row: Mapping[str, Any]) -> None:
@@ -146,26 +100,26 @@ def _show(row: Mapping[str, Any]) -> None:
     Console().print(table)
 
 
-def _check_held_out(args: argparse.Namespace) -> None:
+def _check_held_out(name: str, fraction: float, seed: int) -> None:
     """Refuses to hold out other images than the training of a run or model folder did: it has seen some of them.
 
     Raises:
         GCPError: naming the options of the training.
     """
-    folder = model_folder(args.model.removeprefix("local-dir:"))
-    if not (args.model and args.val_fraction and (Path(folder) / "config.json").is_file()):
+    folder = model_folder(name.removeprefix("local-dir:"))
+    if not (name and fraction and (Path(folder) / "config.json").is_file()):
         return
     data = training_record(folder).get("data")
     held = (data or {}).get("held_out")
-    if held and (held["fraction"], held["seed"]) != (args.val_fraction, args.val_seed):
+    if held and (held["fraction"], held["seed"]) != (fraction, seed):
         raise GCPError(
-            f"{args.model} was trained with --val-fraction {held['fraction']:g} --val-seed {held['seed']}: with other "
+            f"{name} was trained with --val-fraction {held['fraction']:g} --val-seed {held['seed']}: with other "
             "values it would be evaluated on images that it was trained on; give the same."
         )
     if data and not held:
         _logger.warning(
             "%s was trained without --val-fraction: if it was trained on these images, the accuracy here is too high.",
-            args.model,
+            name,
         )
 
 

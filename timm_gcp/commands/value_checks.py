@@ -10,27 +10,13 @@ import torch
 from ..errors import GCPError
 from ..text import nearest
 
-__all__ = ["check_compiler", "check_device", "check_model_kwargs", "check_optimizer", "check_ranges", "image_mode"]
+__all__ = ["check_compiler", "check_device", "check_model_kwargs", "check_optimizer", "check_ranges"]
 
 _OWN_OPTIONS = {
     **{"num_classes": "--num-classes", "in_chans": "--in-chans", "last_stride": "--last-stride"},
     **{"pretrained": "--pretrained", "checkpoint_path": "--checkpoint or --initial-checkpoint"},
     **{"image_size": "--img-size"},
 }
-
-
-def image_mode(channels: int) -> str:
-    """PIL's mode of the images that a model of so many channels takes.
-
-    Raises:
-        GCPError: images have no such number of channels.
-    """
-    if channels not in (1, 3):
-        raise GCPError(
-            f"The model takes images of {channels} channels, and images are read in colour (3) or grey (1); give "
-            "--in-chans 3 or 1, or a model of such a number."
-        )
-    return "RGB" if channels == 3 else "L"
 
 
 def check_ranges(args: argparse.Namespace) -> None:

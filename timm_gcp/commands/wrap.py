@@ -15,14 +15,13 @@ from unittest.mock import patch
 
 import timm
 
-import timm_gcp  # noqa: F401  registers the models
 
 from ..errors import GCPError
 from ..text import one_line
 from ..timm_scripts.hooks import ScriptHooks
 from ..timm_scripts.source import SCRIPTS, find_script
 from .option_types import file_path
-from .options import Parser, add_debug
+from .options import Parser, add_debug, add_hybrid_arguments
 
 __all__ = ["main"]
 
@@ -44,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     hooks = ScriptHooks()
     with patch.object(sys, "argv", [str(path), *arguments]), hooks.installed(), _loaded(path) as script:
         trains = _check_shape(script, path)
-        hooks.extend(script.parser, trains)
+        hooks.extend(script.parser, add_hybrid_arguments if trains else None)
         script.main()
     if trains and not hooks.scheduled:
         raise GCPError(

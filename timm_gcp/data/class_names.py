@@ -1,23 +1,25 @@
-"""Compares the class names of a data set with those that weights were saved with."""
+"""Compares the class names of a data set with those that a model was trained on."""
 
-import argparse
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from ..errors import GCPError
-from ..models.names import brings_weights
-from ..weights.file import load_training_checkpoint
 
-__all__ = ["check_resumed_classes", "first_difference", "say_other_classes"]
-
-_logger = logging.getLogger(__name__)
+__all__ = ["check_classes", "first_difference"]
 
 
 def first_difference(here: Sequence[str], there: Sequence[str]) -> str:
-    """Which label has another name in the data set (``here``) than in the weights (``there``); '' for none."""
+    """The first label whose name differs.
+
+    Args:
+        here: class names of the data set, by label.
+        there: class names that the weights were trained on, by label.
+
+    Returns:
+        A clause that names the label and both names; '' where all names agree.
+    """
     for label in range(max(len(here), len(there))):
         ours, theirs = (repr(names[label]) if label < len(names) else "nothing" for names in (here, there))
         if ours != theirs:
@@ -25,57 +27,22 @@ def first_difference(here: Sequence[str], there: Sequence[str]) -> str:
     return ""
 
 
-def check_resumed_classes(args: argparse.Namespace, checkpoint: Mapping[str, Any], dataset: Any) -> None:
-    """Makes sure that a run goes on with the classes that it began with.
-
-    Args:
-        args: of the run; ``resume`` names the checkpoint.
-        checkpoint: what it holds.
-        dataset: the training data.
+def check_classes(model: nn.Module, dataset: Any) -> None:
+    """Makes sure that the labels of a data set mean what the model's logits mean.
 
     Raises:
-        GCPError: a label has another name now.
+        GCPError: more classes than the model has, or classes of other names.
     """
-    before, now = _names_of(checkpoint), getattr(dataset, "class_names", None)
-    if before and now and (difference := first_difference(list(now), before)):
+    number = int(getattr(model, "num_classes"))  # noqa: B009  timm's models have it, nn.Module does not
+    classes, names = getattr(dataset, "num_classes", None), getattr(dataset, "class_names", None)
+    trained = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
+    if classes is not None and classes > number:
         raise GCPError(
-            f"{args.resume} was trained on other classes or in another order: {difference}; give the run's own data "
-            "and --class-from, or a --class-map with its order."
+            f"The data set has {classes} classes and the model {number}; give a model trained on these classes, or a "
+            "--class-map."
         )
-
-
-def say_other_classes(args: argparse.Namespace, model: nn.Module, dataset: Any) -> None:
-    """Warns where a classifier is taken over whose classes have other names than those of the data set.
-
-    Args:
-        args: of a run that starts from weights, not from a checkpoint of its own.
-        model: with the weights.
-        dataset: the training data.
-    """
-    before, source = _names_of_start(args, model)
-    now = getattr(dataset, "class_names", None)
-    if before and now and len(before) == len(now) and (difference := first_difference(list(now), before)):
-        _logger.warning(
-            "%s: the classifier's weights belong to other classes or another order: %s; a --class-map gives the data "
-            "set the order of the weights.",
-            source,
-            difference,
+    if names and isinstance(trained, (list, tuple)) and (difference := first_difference(list(names), trained)):
+        raise GCPError(
+            f"{difference[0].upper()}{difference[1:]}; give the data that the model was trained on, --class-from, or a "
+            "--class-map with its order."
         )
-
-
-def _names_of_start(args: argparse.Namespace, model: nn.Module) -> tuple[list[str], str]:
-    if args.initial_checkpoint:
-        try:
-            return _names_of(load_training_checkpoint(args.initial_checkpoint)), args.initial_checkpoint
-        except GCPError:
-            return [], ""  # a bare state dict has no names
-    if args.pretrained_path or not (args.pretrained or brings_weights(args.model)):
-        return [], ""  # the classifier is new
-    names = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
-    return (list(names) if isinstance(names, (list, tuple)) else []), args.model
-
-
-def _names_of(checkpoint: Mapping[str, Any]) -> list[str]:
-    record = checkpoint.get("gcp")
-    names = record.get("class_names") if isinstance(record, Mapping) else None
-    return [str(name) for name in names] if isinstance(names, (list, tuple)) else []

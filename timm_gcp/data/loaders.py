@@ -1,6 +1,5 @@
 """Loaders of training and evaluation: timm's, with processes that stay from epoch to epoch."""
 
-import argparse
 from collections.abc import Iterator, Mapping
 from multiprocessing.sharedctypes import RawValue
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from timm.data import FastCollateMixup, create_loader
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from .options import LoadingOptions
 from .workers import GuardedLoader, LoaderError, seed_worker, start_worker
 
 __all__ = ["GuardedLoader", "LoaderError", "WorkerMixup", "batch_names", "evaluation_loader", "training_loader"]
@@ -116,29 +116,38 @@ def training_loader(dataset: Any, *, workers: int, seed: int, **options: Any) ->
 
 
 def evaluation_loader(
-    args: argparse.Namespace,
+    options: LoadingOptions,
     dataset: Any,
     data_config: Mapping[str, Any],
     device: torch.device,
     batch_size: int,
     distributed: bool = False,
 ) -> GuardedLoader:
-    """timm's loader with the preprocessing of evaluation."""
+    """timm's loader with the preprocessing of evaluation.
+
+    Args:
+        options: loader processes and prefetcher.
+        dataset: in timm's form.
+        data_config: what ``preprocessing`` returned.
+        device: where the images go.
+        batch_size: images per batch.
+        distributed: each process gets its share of the images.
+    """
     loader = create_loader(
         dataset,
         input_size=data_config["input_size"],
         batch_size=batch_size,
         is_training=False,
-        use_prefetcher=not args.no_prefetcher,
+        use_prefetcher=not options.no_prefetcher,
         interpolation=data_config["interpolation"],
         mean=data_config["mean"],
         std=data_config["std"],
-        num_workers=args.workers,
-        persistent_workers=args.workers > 0,
+        num_workers=options.workers,
+        persistent_workers=options.workers > 0,
         distributed=distributed,
         crop_pct=data_config["crop_pct"],
         crop_mode=data_config["crop_mode"],
-        pin_memory=args.pin_mem,
+        pin_memory=options.pin_mem,
         device=device,
         worker_seeding=start_worker,
     )

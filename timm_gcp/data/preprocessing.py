@@ -1,67 +1,50 @@
-"""Preprocessing, mixed precision and the check of labels, between a data set and a model."""
+"""Preprocessing of images for a model: size, channels, crop, mean and standard deviation."""
 
-import argparse
-import contextlib
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import torch
 from timm.data import resolve_data_config
 from torch import nn
 
 from ..errors import GCPError
 from ..models.folder import model_arguments
-from .class_names import first_difference
+from .options import InputOptions
+
+__all__ = ["image_mode", "preprocessing"]
 
 
-def make_autocast(device: torch.device, amp: bool, dtype: str) -> Callable[[], Any]:
-    """The context of a forward pass: autocast under ``--amp``, else nothing."""
-    if not amp:
-        return contextlib.nullcontext
-    return partial(torch.autocast, device_type=device.type, dtype=getattr(torch, dtype))
-
-
-def given_image_size(args: argparse.Namespace) -> tuple[int, int] | None:
-    """Height and width of the images by ``--input-size`` or ``--img-size``; None where neither is given."""
-    if args.input_size:
-        return tuple(args.input_size[1:])
-    return (args.img_size, args.img_size) if args.img_size else None
-
-
-def preprocessing(args: argparse.Namespace, model: nn.Module, use_test_size: bool = False) -> dict[str, Any]:
-    """timm's ``resolve_data_config``, with one mean and deviation a channel.
+def image_mode(channels: int) -> str:
+    """The mode of PIL for images of a number of channels.
 
     Args:
-        args: arguments, which win over the model's own settings.
-        model: its ``pretrained_cfg`` counts.
-        use_test_size: size and crop that the model's authors recommend for evaluation.
+        channels: 1 or 3.
+
+    Raises:
+        GCPError: another number of channels.
     """
-    # With a size alone, timm would take three channels.
-    given = {**vars(args), "in_chans": args.in_chans or model_arguments(model).get("in_chans")}
-    config = resolve_data_config(given, model=model, use_test_size=use_test_size)
+    if channels not in (1, 3):
+        raise GCPError(
+            f"The model takes images of {channels} channels, and images are read in colour (3) or grey (1); give "
+            "--in-chans 3 or 1, or a model of such a number."
+        )
+    return "RGB" if channels == 3 else "L"
+
+
+def preprocessing(options: InputOptions, model: nn.Module, use_test_size: bool = False) -> dict[str, Any]:
+    """timm's ``resolve_data_config``, with one mean and one standard deviation per channel.
+
+    Args:
+        options: settings that override those of the model.
+        model: its ``pretrained_cfg`` has the settings that are not given.
+        use_test_size: take the size and crop that the model's authors recommend for evaluation.
+
+    Returns:
+        ``input_size`` (channels, height, width), ``mean``, ``std``, ``interpolation``, ``crop_pct``, ``crop_mode``.
+    """
+    # Given a size alone, timm would take three channels.
+    given = {**vars(options), "in_chans": options.in_chans or model_arguments(model).get("in_chans")}
+    config: dict[str, Any] = resolve_data_config(given, model=model, use_test_size=use_test_size)
     channels = config["input_size"][0]
     for key in ("mean", "std"):
         if len(config[key]) != channels:
             config[key] = (sum(config[key]) / len(config[key]),) * channels
     return config
-
-
-def check_classes(model: nn.Module, dataset: Any) -> None:
-    """Makes sure that the labels of a data set mean what the model's logits mean.
-
-    Raises:
-        GCPError: more classes than the model has, or classes of other names.
-    """
-    classes, names = getattr(dataset, "num_classes", None), getattr(dataset, "class_names", None)
-    trained = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
-    if classes is not None and classes > model.num_classes:
-        raise GCPError(
-            f"The data set has {classes} classes and the model {model.num_classes}; give a model trained on these "
-            "classes, or a --class-map."
-        )
-    if names and isinstance(trained, (list, tuple)) and (difference := first_difference(list(names), trained)):
-        raise GCPError(
-            f"{difference[0].upper()}{difference[1:]}; give the data that the model was trained on, --class-from, or a "
-            "--class-map with its order."
-        )

@@ -20,6 +20,7 @@ Example, with a timm scheduler::
 """
 
 from .monitor import ConditioningMonitor, conditioning
+from .options import HybridOptions
 from .preview import base_learning_rate, preview_learning_rates
 from .rules import AtEpoch, ConditioningSettles, History, LearningRateFraction, SwitchRule
 from .schedule import HybridSchedule
@@ -29,6 +30,7 @@ __all__ = [
     "ConditioningMonitor",
     "ConditioningSettles",
     "History",
+    "HybridOptions",
     "HybridSchedule",
     "LearningRateFraction",
     "SwitchRule",

@@ -140,7 +140,6 @@ class ConditioningMonitor:
         self._measured: list[Tensor] = []
         self._handles: list[RemovableHandle] = []
         self._model = model
-        self.mark()
 
     def attach(self) -> "ConditioningMonitor":
         """Starts measuring; a second call changes nothing."""
@@ -170,15 +169,6 @@ class ConditioningMonitor:
         self._forwards[id(module)] = count + 1
         if count % self.every == 0:
             self._measured.append(conditioning(features[: self.max_images], self.eps))
-
-    def mark(self) -> None:
-        """Remembers what has been measured so far, for ``rewind``."""
-        self._marked = len(self._measured), dict(self._forwards)
-
-    def rewind(self) -> None:
-        """Forgets what was measured since the last ``mark``: the batches of an update that was not finished."""
-        count, self._forwards = self._marked[0], dict(self._marked[1])
-        del self._measured[count:]
 
     def summary(self, reset: bool = True) -> dict[str, float]:
         """Medians over the images measured since the last summary, of all processes together.

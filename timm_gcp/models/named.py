@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import timm
 from timm.models import get_arch_pretrained_cfgs
 from torch import Tensor, nn
 
-from ..data.preprocessing import given_image_size
+
 from ..errors import GCPError
 from ..methods import METHODS, get_method
 from ..pooling import find_pools
@@ -161,33 +162,54 @@ def set_method(model: nn.Module, method: str) -> None:
         pool.method = method
 
 
-def load_model(args: argparse.Namespace) -> nn.Module:
-    """The model with weights that ``validate`` and ``export`` are given: ``--model``, ``--checkpoint``, ``--method``.
+@dataclass(kw_only=True)
+class ModelChoice:
+    """A model with weights, as a user names it; None takes what the weights say.
 
-    Both take a run folder: its model folder, or its best checkpoint.
+    Attributes:
+        model: registered name, model folder, run folder or ``hf-hub:`` id; '' takes the checkpoint's own.
+        checkpoint: checkpoint or run folder whose weights are loaded; '' takes those that belong to the name.
+        use_ema: averaged weights of the checkpoint; None takes those by which the run was ranked.
+        method: method to pool by; None takes the model's own.
+        num_classes, in_chans, last_stride, image_size, model_kwargs: as `create_model` takes them.
+    """
+
+    model: str = ""
+    checkpoint: str = ""
+    use_ema: bool | None = None
+    method: str | None = None
+    num_classes: int | None = None
+    in_chans: int | None = None
+    last_stride: int | None = None
+    image_size: tuple[int, int] | None = None
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_model(choice: ModelChoice) -> nn.Module:
+    """Builds a model with its weights. A run folder stands for its model folder, or for its best checkpoint.
 
     Raises:
-        GCPError: as ``create_model`` and ``model_from_checkpoint``.
+        GCPError: as `create_model` and `model_from_checkpoint`.
     """
     wanted = dict(
-        num_classes=args.num_classes,
-        in_chans=args.in_chans or (args.input_size[0] if args.input_size else None),
-        last_stride=args.last_stride,
-        image_size=given_image_size(args),
-        **(args.model_kwargs or {}),
+        num_classes=choice.num_classes,
+        in_chans=choice.in_chans,
+        last_stride=choice.last_stride,
+        image_size=choice.image_size,
+        **choice.model_kwargs,
     )
-    name, checkpoint = args.model, args.checkpoint
+    name, checkpoint = choice.model, choice.checkpoint
     if checkpoint:
-        checkpoint = checkpoint_in(checkpoint) or checkpoint
+        checkpoint = str(checkpoint_in(checkpoint) or checkpoint)
     elif os.path.isdir(name) and not (Path(model_folder(name)) / "config.json").is_file():
-        checkpoint = checkpoint_in(name)
+        checkpoint = str(checkpoint_in(name) or "")
         name = "" if checkpoint else name
     if checkpoint:
-        model = model_from_checkpoint(checkpoint, name, args.use_ema, **wanted)
+        model = model_from_checkpoint(checkpoint, name, choice.use_ema, **wanted)
     else:
-        model = create_model(args.model, pretrained=True, **wanted)
-    if args.method:
-        set_method(model, args.method)
+        model = create_model(choice.model, pretrained=True, **wanted)
+    if choice.method:
+        set_method(model, choice.method)
     return model
 
 

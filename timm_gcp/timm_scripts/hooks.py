@@ -21,18 +21,14 @@ from timm.utils import ModelEmaV2, ModelEmaV3, is_primary, onnx
 from torch import nn
 from torch.onnx.errors import UnsupportedOperatorError
 
-from ..commands.options import add_hybrid_arguments, check_switch
 from ..data.timm_differences import timm_differences
 from ..errors import GCPError
-from ..hybrid.preview import base_learning_rate, preview_learning_rates
-from ..hybrid.schedule import HybridSchedule
-from ..methods import get_method
+from ..hybrid import HybridOptions, HybridSchedule, base_learning_rate, preview_learning_rates
 from ..models.named import register_named
 from ..onnx.pool import with_eigenfree_pools
 from ..pooling import find_pools
 from ..text import first_line
-from ..training.optimizer import warn_of_warmup
-from ..training.prepare import hybrid_schedule
+from ..training.scheduler import warn_of_warmup
 from ..weights.file import load_file
 from .saver import ScriptSaver
 
@@ -76,19 +72,20 @@ class ScriptHooks:
             stack.enter_context(patch.object(onnx, "onnx_export", _exporting_eigenfree(onnx.onnx_export)))
             yield
 
-    def extend(self, parser: argparse.ArgumentParser, trains: bool) -> None:
+    def extend(self, parser: argparse.ArgumentParser, add_options: Callable[[Any], None] | None) -> None:
         """Adds our options to a script's parser, and takes note of what it parses.
 
         Args:
             parser: the script's.
-            trains: whether the script trains, so that the options of the protocol have a meaning.
+            add_options: adds the options of the hybrid protocol to an argument group; None for a script that does not
+                train.
 
         Raises:
             GCPError: the script has options of these names.
         """
-        if trains:
+        if add_options is not None:
             try:
-                add_hybrid_arguments(parser.add_argument_group("Hybrid protocol (timm_gcp)"))
+                add_options(parser.add_argument_group("Hybrid protocol (timm_gcp)"))
             except argparse.ArgumentError as error:
                 raise GCPError(
                     f"{parser.prog} has an option of the same name as one of ours ({error}); this version of timm_gcp "
@@ -101,9 +98,8 @@ class ScriptHooks:
 
         def parse_known_args(*args: Any, **kwargs: Any) -> tuple[argparse.Namespace, list[str]]:
             self.args, rest = parse(*args, **kwargs)
-            if trains:
-                get_method(self.args.warm_method)
-                check_switch(self._protocol())
+            if add_options is not None:
+                self._options().check()
             for option in ("model", "kd_model_name"):
                 name = getattr(self.args, option, None)
                 # Hub models and folders are looked into only when they are created.
@@ -113,9 +109,15 @@ class ScriptHooks:
 
         parser.parse_known_args = parse_known_args  # type: ignore[method-assign,assignment]
 
-    def _protocol(self) -> argparse.Namespace:
-        # The monitor that this rule needs is in our own training only.
-        return argparse.Namespace(**{**vars(self.args), "switch_conditioning": False})
+    def _options(self) -> HybridOptions:
+        # The rule of the conditioning needs the monitor of our own training.
+        args = self.args
+        return HybridOptions(
+            hybrid=args.hybrid,
+            warm_method=args.warm_method,
+            switch_lr_fraction=args.switch_lr_fraction,
+            switch_epoch=args.switch_epoch,
+        )
 
     def _model_factory(self, original: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         def create_model(model_name: str, *args: Any, **kwargs: Any) -> nn.Module:
@@ -159,7 +161,7 @@ class ScriptHooks:
             # A script whose parser does not have our options is none that trains.
             if getattr(self.args, "hybrid", False) is False:
                 return scheduler, epochs
-            schedule = hybrid_schedule(self._protocol(), self._trained(optimizer))
+            schedule = self._options().schedule(self._trained(optimizer))
             if schedule is None:
                 return scheduler, epochs
             if scheduler is None:

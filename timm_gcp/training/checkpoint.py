@@ -14,8 +14,12 @@ from torch import nn
 from ..errors import GCPError
 from ..files import clear_scratch, put_in_place, save_atomically, sync_folder
 from ..weights.file import EXTENSION, load_training_checkpoint
+from .options import TrainOptions
 
-__all__ = ["AtomicSaver", "RunSaver"]
+__all__ = ["SCALER", "AtomicSaver", "RunSaver"]
+
+SCALER = "amp_scaler"
+"""Where a checkpoint holds the state of the gradient scaler, as in timm."""
 
 
 class AtomicSaver(CheckpointSaver):
@@ -49,40 +53,38 @@ class RunSaver(AtomicSaver):
     Args:
         model: the model, wrapped or not.
         optimizer: its optimiser.
-        args: arguments of the run.
+        options: of the run; they are saved as ``args``, as timm saves them.
         folder: the run folder.
         extra: what else a checkpoint holds, asked for at every save; plain values and tensors only.
         decreasing: a lower metric is better.
-        max_history: numbered checkpoints to keep.
         model_ema: average of the weights, or None.
-        amp_scaler: gradient scaler, or None.
+        scaler: gradient scaler, or None.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        args: argparse.Namespace,
+        options: TrainOptions,
         folder: str | os.PathLike[str],
         extra: Callable[[], Mapping[str, Any]],
         *,
         decreasing: bool = False,
-        max_history: int = 10,
         model_ema: nn.Module | None = None,
-        amp_scaler: Any = None,
+        scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         super().__init__(
             model,
             optimizer,
-            args=args,
+            args=argparse.Namespace(**vars(options)),
             model_ema=model_ema,
-            amp_scaler=amp_scaler,
             checkpoint_dir=str(folder),
             recovery_dir=str(folder),
             decreasing=decreasing,
-            max_history=max_history,
+            max_history=options.checkpoint_hist,
         )
         self.extra = extra
+        self.scaler = scaler
         self.unranked: list[str] = []
         self._within: Mapping[str, Any] | None = None
         clear_scratch(folder)
@@ -102,8 +104,8 @@ class RunSaver(AtomicSaver):
             "optimizer": self.optimizer.state_dict(),
             "version": 2,
         }
-        if self.amp_scaler is not None:
-            state[self.amp_scaler.state_dict_key] = self.amp_scaler.state_dict()
+        if self.scaler is not None:
+            state[SCALER] = self.scaler.state_dict()
         if self.model_ema is not None:
             state["state_dict_ema"] = get_state_dict(self.model_ema, self.unwrap_fn)
         if metric is not None:

@@ -1,10 +1,11 @@
-"""Evaluates a classifier on a data set: accuracy and loss."""
+"""Evaluates a model on a data set: accuracy and loss, in one call or on a loader."""
 
 import contextlib
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,11 +13,139 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..data import divide, split_to_evaluate
+from ..data.class_names import check_classes
+from ..data.loaders import evaluation_loader
+from ..data.open_dataset import open_dataset
+from ..data.options import DatasetOptions, InputOptions, LoadingOptions
+from ..data.preprocessing import preprocessing
 from ..distributed import summed
 from ..errors import GCPError
 from ..output import BAR
+from ..pooling import find_pools
+from .allocator import keep_heap
+from .out_of_memory import naming_the_batch
+from .precision import make_autocast
 
-__all__ = ["check_labels", "evaluate"]
+__all__ = ["Evaluation", "EvaluationOptions", "check_labels", "evaluate", "evaluate_model"]
+
+
+@dataclass(kw_only=True)
+class EvaluationOptions(DatasetOptions, InputOptions, LoadingOptions):
+    """What a model is evaluated on, and how.
+
+    Attributes:
+        split: split that is evaluated.
+        val_fraction: evaluate on the part of the training images that training with this share held out; 0 takes the
+            split.
+        val_seed: seed of that draw.
+        batch_size: images per batch.
+        tta: 'mirror' averages the logits of each image and its mirror image.
+    """
+
+    split: str = "validation"
+    val_fraction: float = 0.0
+    val_seed: int = 0
+    batch_size: int = 256
+    tta: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The result of an evaluation.
+
+    Attributes:
+        top1, top5: accuracy, per cent; with fewer than five classes, top-5 is always right.
+        loss: mean cross-entropy.
+        count: number of images.
+        images_per_second: loading included.
+        split: what was evaluated.
+        method: method of covariance pooling; '' without it.
+        parameters: of the model.
+        img_size: width of the images, pixels.
+        crop_pct: share of the resized image that was kept.
+        interpolation: resampling filter.
+        tta: as in the options.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    count: int
+    images_per_second: float
+    split: str
+    method: str
+    parameters: int
+    img_size: int
+    crop_pct: float
+    interpolation: str
+    tta: str
+
+
+def evaluate_model(model: Any, options: EvaluationOptions) -> Evaluation:
+    """Evaluates a model on a data set.
+
+    Args:
+        model: a timm model; its ``pretrained_cfg`` tells the preprocessing that the options leave open.
+        options: data, preprocessing, device and loading.
+
+    Raises:
+        GCPError: a data set that cannot be had, whose classes are not the model's or that is empty; or memory that
+            does not suffice.
+
+    Example::
+
+        model = timm.create_model("local-dir:runs/birds/model", pretrained=True)
+        print(evaluate_model(model, EvaluationOptions(data_dir="birds", split="test")).top1)
+    """
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    keep_heap(device)
+    model = model.to(device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format)
+    data_config = preprocessing(options, model, use_test_size=True)
+    dataset, split = _open(options, model, data_config["input_size"][0])
+    less = naming_the_batch(options.batch_size, device, "lower -b or --img-size, or add --amp")
+    with less, evaluation_loader(options, dataset, data_config, device, options.batch_size) as loader:
+        metrics = evaluate(
+            model,
+            loader,
+            device=device,
+            autocast=make_autocast(options, device),
+            channels_last=options.channels_last,
+            tta=options.tta,
+            description="evaluating",
+        )
+    pools = find_pools(model)
+    return Evaluation(
+        top1=metrics["top1"],
+        top5=metrics["top5"],
+        loss=metrics["loss"],
+        count=int(metrics["count"]),
+        images_per_second=metrics["images_per_second"],
+        split=split,
+        method=pools[0].method if pools else "",
+        parameters=sum(p.numel() for p in model.parameters()),
+        img_size=data_config["input_size"][-1],
+        crop_pct=data_config["crop_pct"],
+        interpolation=data_config["interpolation"],
+        tta=options.tta,
+    )
+
+
+def _open(options: EvaluationOptions, model: nn.Module, channels: int) -> tuple[Any, str]:
+    """The images to evaluate, and what they are."""
+    fraction, seed = options.val_fraction, options.val_seed
+    divided = split_to_evaluate(options.dataset, options.data_dir, options.split, fraction)
+    dataset = open_dataset(
+        options,
+        options.split if divided is None else divided,
+        channels,
+        is_training=divided is not None,
+        download=options.dataset_download,
+        examine=lambda opened: check_classes(model, opened),
+    )
+    if divided is None:
+        return dataset, options.split
+    return divide(dataset, fraction, seed)[1], f"{divided or 'folder'}, {fraction:g} held out (seed {seed})"
 
 
 @torch.inference_mode()
@@ -64,7 +193,8 @@ def evaluate(
             if tta == "mirror":
                 logits = (logits + model(images.flip(-1))) / 2
         logits = logits.float()
-        check_labels(labels, logits.shape[1])
+        low, high = torch.stack(labels.aminmax()).tolist()
+        check_labels(low, high, logits.shape[1])
         losses = F.cross_entropy(logits, labels, reduction="none")
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         rows = torch.stack([losses, top[:, 0].float(), top.any(1).float(), torch.ones_like(losses)])
@@ -97,11 +227,19 @@ def _without_padding(batches: Any, loader: Any) -> Iterator[tuple[Tensor, Tensor
         yield images, labels, real
 
 
-def check_labels(targets: Tensor, classes: int) -> None:
-    if targets.dim() == 1 and len(targets):
-        low, high = int(targets.min()), int(targets.max())
-        if low < 0 or high >= classes:
-            raise GCPError(
-                f"Label {low if low < 0 else high} lies outside the model's {classes} classes (0 to {classes - 1}); "
-                "correct the data set's labels or give --num-classes."
-            )
+def check_labels(low: float, high: float, classes: int) -> None:
+    """Makes sure that labels are among the model's classes.
+
+    Args:
+        low: smallest label.
+        high: largest label.
+        classes: of the model.
+
+    Raises:
+        GCPError: a label lies outside.
+    """
+    if low < 0 or high >= classes:
+        raise GCPError(
+            f"Label {int(low if low < 0 else high)} lies outside the model's {classes} classes (0 to {classes - 1}); "
+            "correct the data set's labels or give --num-classes."
+        )

@@ -13,7 +13,7 @@ import torch
 from ..files import save_text
 from ..version import __version__
 
-__all__ = ["closed", "past_segments", "say_differences", "segment", "versions", "write_history"]
+__all__ = ["closed", "describe_differences", "past_segments", "segment", "versions", "write_history"]
 
 FILE = "history.json"
 
@@ -79,7 +79,7 @@ def write_history(folder: Path, segments: Sequence[Mapping[str, Any]]) -> None:
     save_text(folder / FILE, json.dumps(segments, indent=2, default=str) + "\n")
 
 
-def say_differences(differences: Mapping[str, Sequence[Any]]) -> str:
+def describe_differences(differences: Mapping[str, Sequence[Any]]) -> str:
     """The settings that differ as one line of a log: '--lr 0.05 → 0.01, --momentum 0.9 → 0.8'."""
     shown = (f"--{name.replace('_', '-')} {_short(old)} → {_short(new)}" for name, (old, new) in differences.items())
     return ", ".join(shown)

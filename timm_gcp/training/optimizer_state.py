@@ -1,6 +1,6 @@
 """Loads the state of an optimiser from a checkpoint, under settings that may have changed since."""
 
-import argparse
+import dataclasses
 import logging
 from collections.abc import Mapping
 from numbers import Real
@@ -12,12 +12,13 @@ from torch import nn
 from ..errors import GCPError
 from ..text import first_line
 from .optimizer import make_optimizer
+from .options import OptimizerOptions
 
 __all__ = ["load_optimizer"]
 
 _logger = logging.getLogger(__name__)
 
-# The arguments that an optimiser and its parameter groups are made of.
+# The options that an optimiser and its parameter groups are made of.
 _ARGUMENTS = (
     *("lr", "opt", "opt_eps", "opt_betas", "momentum", "weight_decay", "opt_kwargs", "classifier_lr_mult"),
     *("layer_decay", "layer_decay_min_scale", "layer_decay_no_opt_scale"),
@@ -25,59 +26,64 @@ _ARGUMENTS = (
 
 
 def load_optimizer(
-    args: argparse.Namespace,
-    before: argparse.Namespace | None,
+    options: OptimizerOptions,
+    before: Mapping[str, Any] | None,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     state: Any,
+    path: str,
 ) -> None:
     """Loads an optimiser's state from a checkpoint; settings given anew (rate, decay, momentum, …) replace the saved.
 
     With unchanged settings the saved state is loaded as it is.
 
     Args:
-        args: arguments of this run.
-        before: arguments of the run that wrote the checkpoint, None where it does not tell.
+        options: of this run.
+        before: options of the run that wrote the checkpoint, None where it does not tell.
         model: the model that the optimiser was made for.
         optimizer: the optimiser, fresh from `make_optimizer`.
         state: what the checkpoint holds of its optimiser.
+        path: the checkpoint, for messages.
 
     Raises:
         GCPError: the state is that of another optimiser, or a changed setting would need another state.
     """
-    known = {name: value for name, value in vars(before or argparse.Namespace()).items() if name in _ARGUMENTS}
+    known = {name: value for name, value in (before or {}).items() if name in _ARGUMENTS}
     if known.get("lr") is None:
         known.pop("lr", None)
-    changed = [name for name, value in known.items() if value != getattr(args, name)]
+    changed = [name for name, value in known.items() if value != getattr(options, name)]
     remedy = "give the run's own --opt arguments, or --no-resume-opt, which starts the optimiser anew"
     if "opt" in changed:
         raise GCPError(
-            f"{args.resume} holds the state of --opt {known['opt']}, which --opt {args.opt} cannot take up; {remedy}."
+            f"{path} holds the state of --opt {known['opt']}, which --opt {options.opt} cannot take up; {remedy}."
         )
     try:
         if before is None:
             _logger.warning(
                 "%s does not tell the settings of its run: learning rate, momentum and weight decay go on as saved.",
-                args.resume,
+                path,
             )
         elif changed:
-            old = make_optimizer(argparse.Namespace(**{**vars(args), **known}), model)
-            state = _merged(old, optimizer, state, args.resume)
+            old = make_optimizer(dataclasses.replace(_part(options), **known), model)
+            state = _merged(old, optimizer, state, path)
         optimizer.load_state_dict(state)
     except GCPError:
         raise
     except (KeyError, ValueError, RuntimeError, AttributeError, TypeError, IndexError) as error:
-        raise GCPError(
-            f"{args.resume} holds no state that fits this optimiser ({first_line(error)}); {remedy}."
-        ) from error
+        raise GCPError(f"{path} holds no state that fits this optimiser ({first_line(error)}); {remedy}.") from error
+
+
+def _part(options: OptimizerOptions) -> OptimizerOptions:
+    """The options of the optimiser alone: those of a whole run have fields that cannot be replaced."""
+    return OptimizerOptions(**{each.name: getattr(options, each.name) for each in dataclasses.fields(OptimizerOptions)})
 
 
 def _merged(old: torch.optim.Optimizer, new: torch.optim.Optimizer, saved: Mapping[str, Any], source: str) -> Any:
     """The saved state for the groups of the new optimiser.
 
     Args:
-        old: made, like the one that was saved, from the arguments of then: tells which parameter has which number.
-        new: made from the arguments of now.
+        old: made from the options of the run that saved the state: tells which parameter has which number.
+        new: made from the options of this run.
         saved: the state.
         source: the checkpoint's name.
     """

@@ -1,6 +1,5 @@
 """Records how a model was trained: data, weights that it started from, command, date and versions."""
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ..models.folder import training_record
 from ..models.named import source_of
 from ..text import without_places
 from ..weights.file import load_training_checkpoint
+from .options import ModelOptions
 from .run import Run
 
 __all__ = ["NOT_RECORDED", "RANDOM", "about", "data_record", "origin_text", "start_of", "started_from"]
@@ -25,31 +25,30 @@ _FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def start_of(run: Run) -> Any:
-    """What a run started from: for a resumed one what its checkpoint says, else what its arguments name."""
-    if run.resumed is None:
-        return started_from(run.args, run.plain)
-    record = run.resumed.get("gcp")
-    return record.get("started_from", NOT_RECORDED) if isinstance(record, Mapping) else NOT_RECORDED
+    """What a run started from: for a resumed one what its checkpoint says, else what its options name."""
+    if run.start.checkpoint is None:
+        return started_from(run.options, run.model)
+    return run.start.record.get("started_from", NOT_RECORDED)
 
 
-def started_from(args: argparse.Namespace, model: nn.Module) -> str | dict[str, Any]:
+def started_from(options: ModelOptions, model: nn.Module) -> str | dict[str, Any]:
     """The weights that a run starts from.
 
     Args:
-        args: arguments of the run.
+        options: of the run.
         model: the model with these weights, as timm built it.
 
     Returns:
         `RANDOM`, or name, tag, licence, sha256, source, data and beginning of the weights, where known.
     """
-    if file := args.initial_checkpoint or args.pretrained_path:
+    if file := options.initial_checkpoint or options.pretrained_path:
         return _of_file(Path(file))
     cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    named = source_of(args.model)
+    named = source_of(options.model)
     source, _, place = named.partition(":")
     if source == "local-dir":
         return _of_folder(Path(place), cfg)
-    if not place and not args.pretrained:
+    if not place and not options.pretrained:
         return RANDOM
     tag = cfg.get("tag") or None
     name = place or ".".join(filter(None, (str(cfg.get("architecture")), tag)))
@@ -99,22 +98,22 @@ def _checksum(cfg: Mapping[str, Any]) -> str | None:
 
 def data_record(run: Run) -> dict[str, Any]:
     """Name of the data set, number of classes, images of each split, and what was held out of the training images."""
-    args = run.args
-    sets = {args.train_split: run.train_loader.dataset, args.val_split: run.eval_dataset}
-    folder = Path(args.data_dir).resolve().name if args.data_dir else None
+    options = run.options
+    sets = {options.train_split: run.data.train, options.val_split: run.data.evaluation}
+    folder = Path(options.data_dir).resolve().name if options.data_dir else None
     record: dict[str, Any] = {
-        "name": folder if args.dataset in ("", "list") and folder else args.dataset,
-        "kind": args.dataset or "image folders",
-        "classes": args.num_classes,
+        "name": folder if options.dataset in ("", "list") and folder else options.dataset,
+        "kind": options.dataset or "image folders",
+        "classes": run.data.num_classes,
         "images": {split: len(data) for split, data in sets.items() if data is not None and hasattr(data, "__len__")},
     }
-    if getattr(args, "held_out", False):
-        record["held_out"] = {"fraction": args.val_fraction, "seed": args.val_seed, "split": args.val_split}
+    if options.held_out:
+        record["held_out"] = {"fraction": options.val_fraction, "seed": options.val_seed, "split": options.val_split}
     return record
 
 
 def about(run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
-    """What the configuration of a run's model folder says of its weights (`timm_gcp.models.folder.save_folder`)."""
+    """The record of a run in the configuration of its model folder (`timm_gcp.models.folder.save_folder`)."""
     data, last = data_record(run), result["segments"][-1]
     shown = ("first_epoch", "last_epoch", "started", "versions")
     training = {

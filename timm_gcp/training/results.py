@@ -17,9 +17,9 @@ from ..text import one_line
 from ..weights.file import load_training_checkpoint, load_weights, weights_of
 from .curves import draw_curves
 from .evaluate import evaluate
-from .history import closed, past_segments, say_differences, write_history
+from .history import closed, describe_differences, past_segments, write_history
 from .provenance import about, data_record, origin_text
-from .resume import checkpoint_args, differences
+from .resume import differences
 from .run import Run
 from .summary import unranked_note
 
@@ -28,26 +28,26 @@ RESULT = "result.json"
 
 def finish(run: Run) -> None:
     """Evaluates the best model under the final method, and writes what a run leaves behind."""
-    if run.monitor is not None:
-        run.monitor.close()
-    args, model = run.args, run.plain
+    if run.protocol.monitor is not None:
+        run.protocol.monitor.close()
+    options, model = run.options, run.model
     best = run.folder / "model_best.pth.tar"
-    path = next((p for p in (best, run.folder / "last.pth.tar") if p.is_file()), Path(args.resume))
+    path = next((p for p in (best, run.folder / "last.pth.tar") if p.is_file()), Path(run.start.path))
     checkpoint = load_training_checkpoint(path)
     load_weights(model, weights_of(checkpoint, path, use_ema=_ranked_by_average(run, checkpoint)), path)
     if run.final_method:
         set_method(model, run.final_method)
     metrics: dict[str, float] = {}
-    if run.eval_dataset is not None:
-        batch = args.validation_batch_size or args.batch_size
-        with evaluation_loader(args, run.eval_dataset, run.data_config, run.device, batch) as loader:
+    if run.data.evaluation is not None:
+        batch, config = options.evaluation_batch_size, run.network.data_config
+        with evaluation_loader(options, run.data.evaluation, config, run.device, batch) as loader:
             metrics = evaluate(
                 model,
                 loader,
                 device=run.device,
-                autocast=run.autocast,
-                channels_last=args.channels_last,
-                tta=args.tta,
+                autocast=run.optimisation.autocast,
+                channels_last=options.channels_last,
+                tta=options.tta,
                 description="evaluating the best model",
             )
     segments = closed(run.segments, run.epochs - 1)
@@ -56,11 +56,11 @@ def finish(run: Run) -> None:
         "method": run.final_method,
         "epoch": checkpoint["epoch"],
         "epochs": run.epochs,
-        "switched_at": run.schedule.switched_at if run.schedule else None,
-        "model": args.model,
-        "split": args.val_split,
-        "tta": args.tta,
-        "seed": args.seed if run.trains else getattr(checkpoint_args(run.resumed), "seed", None),
+        "switched_at": run.protocol.schedule.switched_at if run.protocol.schedule else None,
+        "model": options.model,
+        "split": options.val_split,
+        "tta": options.tta,
+        "seed": options.seed if run.trains else (run.start.settings or {}).get("seed"),
         "parameters": sum(p.numel() for p in model.parameters()),
         "skipped_updates": sum(int(row.get("skipped") or 0) for row in run.rows),
         "eigensolver_fallbacks": sum(int(row.get("fallbacks") or 0) for row in run.rows),
@@ -94,19 +94,19 @@ def _has_result(run: Run) -> bool:
         epochs, segments = result["epochs"], result.get("segments")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    past = json.loads(json.dumps(past_segments(run.resumed), default=str))
+    past = json.loads(json.dumps(past_segments(run.start.checkpoint), default=str))
     return epochs > run.epochs or (epochs == run.epochs and segments in (None, past))
 
 
 def _has_folder(run: Run) -> bool:
     # timm itself cannot build a backbone with an undilated stride 1: a folder would load as another network.
-    return run.args.last_stride != 1 or bool(find_pools(run.plain))
+    return run.options.last_stride != 1 or bool(find_pools(run.model))
 
 
 def nothing_to_train(run: Run) -> str:
     """What a command says that finds all epochs trained and the results written."""
-    changed = differences(checkpoint_args(run.resumed), run.args)
-    ignored = f" ({say_differences(changed)} has no effect)" if changed else ""
+    changed = differences(run.start.settings, run.options)
+    ignored = f" ({describe_differences(changed)} has no effect)" if changed else ""
     best = run.folder / "model_best.pth.tar"
     return (
         f"All {run.epochs} epochs of {run.folder} are trained and its results written; nothing is changed{ignored}. "
@@ -117,12 +117,14 @@ def nothing_to_train(run: Run) -> str:
 def _ranked_by_average(run: Run, checkpoint: Mapping[str, Any]) -> bool:
     """Whether a checkpoint of this run, or of one that it continues, was evaluated with averaged weights."""
     record = checkpoint.get("gcp")
-    return bool(record["ema"]) if isinstance(record, Mapping) and "ema" in record else run.ema is not None
+    if isinstance(record, Mapping) and "ema" in record:
+        return bool(record["ema"])
+    return run.optimisation.average is not None
 
 
 def _outcome(run: Run, result: Mapping[str, Any]) -> str:
     """Saves the model folder, and says what came out."""
-    args, model = run.args, run.plain
+    options, model = run.options, run.model
     text = f"Best epoch {result['epoch'] + 1}"
     if result["top1"] is not None:
         text += f": top-1 {result['top1']:.2f}, top-5 {result['top5']:.2f}, loss {result['loss']:.4f}"
@@ -131,7 +133,7 @@ def _outcome(run: Run, result: Mapping[str, Any]) -> str:
     if result["method"]:
         text += f" under {result['method']}"
     if not _has_folder(run):
-        return f"{text}. No model folder: timm has no undilated stride 1 for {args.model}; use the checkpoint."
+        return f"{text}. No model folder: timm has no undilated stride 1 for {options.model}; use the checkpoint."
     shown = {
         key: result[key] for key in ("top1", "top5", "loss", "tta", "method", "epoch") if result[key] not in (None, "")
     }
@@ -140,10 +142,10 @@ def _outcome(run: Run, result: Mapping[str, Any]) -> str:
         folder = save_folder(
             model,
             run.folder / "model",
-            class_names=run.class_names,
+            class_names=run.data.class_names,
             metrics=shown,
-            data_config=run.data_config,
-            model_args=args.model_kwargs or {},
+            data_config=run.network.data_config,
+            model_args=options.model_kwargs or {},
             origin=origin_text(told["training"]),
             about=told,
         )

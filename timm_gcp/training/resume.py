@@ -4,31 +4,32 @@ import argparse
 import logging
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.utils import is_primary
 from torch import nn
 
-from ..distributed import by_first
+from ..distributed import Processes
 from ..errors import GCPError
-from ..hybrid.monitor import ConditioningMonitor
-from ..hybrid.schedule import HybridSchedule
+from ..hybrid import ConditioningMonitor, HybridSchedule
 from ..weights.file import EXTENSION, load_training_checkpoint, load_weights, weights_of
+from .checkpoint import SCALER
 from .epoch_position import Position
-from .optimizer import rate_ratio
 from .optimizer_state import load_optimizer
+from .options import TrainOptions
 from .run_folder import named_folder
+from .scheduler import rate_ratio
 
-__all__ = ["checkpoint_args", "differences", "load_resumed", "newest_checkpoint", "resume_from", "resumed_position"]
+__all__ = ["Start", "differences", "find_start", "load_resumed", "newest_checkpoint", "resumed_position"]
 
 _logger = logging.getLogger(__name__)
 
-# Settings that say where a run lies, what it prints or which process this is.
+# Settings that say where a run lies, what it prints or on which data it was found.
 _NOT_COMPARED = (
     *("resume", "no_resume_opt", "output", "experiment", "debug", "log_interval", "dataset_download"),
-    *("rank", "local_rank", "distributed", "num_classes", "held_out"),
+    *("num_classes", "held_out"),
 )
 # What an epoch's order and division into updates follow from.
 _ONE_EPOCH = ("batch_size", "grad_accum_steps", "seed", "world_size", "dataset", "train_split")
@@ -36,15 +37,52 @@ _ONE_EPOCH = ("batch_size", "grad_accum_steps", "seed", "world_size", "dataset",
 _SWITCH = ("warm_method", "switch_epoch", "switch_lr_fraction", "switch_conditioning")
 
 
-def resume_from(args: argparse.Namespace, device: torch.device) -> str:
-    """What ``--resume`` means; '' to start from the beginning. The first process decides for all."""
-    if args.resume != "auto":
-        return args.resume
-    return by_first(lambda: str(newest_checkpoint(named_folder(args)) or ""), is_primary(args), device)
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts: at the beginning, or from a checkpoint of its own.
+
+    Attributes:
+        path: the checkpoint; '' at the beginning.
+        checkpoint: its content, or None.
+    """
+
+    path: str = ""
+    checkpoint: dict[str, Any] | None = None
+
+    @property
+    def epoch(self) -> int:
+        """First epoch of this run, from 0."""
+        return self.checkpoint["epoch"] + 1 if self.checkpoint else 0
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """The options of the run that wrote the checkpoint; None where there is none or it does not tell."""
+        args = (self.checkpoint or {}).get("args")
+        return vars(args) if isinstance(args, argparse.Namespace) else None
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What our checkpoints hold beside timm's; empty where there is nothing."""
+        record = (self.checkpoint or {}).get("gcp")
+        return record if isinstance(record, Mapping) else {}
+
+
+def find_start(options: TrainOptions, processes: Processes) -> Start:
+    """Loads the checkpoint that ``resume`` names; 'auto' is filled in. The first process decides for all.
+
+    Raises:
+        GCPError: no such checkpoint, or none that can be read.
+    """
+    if options.resume == "auto":
+        options.resume = processes.by_first(lambda: str(newest_checkpoint(named_folder(options)) or ""))
+    return Start(options.resume, load_training_checkpoint(options.resume)) if options.resume else Start()
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run folder; None if it has none at all. A damaged one is skipped with a warning.
+    """The newest readable checkpoint of a run folder; a damaged one is skipped with a warning.
+
+    Returns:
+        None if the folder has no checkpoint.
 
     Raises:
         GCPError: there are checkpoints, but none can be read.
@@ -68,20 +106,14 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def checkpoint_args(checkpoint: Mapping[str, Any] | None) -> argparse.Namespace | None:
-    """The arguments of the run that wrote a checkpoint; None where it does not tell."""
-    args = (checkpoint or {}).get("args")
-    return args if isinstance(args, argparse.Namespace) else None
-
-
-def differences(before: argparse.Namespace | None, now: argparse.Namespace) -> dict[str, tuple[Any, Any]]:
-    """The settings of two commands that differ, name → (before, now). One that only one of them knows is left out.
+def differences(before: Mapping[str, Any] | None, options: TrainOptions) -> dict[str, tuple[Any, Any]]:
+    """The settings of two runs that differ, name → (before, now). A setting that only one of them has is left out.
 
     Args:
-        before: arguments of the run that wrote the checkpoint, None where it does not tell.
-        now: arguments of this run, with the learning rate and the number of classes filled in.
+        before: options of the run that wrote the checkpoint, None where it does not tell.
+        options: of this run, with the learning rate and the number of classes filled in.
     """
-    old, new = vars(before or argparse.Namespace()), vars(now)
+    old, new = before or {}, vars(options)
     names = [name for name in new if name in old and name not in _NOT_COMPARED]
     return {name: (old[name], new[name]) for name in names if _plain(name, old[name]) != _plain(name, new[name])}
 
@@ -92,22 +124,22 @@ def _plain(name: str, value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def check_differences(args: argparse.Namespace, checkpoint: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ from the checkpoint's, if the run can go on under them.
+def check_differences(options: TrainOptions, start: Start) -> None:
+    """Makes sure that the run can continue under the settings that differ from the checkpoint's.
 
     Raises:
         GCPError: one of them cannot change within a run; the message names it.
     """
-    changed = differences(checkpoint_args(checkpoint), args)
+    changed, checkpoint = differences(start.settings, options), start.checkpoint or {}
 
     def refuse(name: str, why: str) -> None:
         before, now = (repr(value) for value in changed[name])
         option = f"--{name.replace('_', '-')}"
-        raise GCPError(f"{args.resume} was trained with {option} {before}, and this command gives {now}: {why}.")
+        raise GCPError(f"{start.path} was trained with {option} {before}, and this command gives {now}: {why}.")
 
     if "train_only" in changed:
         refuse("train_only", "give the same, or start a new run from its weights with --initial-checkpoint")
-    _check_held_out(args, checkpoint_args(checkpoint))
+    _check_held_out(options, start)
     if "eval_metric" in changed and (checkpoint.get("best") or {}).get("metric") is not None:
         refuse("eval_metric", "the epochs so far are ranked by the former, so give that, or start a new run")
     at = (checkpoint.get("hybrid") or {}).get("switched_at")
@@ -120,86 +152,90 @@ def check_differences(args: argparse.Namespace, checkpoint: Mapping[str, Any]) -
             "the checkpoint lies within an epoch, which has to end as it began; give the same value, or resume from "
             "the end of an epoch (a checkpoint-N.pth.tar)",
         )
-    return changed
 
 
-def _check_held_out(args: argparse.Namespace, before: argparse.Namespace | None) -> None:
-    """Refuses to go on with other images held out: the run would be evaluated on some that it has trained on."""
+def _check_held_out(options: TrainOptions, start: Start) -> None:
+    """Refuses to continue with other images held out: the run would be evaluated on some that it has trained on."""
 
-    def said(of: argparse.Namespace) -> str:
-        if not getattr(of, "held_out", False):
+    def described(of: Mapping[str, Any]) -> str:
+        if not of.get("held_out", False):
             return "no image held out"
-        return f"--val-fraction {of.val_fraction:g} --val-seed {of.val_seed} of {of.train_split!r} held out"
+        return f"--val-fraction {of['val_fraction']:g} --val-seed {of['val_seed']} of {of['train_split']!r} held out"
 
-    if before is not None and said(before) != said(args):
+    before, now = start.settings, vars(options)
+    if before is not None and described(before) != described(now):
         raise GCPError(
-            f"{args.resume} was trained with {said(before)}, and this run would have {said(args)}, so that it would be "
-            "evaluated on images that are trained on: give the same splits, or start a new run."
+            f"{start.path} was trained with {described(before)}, and this run would have {described(now)}, so that it "
+            "would be evaluated on images that are trained on: give the same splits, or start a new run."
         )
 
 
-def resumed_position(
-    args: argparse.Namespace, resumed: Mapping[str, Any] | None, batches: int, monitor: ConditioningMonitor | None
-) -> Position:
+def resumed_position(start: Start, batches: int, monitor: ConditioningMonitor | None, first: bool) -> Position:
     """How far the first epoch of this run is.
 
     Args:
-        args: arguments of the run.
-        resumed: the checkpoint that it goes on from, or None.
+        start: the checkpoint that the run continues, if any.
         batches: in an epoch.
-        monitor: takes up what it has measured in the epoch.
+        monitor: takes up what was measured in the epoch.
+        first: whether this is the first process.
 
     Raises:
         GCPError: the checkpoint lies within an epoch of another length.
     """
-    within = (resumed or {}).get("within")
+    within = (start.checkpoint or {}).get("within")
     if within is None:
         return Position()
     if within["of"] != batches:
         raise GCPError(
-            f"{args.resume} was written within an epoch of {within['of']} batches, and this run's epochs have "
+            f"{start.path} was written within an epoch of {within['of']} batches, and this run's epochs have "
             f"{batches}; give the run's own --batch-size, data and number of processes, or resume from the end of an "
             "epoch (a checkpoint-N.pth.tar)."
         )
     position = Position(**within["position"])
     if monitor is not None and within["monitor"] is not None:
-        monitor.load_state_dict(within["monitor"], first=is_primary(args))
-    if not is_primary(args):
+        monitor.load_state_dict(within["monitor"], first=first)
+    if not first:
         # The first process has the sums of all.
         position = Position(batches=position.batches, skipped=position.skipped, seconds=position.seconds)
     return position
 
 
 def load_resumed(
-    args: argparse.Namespace,
-    checkpoint: dict[str, Any],
+    start: Start,
+    options: TrainOptions,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    scaler: Any,
+    scaler: torch.amp.GradScaler | None,
     schedule: HybridSchedule | None,
 ) -> None:
-    """Loads a checkpoint into what a run consists of. Settings that have changed since are those of this run.
+    """Loads a checkpoint into the parts of a run. Settings that have changed since are those of this run.
 
     Raises:
         GCPError: the checkpoint does not fit, or a setting that has changed cannot change within a run.
     """
-    check_differences(args, checkpoint)
-    before = checkpoint_args(checkpoint)
-    load_weights(model, weights_of(checkpoint, args.resume), args.resume)
-    if not args.no_resume_opt:
-        load_optimizer(args, before, model, optimizer, checkpoint.get("optimizer"))
-        if scaler is not None and scaler.state_dict_key in checkpoint:
-            scaler.load_state_dict(checkpoint[scaler.state_dict_key])
-    state = checkpoint.get("hybrid")
+    checkpoint = start.checkpoint
+    if checkpoint is None:
+        return
+    check_differences(options, start)
+    load_weights(model, weights_of(checkpoint, start.path), start.path)
+    if not options.no_resume_opt:
+        load_optimizer(options, start.settings, model, optimizer, checkpoint.get("optimizer"), start.path)
+        if scaler is not None and SCALER in checkpoint:
+            scaler.load_state_dict(checkpoint[SCALER])
+    _load_schedule(start, schedule, rate_ratio(options.lr or 0.0, start.settings))
+
+
+def _load_schedule(start: Start, schedule: HybridSchedule | None, ratio: float) -> None:
+    state = (start.checkpoint or {}).get("hybrid")
     if schedule is not None and state is None:
         raise GCPError(
-            f"{args.resume} was trained without the hybrid protocol; add --no-hybrid, or start from its weights with "
+            f"{start.path} was trained without the hybrid protocol; add --no-hybrid, or start from its weights with "
             "--initial-checkpoint."
         )
     if schedule is None and state is not None:
-        raise GCPError(f"{args.resume} was trained with the hybrid protocol; leave --no-hybrid out.")
+        raise GCPError(f"{start.path} was trained with the hybrid protocol; leave --no-hybrid out.")
     if schedule is not None and state is not None:
-        schedule.load_state_dict(_with_rate(state, rate_ratio(args, before)))
+        schedule.load_state_dict(_with_rate(state, ratio))
 
 
 def _with_rate(state: Mapping[str, Any], ratio: float) -> Mapping[str, Any]:

@@ -1,68 +1,86 @@
 """The parts of one training run."""
 
-import argparse
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import Mixup
-from timm.utils import ModelEmaV3, unwrap_model
 from torch import nn
 
-from ..hybrid.monitor import ConditioningMonitor
-from ..hybrid.schedule import HybridSchedule
+from ..distributed import Processes
 from ..pooling import find_pools
+from .data import Data, Loaders
 from .epoch_position import Position
 from .faults import Faults
+from .network import Network
+from .optimisation import Optimisation
+from .options import TrainOptions
 from .progress import Progress
-from .step import Stepper
+from .protocol import Protocol
+from .resume import Start
+
+__all__ = ["Run"]
 
 
 @dataclass
 class Run:
-    """All that one training run consists of."""
+    """One training run: what ``prepare`` made of the options, and how far it is.
 
-    args: argparse.Namespace
-    device: torch.device
+    Attributes:
+        options: of the run, with what was left open filled in.
+        arguments: the options as YAML, as the user gave them.
+        command: the command line.
+        processes: this process among those that train together.
+        folder: the run folder.
+        start: the checkpoint that the run continues, if any.
+        data, loaders, network, optimisation, protocol: the stages of the preparation.
+        progress: where lines are printed.
+        faults: what is done about losses and gradients that are not finite.
+        position: how far the present epoch is.
+        seconds: spent on finished epochs.
+        rows: of ``summary.csv``.
+        segments: of ``history.json``.
+        started_from: the weights that the run started from.
+    """
+
+    options: TrainOptions
+    arguments: str
+    command: str
+    processes: Processes
     folder: Path
-    model: nn.Module
-    data_config: dict[str, Any]
-    class_names: list[str] | None
-    train_loader: Any
-    eval_loader: Any
-    eval_dataset: Any
-    mixup: Mixup | None
-    loss: nn.Module
-    stepper: Stepper
-    scheduler: Any
-    epochs: int
-    start_epoch: int
-    schedule: HybridSchedule | None
-    monitor: ConditioningMonitor | None
-    ema: ModelEmaV3 | None
-    resumed: dict[str, Any] | None
+    start: Start
+    data: Data
+    loaders: Loaders
+    network: Network
+    optimisation: Optimisation
+    protocol: Protocol
     progress: Progress
-    autocast: Callable[[], Any]
     faults: Faults
     position: Position = field(default_factory=Position)
     seconds: float = 0.0
-    command: str = ""
-    arguments: str = ""
     rows: list[dict[str, Any]] = field(default_factory=list)
     segments: list[dict[str, Any]] = field(default_factory=list)
     started_from: Any = None
 
     @property
-    def trains(self) -> bool:
-        """Whether there is an epoch left to train."""
-        return self.start_epoch < self.epochs
+    def device(self) -> torch.device:
+        """The device of this process."""
+        return self.processes.device
 
     @property
-    def plain(self) -> nn.Module:
+    def epochs(self) -> int:
+        """Length of the whole run."""
+        return self.optimisation.epochs
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is an epoch left to train."""
+        return self.start.epoch < self.epochs
+
+    @property
+    def model(self) -> nn.Module:
         """The model without wrappers."""
-        return unwrap_model(self.model)
+        return self.network.model
 
     @property
     def method(self) -> str | None:
@@ -73,9 +91,10 @@ class Run:
     @property
     def final_method(self) -> str | None:
         """The method under which the model is saved."""
-        return self.schedule.final if self.schedule else self.method
+        schedule = self.protocol.schedule
+        return schedule.final if schedule else self.method
 
     @property
     def metric(self) -> str:
-        """What ranks the epochs; without a validation split, the training loss."""
-        return self.args.eval_metric if self.eval_loader is not None else "loss"
+        """What ranks the epochs; without an evaluation split, the training loss."""
+        return self.options.eval_metric if self.data.evaluation is not None else "loss"

@@ -1,6 +1,5 @@
 """The folder of a run: its name, and the lock by which one process at a time writes to it."""
 
-import argparse
 import contextlib
 import itertools
 import logging
@@ -9,13 +8,12 @@ from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
-import torch
 from filelock import FileLock, Timeout
 from timm.models import safe_model_name
-from timm.utils import is_primary
 
-from ..distributed import by_first
+from ..distributed import Processes
 from ..errors import GCPError
+from .options import RunOptions
 
 __all__ = ["RunFolder", "named_folder"]
 
@@ -27,9 +25,9 @@ WAIT = 15.0
 _logger = logging.getLogger(__name__)
 
 
-def named_folder(args: argparse.Namespace) -> Path:
-    """The folder that ``--output`` and ``--experiment`` name."""
-    return Path(args.output or "output/train") / args.experiment
+def named_folder(options: RunOptions) -> Path:
+    """The run folder that ``output`` and ``experiment`` name."""
+    return Path(options.output or "output/train") / options.experiment
 
 
 class RunFolder:
@@ -38,48 +36,49 @@ class RunFolder:
     As a context manager it releases the lock at the end, and removes a folder that it made and that is still empty.
 
     Args:
-        args: arguments of the run.
-        device: of this process.
+        options: of the run.
+        processes: this process among those that train.
     """
 
-    def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
-        self.args, self.device = args, device
+    def __init__(self, options: RunOptions, processes: Processes) -> None:
+        self.options, self.processes = options, processes
         self.path: Path | None = None
         self._lock: FileLock | None = None
         self._made: list[Path] = []
 
     def claim_named(self) -> None:
-        """Locks the folder that the arguments name, if they name one.
+        """Locks the folder that the options name, if they name one.
 
         Raises:
             GCPError: another run holds it, or it cannot be written.
         """
-        if not self.args.experiment:
+        if not self.options.experiment:
             return
-        wait = WAIT if self.args.resume else 0.0
-        self.path = Path(self._by_first(lambda: self._claim(named_folder(self.args), wait)))
+        wait = WAIT if self.options.resume else 0.0
+        self.path = Path(self._by_first(lambda: self._claim(named_folder(self.options), wait)))
 
-    def claim_dated(self, image_size: int) -> Path:
+    def claim_dated(self, model: str, image_size: int) -> Path:
         """Makes and locks a folder named by date, model and image size; a name that is taken gets a number.
 
         Args:
+            model: its name.
             image_size: width of the images, pixels.
 
         Raises:
             GCPError: it cannot be written.
         """
-        self.path = Path(self._by_first(lambda: self._claim_dated(image_size)))
+        self.path = Path(self._by_first(lambda: self._claim_dated(model, image_size)))
         return self.path
 
     def check_free(self) -> None:
-        """Makes sure that the named folder is empty or the resumed run's own; call it once ``args.resume`` is a file.
+        """Makes sure that the named folder is empty or the resumed run's own; call it once ``resume`` is filled in.
 
         Raises:
             GCPError: it holds something else.
         """
         if self.path is not None:
             folder = self.path
-            by_first(lambda: _check_free(folder, self.args.resume), is_primary(self.args), self.device)
+            self.processes.by_first(lambda: _check_free(folder, self.options.resume))
 
     def release(self) -> None:
         """Gives the folder back. Does nothing in a process that holds no lock."""
@@ -104,7 +103,7 @@ class RunFolder:
         self.release()
 
     def _by_first(self, work: Callable[[], Path]) -> str:
-        return str(by_first(lambda: str(work()), is_primary(self.args), self.device))
+        return str(self.processes.by_first(lambda: str(work())))
 
     def _claim(self, folder: Path, wait: float) -> Path:
         while True:
@@ -123,11 +122,10 @@ class RunFolder:
                     f"The run folder {folder} cannot be written ({error.strerror or error}); choose another --output."
                 ) from error
 
-    def _claim_dated(self, image_size: int) -> Path:
-        args = self.args
-        model = safe_model_name(args.model.rstrip("/").rpartition("/")[2].rpartition(":")[2])
+    def _claim_dated(self, model: str, image_size: int) -> Path:
+        model = safe_model_name(model.rstrip("/").rpartition("/")[2].rpartition(":")[2])
         name = f"{datetime.now():%Y%m%d-%H%M%S}-{model}-{image_size}"
-        parent = Path(args.output or "output/train")
+        parent = Path(self.options.output or "output/train")
         for number in itertools.count(1):
             folder = parent / (name if number == 1 else f"{name}-{number}")
             try:

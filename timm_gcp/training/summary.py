@@ -11,6 +11,7 @@ from ..data.class_counts import describe_counts
 from ..files import save_text
 from ..hybrid.monitor import conditioning_word
 from ..text import some_of
+from .epoch_position import Position
 from .initial_weights import describe_start
 from .progress import clock
 from .run import Run
@@ -18,20 +19,21 @@ from .run import Run
 
 def describe(run: Run) -> str:
     """The lines that open a run: model, weights, data, length, protocol."""
-    args, parameters = run.args, sum(p.numel() for p in run.plain.parameters())
-    size = "×".join(map(str, run.data_config["input_size"]))
+    options, parameters = run.options, sum(p.numel() for p in run.model.parameters())
+    size = "×".join(map(str, run.network.data_config["input_size"]))
     lines = [
-        f"{args.model}: {parameters / 1e6:.2f} M parameters, images of {size}, {run.device}"
-        f"{f', {args.world_size} processes' if args.distributed else ''}",
-        *describe_start(args, run.plain, run.start_epoch),
+        f"{options.model}: {parameters / 1e6:.2f} M parameters, images of {size}, {run.device}"
+        f"{f', {run.processes.world_size} processes' if run.processes.distributed else ''}",
+        *describe_start(options, run.model, run.start.epoch),
         *_data(run),
-        f"Training: {_span(run)}, lr {args.lr:.4g} ({args.opt}, {args.sched}), run folder {run.folder}",
+        f"Training: {_span(run)}, lr {options.lr:.4g} ({options.opt}, {options.sched}), run folder {run.folder}",
     ]
-    if run.schedule is not None:
-        lines.append(run.schedule.describe())
-        if not run.schedule.switched:
+    schedule = run.protocol.schedule
+    if schedule is not None:
+        lines.append(schedule.describe())
+        if not schedule.switched:
             lines.append(
-                f"Epochs under {run.schedule.warm} are not ranked: the best epoch is one of {run.schedule.final}, "
+                f"Epochs under {schedule.warm} are not ranked: the best epoch is one of {schedule.final}, "
                 "under which the model is saved."
             )
     elif run.method:
@@ -42,40 +44,40 @@ def describe(run: Run) -> str:
 
 def _data(run: Run) -> list[str]:
     """Images and classes of each split."""
-    args, names, number = run.args, run.class_names, run.args.num_classes
+    options, names, number = run.options, run.data.class_names, run.data.num_classes
     classes = f"{number} classes{f' ({some_of(names, 3)})' if names else ''}"
-    lines = [f"Split {args.train_split}: {classes}; {describe_counts(run.train_loader.dataset, number, names)}."]
-    if run.eval_dataset is None:
+    lines = [f"Split {options.train_split}: {classes}; {describe_counts(run.data.train, number, names)}."]
+    if run.data.evaluation is None:
         lines.append("No evaluation split: epochs are ranked by the training loss.")
     else:
-        held = f" (--val-fraction {args.val_fraction:g}, held out)" if getattr(args, "held_out", False) else ""
-        lines.append(f"Split {args.val_split}{held}: {describe_counts(run.eval_dataset, number, names)}.")
+        held = f" (--val-fraction {options.val_fraction:g}, held out)" if options.held_out else ""
+        lines.append(f"Split {options.val_split}{held}: {describe_counts(run.data.evaluation, number, names)}.")
     return lines
 
 
 def _span(run: Run) -> str:
     if run.position.batches:
-        return f"epochs {run.start_epoch + 1} (after {run.position.batches} batches) to {run.epochs}"
-    if run.start_epoch == run.epochs:
+        return f"epochs {run.start.epoch + 1} (after {run.position.batches} batches) to {run.epochs}"
+    if run.start.epoch == run.epochs:
         return f"all {run.epochs} epochs done"
-    return f"epochs {run.start_epoch + 1} to {run.epochs}"
+    return f"epochs {run.start.epoch + 1} to {run.epochs}"
 
 
 def summary_row(
     run: Run,
     epoch: int,
-    trained: Mapping[str, float],
+    trained: Position,
     evaluated: Mapping[str, float],
     lr: float,
     conditioning: Mapping[str, float],
     seconds: float,
 ) -> dict[str, Any]:
     """One epoch as a row of ``summary.csv``; what was not measured is empty."""
-    row: dict[str, Any] = {"epoch": epoch, **{f"train_{key}": trained[key] for key in ("loss", "top1")}}
+    row: dict[str, Any] = {"epoch": epoch, "train_loss": trained.loss, "train_top1": trained.top1}
     row.update({f"eval_{key}": evaluated.get(key, math.nan) for key in ("loss", "top1", "top5")})
     row.update(lr=lr, method=run.method or "")
     row.update({key: conditioning.get(key, math.nan) for key in ("kappa", "rank", "under_eps")})
-    row.update({key: trained[key] for key in ("skipped", "fallbacks")})
+    row.update(skipped=trained.skipped, fallbacks=trained.fallbacks)
     row["seconds"] = round(seconds, 3)
     return {key: "" if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
 
@@ -124,7 +126,7 @@ def epoch_line(run: Run, row: Mapping[str, Any], best: float | None, best_epoch:
         parts.append(f"{name} {row[key]}" if row[key] else "")
     left = run.progress.remaining(row["epoch"] + 1)
     parts += [f"{row['seconds']:.1f} s", f"{clock(left)} left" if left else ""]
-    if run.schedule is not None and not run.schedule.switched:
+    if not run.protocol.ranks:
         parts.append("not ranked: warm method")
     if best is not None and best_epoch is not None:
         parts.append(f"best {run.metric} {best:.4g} (epoch {best_epoch + 1})")
@@ -138,18 +140,19 @@ def unranked_note(run: Run, best_epoch: int) -> str:
         run: the run, at its end.
         best_epoch: from 0.
     """
-    if run.schedule is None:
+    schedule = run.protocol.schedule
+    if schedule is None:
         return ""
-    key = f"eval_{run.metric}" if run.eval_loader is not None else "train_loss"
+    key = f"eval_{run.metric}" if run.data.evaluation is not None else "train_loss"
     values = {int(row["epoch"]): (row["method"], float(row[key])) for row in run.rows if row.get(key) not in (None, "")}
     sign = -1 if run.metric == "loss" else 1
-    warm = {epoch: value for epoch, (method, value) in values.items() if method == run.schedule.warm}
+    warm = {epoch: value for epoch, (method, value) in values.items() if method == schedule.warm}
     if not warm or best_epoch not in values:
         return ""
     epoch = max(warm, key=lambda one: sign * warm[one])
     if sign * warm[epoch] <= sign * values[best_epoch][1]:
         return ""
     return (
-        f"Epoch {epoch + 1} had {run.metric} {warm[epoch]:.4g} under the warm method {run.schedule.warm}; such epochs "
-        f"are not ranked, since the saved model runs under {run.schedule.final}."
+        f"Epoch {epoch + 1} had {run.metric} {warm[epoch]:.4g} under the warm method {schedule.warm}; such epochs "
+        f"are not ranked, since the saved model runs under {schedule.final}."
     )

@@ -1,42 +1,33 @@
-"""Trains a run from its first epoch to its last, then evaluates the best model."""
+"""The training loop: epochs, updates, evaluation and checkpoints of one run."""
 
-import argparse
-import functools
+import itertools
+import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from collections.abc import Generator
+from dataclasses import asdict, replace
 
 import numpy as np
-import torch.distributed as dist
-from timm.utils import (
-    distribute_bn,
-    is_primary,
-    random_seed,
-)
+import torch
+from timm.utils import distribute_bn, random_seed
 
 from ..data.loaders import LoaderError
-from ..distributed import by_first, process_count
+from ..distributed import process_count, summed
 from ..errors import GCPError
-from ..files import save_text
-from ..hybrid.preview import base_learning_rate
-from ..models.folder import model_arguments
-from ..pooling import find_pools
+from ..hybrid import base_learning_rate
+from ..spectral.eigh import take_retried
 from .checkpoint import RunSaver
 from .epoch_position import Position
 from .evaluate import evaluate
-from .history import past_segments, say_differences, segment, write_history
+from .faults import Batch, Findings, examine, restore
 from .interrupt import Interrupt, Interrupted
 from .out_of_memory import naming_the_batch
-from .provenance import data_record, start_of
+from .records import open_run_folder
 from .results import finish, is_finished, nothing_to_train
-from .resume import checkpoint_args, differences
 from .run import Run
-from .step import totals, train_one_epoch
-from .summary import describe, epoch_line, read_summary, summary_row, write_summary
+from .step import Update
+from .summary import describe, epoch_line, summary_row, write_summary
 
-__all__ = ["seed_epoch", "train"]
+__all__ = ["Trainer", "seed_epoch", "train"]
 
 _LESS_MEMORY = (
     "lower -b (--grad-accum-steps N keeps the images of an update) or --img-size, or add --amp or --grad-checkpointing"
@@ -44,28 +35,21 @@ _LESS_MEMORY = (
 
 
 def train(run: Run) -> int:
-    """Trains, then evaluates the best model.
+    """Trains a run, then evaluates the best model.
 
     Returns:
         Exit status: 0, 130 when stopped by Ctrl-C, 143 by SIGTERM.
 
     Raises:
-        GCPError: a loss or gradient that is not finite, or a full disk.
+        GCPError: a loss or gradient that is not finite, memory that does not suffice, or a full disk.
     """
-    args, last, status = run.args, run.folder / "last.pth.tar", 0
-    if not run.trains and by_first(lambda: is_finished(run), is_primary(args), run.device):
+    if not run.trains and run.processes.by_first(lambda: is_finished(run)):
         run.progress.say(nothing_to_train(run))
-        _leave(args)
+        run.processes.leave()
         return 0
-    interrupt = Interrupt()
+    last, interrupt = run.folder / "last.pth.tar", Interrupt()
     try:
-        with interrupt:
-            try:
-                with naming_the_batch(args.batch_size, run.device, _LESS_MEMORY):
-                    _train(run, interrupt)
-            except Interrupted:
-                run.progress.say(f"Stopped; go on with --resume {last}")
-                status = interrupt.exit_status
+        status = _fit(run, interrupt)
     except KeyboardInterrupt:
         run.progress.say(f"Stopped; go on with --resume {last}" if last.exists() else "Stopped.")
         return interrupt.exit_status if interrupt.requested else 130
@@ -74,219 +58,316 @@ def train(run: Run) -> int:
             raise GCPError(f"{error} The run is saved; go on with --resume {last}") from error
         raise
     finally:
-        for loader in (run.train_loader, run.eval_loader):
-            if loader is not None:
-                loader.close()
-    finished = is_primary(args) and not status
-    _leave(args)
-    if finished:
+        run.loaders.close()
+    run.processes.leave()
+    if run.processes.first and not status:
         finish(run)
     return status
 
 
-def _leave(args: argparse.Namespace) -> None:
-    if args.distributed:
-        dist.barrier()
-        dist.destroy_process_group()
+def _fit(run: Run, interrupt: Interrupt) -> int:
+    """Trains to the last epoch.
+
+    Returns:
+        0, or the exit status of a run that was asked to stop.
+    """
+    with interrupt:
+        try:
+            with naming_the_batch(run.options.batch_size, run.device, _LESS_MEMORY):
+                Trainer(run, interrupt).fit()
+        except Interrupted:
+            run.progress.say(f"Stopped; go on with --resume {run.folder / 'last.pth.tar'}")
+            return interrupt.exit_status
+    return 0
 
 
 def seed_epoch(seed: int, epoch: int, rank: int, *part: int) -> None:
-    """Seeds every generator for one epoch, or a part of it, so that chance does not depend on what ran before."""
+    """Seeds every random generator for one epoch, or a part of it, independently of what ran before.
+
+    Args:
+        seed: of the run.
+        epoch: from 0.
+        rank: of this process.
+        *part: numbers that tell the parts of the epoch apart.
+    """
     random_seed(int(np.random.SeedSequence([seed, epoch, rank, *part]).generate_state(1)[0]))
 
 
-def _train(run: Run, interrupt: Interrupt) -> None:
-    args, primary = run.args, is_primary(run.args)
-    saver = _open_folder(run) if primary else None
-    optimizer, loader = run.stepper.optimizer, run.train_loader
-    updates = run.stepper.updates(len(loader))
-    for each in (loader, run.eval_loader):
-        if each is not None:
-            each.awaiting = interrupt.awaiting
-    if primary:
-        run.progress.say(describe(run))
+class Trainer:
+    """Trains a run: `fit` calls `epoch`, which calls `update` for every update and `end_epoch` at its end.
 
-    def lr() -> float:
-        return base_learning_rate(optimizer)
+    All processes make the same updates, switch the method at the same one and stop after the same one. A checkpoint is
+    written at the end of every epoch and wherever the run is stopped; training continues from it bit for bit.
 
-    def announce(epoch: int) -> None:
-        assert run.schedule is not None
-        run.progress.say(f"epoch {epoch + 1}: method {run.schedule.warm} → {run.schedule.final}", f"lr {lr():.3g}")
+    Args:
+        run: what ``prepare`` returned.
+        interrupt: signals that ask the run to stop.
+    """
 
-    for epoch in range(run.start_epoch, run.epochs):
-        began = time.monotonic() - run.position.seconds
-        seed_epoch(args.seed, epoch, args.rank)
-        for target in (loader.sampler, loader.dataset):
-            if hasattr(target, "set_epoch"):
-                target.set_epoch(epoch)
-        first = epoch * updates if args.sched_on_updates else None
-        if run.monitor is not None:
-            run.monitor.mark()
-        if run.schedule is not None and not run.position.batches and run.schedule.step(lr(), epoch, update=first):
-            announce(epoch)
-        if args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
-            for target in (run.mixup, loader):
-                if target is not None and getattr(target, "mixup_enabled", False):
-                    target.mixup_enabled = False
+    def __init__(self, run: Run, interrupt: Interrupt) -> None:
+        self.run = run
+        self.interrupt = interrupt
+        self.stepper = run.optimisation.stepper
+        self.loader = run.loaders.train
+        self.updates_per_epoch = self.stepper.updates(len(self.loader))
+        self.saver: RunSaver | None = None
+        self._epoch_began = 0.0
+        for each in (self.loader, run.loaders.evaluation):
+            if each is not None:
+                each.awaiting = interrupt.awaiting
 
-        def save_within(epoch: int = epoch, began: float = began) -> None:
-            run.position.seconds = time.monotonic() - began
-            within = _within(run)
-            if saver is not None:
-                saver.save_last(epoch - 1, within)
+    @property
+    def lr(self) -> float:
+        """Learning rate of the base group in force."""
+        return base_learning_rate(self.stepper.optimizer)
 
-        def after_update(done: int, loss: float, epoch: int = epoch, save: Callable[[], None] = save_within) -> None:
-            if run.monitor is not None:
-                run.monitor.mark()
-            if run.ema is not None:
-                run.ema.update(run.plain, step=done)
-            if run.scheduler is not None:
-                run.scheduler.step_update(num_updates=done, metric=loss)
-            if args.sched_on_updates and run.schedule is not None and run.schedule.step(lr(), epoch, update=done):
-                announce(epoch)
-            if args.recovery_interval and done % args.recovery_interval == 0:
-                save()
+    def fit(self) -> None:
+        """Trains from the first epoch of this run to the last.
 
+        Raises:
+            GCPError: a loss or gradient is not finite, or a label lies outside the model's classes.
+            Interrupted: a process was asked to stop; the checkpoint is written.
+            LoaderError: the loader processes failed; the checkpoint is written.
+        """
+        run = self.run
+        if run.processes.first:
+            self.saver = open_run_folder(run)
+            run.progress.say(describe(run))
+        for epoch in range(run.start.epoch, run.epochs):
+            self.epoch(epoch)
+
+    def epoch(self, epoch: int) -> None:
+        """Trains and evaluates one epoch, or what is left of it.
+
+        Args:
+            epoch: from 0.
+        """
+        self.begin_epoch(epoch)
         try:
-            trained = train_one_epoch(
-                run.stepper,
-                loader,
-                run.loss,
-                epoch=epoch,
-                device=run.device,
-                progress=run.progress,
-                method=lambda: run.method,
-                lr=lr,
-                after_update=after_update,
-                faults=run.faults,
-                position=run.position,
-                seed=functools.partial(seed_epoch, args.seed, epoch, args.rank),
-                stop=lambda: interrupt.requested,
-                autocast=run.autocast,
-                prepare=run.mixup,
-                channels_last=args.channels_last,
-            )
-            rate = lr()
-            if args.distributed and args.dist_bn:
-                for module in (run.model, run.ema.module if run.ema else None):
-                    if module is not None:
-                        distribute_bn(module, args.world_size, args.dist_bn == "reduce")
-            evaluated: dict[str, float] = {}
-            if run.eval_loader is not None:
-                evaluated = evaluate(
-                    run.ema.module if run.ema else run.model,
-                    run.eval_loader,
-                    device=run.device,
-                    autocast=run.autocast,
-                    channels_last=args.channels_last,
-                    description="evaluating" if primary else "",
-                    between=lambda: interrupt.check(run.device),
-                )
+            self._train(epoch)
+            trained, rate = totals(self.run.position, self.run.device), self.lr
+            self._share_statistics()
+            evaluated = self.evaluate()
         except (Interrupted, LoaderError) as error:
             stopped = isinstance(error, Interrupted)
             if not stopped and process_count() > 1:
                 raise  # the other processes do not take part in a checkpoint
-            if run.monitor is not None:
-                run.monitor.rewind()
-            save_within()
-            if not stopped and interrupt.requested:
-                raise Interrupted from error  # the signal ended the loader's processes too
+            self.save_within(epoch)
+            if not stopped and self.interrupt.requested:
+                raise Interrupted from error  # the signal ended the loader processes too
             raise
-        conditioning = run.monitor.summary() if run.monitor else {}
-        if run.schedule is not None and conditioning:
-            run.schedule.observe(conditioning, epoch)
-        metric = evaluated[run.metric] if evaluated else trained["loss"]
-        if run.scheduler is not None:
-            run.scheduler.step(epoch + 1, metric)
-        seconds = time.monotonic() - began
+        self.end_epoch(epoch, trained, evaluated, rate)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Seeds the epoch, switches the method if it is time to, and turns mixing off where the options say so."""
+        run, options = self.run, self.run.options
+        self._epoch_began = time.monotonic() - run.position.seconds
+        seed_epoch(options.seed, epoch, run.processes.rank)
+        for target in (self.loader.sampler, self.loader.dataset):
+            if hasattr(target, "set_epoch"):
+                target.set_epoch(epoch)
+        if not run.position.batches:
+            self._switch(epoch, epoch * self.updates_per_epoch if options.sched_on_updates else None)
+        if options.mixup_off_epoch and epoch >= options.mixup_off_epoch:
+            run.loaders.stop_mixing()
+
+    def _switch(self, epoch: int, update: int | None) -> None:
+        schedule = self.run.protocol.schedule
+        if schedule is not None and schedule.step(self.lr, epoch, update=update):
+            self.run.progress.say(f"epoch {epoch + 1}: method {schedule.warm} → {schedule.final}", f"lr {self.lr:.3g}")
+
+    def _train(self, epoch: int) -> None:
+        """Makes the updates of the epoch that are left."""
+        run, position = self.run, self.run.position
+        self.stepper.train_mode()
+        if position.batches < len(self.loader):
+            done = math.ceil(position.batches / self.stepper.accumulate)
+            run.progress.begin(epoch, self.updates_per_epoch, done)
+        began, before = time.monotonic(), position.loss_count
+        batches = self._batches(epoch)
+        try:
+            for group in batches:
+                stopping = self.update(epoch, group)
+                done = math.ceil(position.batches / self.stepper.accumulate)
+                seen = (position.loss_count - before) * process_count()
+                top1 = position.top1 if position.right_count else None
+                run.progress.update(done, position.loss, top1, seen / (time.monotonic() - began), self.lr)
+                if stopping:
+                    raise Interrupted
+        except torch.linalg.LinAlgError as error:
+            raise GCPError(
+                "The eigensolver did not converge, and a compiled model cannot solve a matrix by itself: go on without "
+                "--torchcompile (--resume auto)."
+            ) from error
+        finally:
+            batches.close()
+            run.progress.end()
+        if hasattr(self.stepper.optimizer, "sync_lookahead"):
+            self.stepper.optimizer.sync_lookahead()
+
+    def _batches(self, epoch: int) -> Generator[list[Batch], None, None]:
+        """The batches of each update that is left, each loaded from a seed of its own."""
+        seed, rank, behind = self.run.options.seed, self.run.processes.rank, self.run.position.batches
+        if behind >= len(self.loader):
+            return
+        group: list[Batch] = []
+        iterator = iter(self.loader)
+        for index in itertools.count():
+            if index:  # the epoch's own seed counts for the first
+                seed_epoch(seed, epoch, rank, index, 0)
+            try:
+                images, targets = next(iterator)
+            except StopIteration:
+                return
+            if index < behind:
+                continue
+            group.append(Batch(index, images, targets))
+            if (index + 1) % self.stepper.accumulate == 0 or index + 1 == len(self.loader):
+                yield group
+                group = []
+
+    def update(self, epoch: int, batches: list[Batch]) -> bool:
+        """Makes one update of the weights, and moves what follows the updates.
+
+        Args:
+            epoch: from 0.
+            batches: of the update.
+
+        Returns:
+            Whether a process was asked to stop.
+
+        Raises:
+            GCPError: the update cannot be made because loss or gradient is not finite.
+        """
+        run, options = self.run, self.run.options
+        buffers = [buffer.clone() for buffer in run.model.buffers()] if run.faults.skip else []
+        made = self.stepper.update(
+            batches, run.device, lambda batch: self._prepare(epoch, batch), lambda: self.interrupt.requested
+        )
+        self._count(made)
+        number = epoch * self.updates_per_epoch + batches[-1].index // self.stepper.accumulate
+        if made.fault:
+            if run.faults.skip:
+                restore(run.model, buffers)
+            self._report(made, epoch, number, batches)
+            run.position.skipped += 1
+        else:
+            run.faults.passed()
+        run.position.batches = batches[-1].index + 1
+        run.position.fallbacks += take_retried()
+        if run.optimisation.average is not None:
+            run.optimisation.average.update(run.model, step=number + 1)
+        if run.optimisation.scheduler.scheduler is not None:
+            run.optimisation.scheduler.scheduler.step_update(num_updates=number + 1, metric=run.position.loss)
+        if options.sched_on_updates:
+            self._switch(epoch, number + 1)
+        if options.recovery_interval and (number + 1) % options.recovery_interval == 0:
+            self.save_within(epoch)
+        return made.stopping
+
+    def _prepare(self, epoch: int, batch: Batch) -> None:
+        """Seeds the forward pass of a batch, and moves and mixes its images."""
+        run = self.run
+        seed_epoch(run.options.seed, epoch, run.processes.rank, batch.index, 1)
+        images, targets = batch.images.to(run.device), batch.targets.to(run.device)
+        if run.loaders.mixup is not None:
+            images, targets = run.loaders.mixup(images, targets)
+        if run.options.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        batch.images, batch.targets = images, targets
+
+    def _count(self, made: Update) -> None:
+        position = self.run.position
+        for loss, right, size in zip(made.losses, made.right, made.sizes, strict=True):
+            if math.isfinite(loss):
+                position.loss_sum += loss * size
+                position.loss_count += size
+            if not math.isnan(right):
+                position.right_sum += 100 * right * size
+                position.right_count += size
+
+    def _report(self, made: Update, epoch: int, number: int, batches: list[Batch]) -> None:
+        """Examines the batches of an update that cannot be made."""
+        run = self.run
+
+        def look(batch: Batch) -> Findings:
+            seed_epoch(run.options.seed, epoch, run.processes.rank, batch.index, 1)
+            loss, autocast = run.optimisation.loss, run.optimisation.autocast
+            return examine(run.model, batch, loss, autocast, gradient=made.finite_loss)
+
+        run.faults.met(made.fault, batches, look, epoch=epoch, update=number, method=run.method)
+
+    def _share_statistics(self) -> None:
+        """Averages or copies batch norm's statistics over the processes."""
+        run, options = self.run, self.run.options
+        if not (run.processes.distributed and options.dist_bn):
+            return
+        average = run.optimisation.average
+        for module in (run.network.wrapped, average.module if average else None):
+            if module is not None:
+                distribute_bn(module, run.processes.world_size, options.dist_bn == "reduce")
+
+    def evaluate(self) -> dict[str, float]:
+        """Evaluates the model, or the average of its weights; empty without an evaluation split."""
+        run = self.run
+        if run.loaders.evaluation is None:
+            return {}
+        average = run.optimisation.average
+        return evaluate(
+            average.module if average else run.network.wrapped,
+            run.loaders.evaluation,
+            device=run.device,
+            autocast=run.optimisation.autocast,
+            channels_last=run.options.channels_last,
+            description="evaluating" if run.processes.first else "",
+            between=lambda: self.interrupt.check(run.device),
+        )
+
+    def end_epoch(self, epoch: int, trained: Position, evaluated: dict[str, float], rate: float) -> None:
+        """Moves scheduler and protocol to the next epoch, saves the checkpoint and prints the line of the epoch.
+
+        Args:
+            epoch: from 0.
+            trained: totals over all processes.
+            evaluated: what `evaluate` returned.
+            rate: learning rate after the last update.
+        """
+        run = self.run
+        conditioning = run.protocol.monitor.summary() if run.protocol.monitor else {}
+        if run.protocol.schedule is not None and conditioning:
+            run.protocol.schedule.observe(conditioning, epoch)
+        metric = evaluated[run.metric] if evaluated else trained.loss
+        if run.optimisation.scheduler.scheduler is not None:
+            run.optimisation.scheduler.scheduler.step(epoch + 1, metric)
+        seconds = time.monotonic() - self._epoch_began
         run.seconds += seconds
         run.position = Position()
-        if saver is not None:
-            row = summary_row(run, epoch, trained, evaluated, rate, conditioning, seconds)
-            run.rows.append(row)
-            write_summary(run)
-            # The warm phase is saved but not ranked: the best model has to be one of the final method.
-            ranked = run.schedule is None or run.schedule.switched
-            best, best_epoch = saver.save_checkpoint(epoch, metric if ranked else None)
-            run.progress.say(*epoch_line(run, row, best, best_epoch))
+        if self.saver is None:
+            return
+        row = summary_row(run, epoch, trained, evaluated, rate, conditioning, seconds)
+        run.rows.append(row)
+        write_summary(run)
+        best, best_epoch = self.saver.save_checkpoint(epoch, metric if run.protocol.ranks else None)
+        run.progress.say(*epoch_line(run, row, best, best_epoch))
 
-
-def _within(run: Run) -> dict[str, Any]:
-    """What a checkpoint within an epoch holds beside the others' content; every process has to call it."""
-    return {
-        "position": asdict(totals(run.position, run.device)),
-        "of": len(run.train_loader),
-        "monitor": run.monitor.state_dict() if run.monitor else None,
-    }
-
-
-def _open_folder(run: Run) -> RunSaver:
-    _record(run)
-    if run.progress.log is not None:
-        run.progress.log.open(run.folder / "log.txt", run.command)
-    saver = RunSaver(
-        run.plain,
-        run.stepper.optimizer,
-        run.args,
-        run.folder,
-        lambda: _extra_state(run),
-        decreasing=run.metric == "loss",
-        max_history=run.args.checkpoint_hist,
-        model_ema=run.ema.module if run.ema else None,
-        amp_scaler=run.stepper.scaler,
-    )
-    if run.resumed is not None:
-        saver.resume(run.resumed, run.args.resume)
-        run.rows = read_summary(Path(run.args.resume).parent / "summary.csv", run.start_epoch)
-        if run.rows and (run.trains or not (run.folder / "summary.csv").exists()):
-            write_summary(run)
-    return saver
-
-
-def _record(run: Run) -> None:
-    """Writes down under which settings the run folder is trained; a run that trains nothing adds nothing."""
-    run.segments, run.started_from = past_segments(run.resumed), start_of(run)
-    changed = differences(checkpoint_args(run.resumed), run.args)
-    if changed:
-        effect = "" if run.trains else ", without effect: there is nothing to train"
-        run.progress.say(f"Settings that differ from the checkpoint's: {say_differences(changed)}{effect}.")
-    arguments = run.arguments
-    if run.trains:
-        start = run.start_epoch, run.position.batches
-        run.segments.append(segment(*start, run.command, str(run.device), changed))
-    elif (before := Path(run.args.resume).with_name("args.yaml")).is_file():
-        arguments = before.read_text(encoding="utf-8")
-    if run.trains or not (run.folder / "args.yaml").exists():
-        save_text(run.folder / "args.yaml", arguments)
-    if run.trains or not (run.folder / "history.json").exists():
-        write_history(run.folder, run.segments)
-
-
-def _extra_state(run: Run) -> dict[str, Any]:
-    """What our checkpoints hold beside timm's: enough to build the model again, and to go on."""
-    model = run.plain
-    config = getattr(model, "pretrained_cfg", None) or {}
-    arguments = {**(run.args.model_kwargs or {}), **model_arguments(model)}
-    state: dict[str, Any] = {
-        "gcp": {
-            "architecture": config.get("architecture") or run.args.model,
-            "num_classes": run.args.num_classes,
-            "model_args": arguments,
-            "last_stride": None if find_pools(model) else run.args.last_stride,
-            "data_config": dict(run.data_config),
-            "class_names": run.class_names,
-            "method": run.method,
-            "final_method": run.final_method,
-            "ema": run.ema is not None,
-            "seconds": run.seconds,
-            "segments": run.segments,
-            "started_from": run.started_from,
-            "data": data_record(run),
+    def save_within(self, epoch: int) -> None:
+        """Saves a checkpoint within an epoch; every process has to call it."""
+        run = self.run
+        run.position.seconds = time.monotonic() - self._epoch_began
+        within = {
+            "position": asdict(totals(run.position, run.device)),
+            "of": len(self.loader),
+            "monitor": run.protocol.monitor.state_dict() if run.protocol.monitor else None,
         }
-    }
-    if run.schedule is not None:
-        state["hybrid"] = run.schedule.state_dict()
-    if hasattr(run.scheduler, "lr_scheduler"):
-        lrs = [group["lr"] for group in run.stepper.optimizer.param_groups]
-        state["plateau"] = {"state": run.scheduler.lr_scheduler.state_dict(), "lrs": lrs}
-    return state
+        if self.saver is not None:
+            self.saver.save_last(epoch - 1, within)
+
+
+def totals(position: Position, device: torch.device) -> Position:
+    """The position in the epoch with its numbers summed over all processes; every process has to call it."""
+    names = ("loss_sum", "loss_count", "right_sum", "right_count", "fallbacks")
+    sums = summed(torch.tensor([getattr(position, name) for name in names], dtype=torch.float64), device).tolist()
+    whole = replace(position, **dict(zip(names, sums, strict=True)))
+    for name in ("loss_count", "right_count", "fallbacks"):
+        setattr(whole, name, int(getattr(whole, name)))
+    return whole

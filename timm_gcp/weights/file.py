@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 EXTENSION = ".pth.tar"
-"""Of the checkpoints of a training run, ours and timm's."""
+"""File name extension of training checkpoints, ours and timm's."""
 
 _WEIGHTS = ("state_dict", "model_state_dict", "model", "params", "weights", "net", "network", "module")
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema")

@@ -1,0 +1,224 @@
+"""The data of a run: data sets, number of classes and loaders."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from timm.data import Mixup
+
+from ..data import check_apart, create_dataset, divide, split_to_divide
+from ..data.loaders import GuardedLoader, WorkerMixup, evaluation_loader, training_loader
+from ..data.open_dataset import open_dataset
+from ..data.transforms import CROP_AS_IN_EVALUATION, crop_as_in_evaluation, fit_policy
+from ..distributed import Processes
+from ..errors import GCPError
+from ..text import first_line
+from .options import TrainOptions
+
+__all__ = ["Data", "Loaders", "make_loaders", "open_data"]
+
+
+@dataclass
+class Data:
+    """The data sets of a run.
+
+    Attributes:
+        train: images that are trained on.
+        evaluation: images that are evaluated after every epoch, or None.
+        num_classes: number of classes.
+        channels: of the images.
+    """
+
+    train: Any
+    evaluation: Any
+    num_classes: int
+    channels: int
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes by label, where the data set has them."""
+        return getattr(self.train, "class_names", None)
+
+
+@dataclass
+class Loaders:
+    """The loaders of a run.
+
+    Attributes:
+        train: batches to train on.
+        evaluation: batches to evaluate, or None.
+        mixup: mixes a batch on the device; None where nothing is mixed or the loader mixes.
+    """
+
+    train: GuardedLoader
+    evaluation: GuardedLoader | None
+    mixup: Mixup | None
+
+    def close(self) -> None:
+        """Ends the loader processes."""
+        for loader in (self.train, self.evaluation):
+            if loader is not None:
+                loader.close()
+
+    def stop_mixing(self) -> None:
+        """Turns mixup and CutMix off, also in loader processes that run already."""
+        for target in (self.mixup, self.train):
+            if target is not None and getattr(target, "mixup_enabled", False):
+                target.mixup_enabled = False
+
+
+def open_data(options: TrainOptions, processes: Processes) -> Data:
+    """Opens the data sets of a run and checks them.
+
+    Fills in ``train_split``, ``val_split``, ``held_out`` and ``num_classes`` of the options.
+
+    Raises:
+        GCPError: a data set that does not exist, is empty or contradicts the options or the other split.
+    """
+    channels = options.channels or 3
+    if options.dataset_download:
+        processes.by_first(lambda: _download(options))
+    train, evaluation = _splits(options, channels, processes)
+    options.num_classes = _number_of_classes(options, train, evaluation)
+    return Data(train, evaluation, options.num_classes, channels)
+
+
+def _download(options: TrainOptions) -> None:
+    for split in filter(None, (options.train_split, options.val_split)):
+        create_dataset(options.dataset, options.data_dir, split, download=True, batch_size=options.batch_size)
+
+
+def _splits(options: TrainOptions, channels: int, processes: Processes) -> tuple[Any, Any]:
+    def opened(split: str, is_training: bool = False) -> Any:
+        return open_dataset(
+            options,
+            split,
+            channels,
+            is_training=is_training,
+            progress=processes.first,
+            batch_size=options.batch_size,
+            seed=options.seed,
+        )
+
+    divided = split_to_divide(
+        options.dataset, options.data_dir, options.train_split, options.val_split, options.val_fraction
+    )
+    if divided is not None:
+        # The parts need names for messages and records, also where the folder has none.
+        options.train_split, options.val_split = options.train_split or "train", options.val_split or "validation"
+        options.held_out = True
+        return divide(opened(divided, is_training=True), options.val_fraction, options.val_seed)
+    train = opened(options.train_split, is_training=True)
+    evaluation = opened(options.val_split) if options.val_split else None
+    if evaluation is not None:
+        check_apart(train, evaluation, options.train_split, options.val_split)
+    return train, evaluation
+
+
+def _number_of_classes(options: TrainOptions, train: Any, evaluation: Any) -> int:
+    given, classes = options.num_classes, getattr(train, "num_classes", None)
+    if given is not None and classes is not None and given != classes:
+        raise GCPError(f"--num-classes {given} contradicts the data set's {classes} classes; leave it out.")
+    number = given or classes
+    if number is None:
+        raise GCPError("This data set does not tell its number of classes; give --num-classes N.")
+    names, others = (getattr(each, "class_names", None) for each in (train, evaluation))
+    if names and others and list(names) != list(others):
+        differ = sorted(set(names) ^ set(others)) or list(others)
+        raise GCPError(
+            f"Splits '{options.train_split}' and '{options.val_split}' have different classes (such as "
+            f"'{differ[0]}'); make them agree, or give a --class-map."
+        )
+    return int(number)
+
+
+def make_loaders(options: TrainOptions, data: Data, data_config: Mapping[str, Any], processes: Processes) -> Loaders:
+    """The loaders of training, with its augmentation, and of evaluation.
+
+    Args:
+        options: of the run.
+        data: its data sets.
+        data_config: preprocessing of the model.
+        processes: each gets its share of the images.
+
+    Raises:
+        GCPError: augmentation that cannot be made, or a batch larger than the training images.
+    """
+    collate, mixup = _mixing(options, data.num_classes)
+    as_evaluation = options.train_crop_mode == CROP_AS_IN_EVALUATION
+    try:
+        loader = training_loader(
+            data.train,
+            workers=options.workers,
+            seed=options.seed,
+            input_size=data_config["input_size"],
+            mean=data_config["mean"],
+            std=data_config["std"],
+            batch_size=options.batch_size,
+            use_prefetcher=not options.no_prefetcher,
+            distributed=processes.distributed,
+            collate_fn=collate,
+            pin_memory=options.pin_mem,
+            device=processes.device,
+            train_crop_mode=None if as_evaluation else options.train_crop_mode,
+            **_augmentation(options, data_config),
+        )
+    except (AssertionError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise GCPError(f"The augmentation arguments cannot be used: {first_line(error)}.") from error
+    if as_evaluation:
+        loader.dataset.transform = crop_as_in_evaluation(loader.dataset.transform, data_config)
+    fit_policy(loader.dataset.transform, data_config)
+    if hasattr(loader.dataset, "__len__") and not len(loader):
+        raise GCPError(
+            f"--batch-size {options.batch_size} is more than the {len(data.train)} training images"
+            f"{f' of {processes.world_size} processes' if processes.distributed else ''} fill; use a smaller one."
+        )
+    evaluation = None
+    if data.evaluation is not None:
+        batch = options.evaluation_batch_size
+        evaluation = evaluation_loader(
+            options, data.evaluation, data_config, processes.device, batch, processes.distributed
+        )
+    return Loaders(loader, evaluation, mixup)
+
+
+def _mixing(options: TrainOptions, num_classes: int) -> tuple[WorkerMixup | None, Mixup | None]:
+    """Mixup and CutMix in the loader processes, or on the device without the prefetcher."""
+    if not options.mixes:
+        return None, None
+    if options.batch_size % 2:
+        raise GCPError(f"Mixup and cutmix need an even --batch-size, not {options.batch_size}.")
+    settings: dict[str, Any] = dict(
+        mixup_alpha=options.mixup,
+        cutmix_alpha=options.cutmix,
+        cutmix_minmax=options.cutmix_minmax,
+        prob=options.mixup_prob,
+        switch_prob=options.mixup_switch_prob,
+        mode=options.mixup_mode,
+        label_smoothing=options.smoothing,
+        num_classes=num_classes,
+    )
+    return (None, Mixup(**settings)) if options.no_prefetcher else (WorkerMixup(**settings), None)
+
+
+def _augmentation(options: TrainOptions, data_config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of timm's ``create_loader`` that augment."""
+    interpolation = options.train_interpolation
+    if options.no_aug or not interpolation:
+        interpolation = data_config["interpolation"]
+    return dict(
+        no_aug=options.no_aug,
+        re_prob=options.reprob,
+        re_mode=options.remode,
+        re_count=options.recount,
+        scale=options.scale,
+        ratio=options.ratio,
+        hflip=options.hflip,
+        vflip=options.vflip,
+        color_jitter=options.color_jitter,
+        color_jitter_prob=options.color_jitter_prob,
+        grayscale_prob=options.grayscale_prob or 0.0,
+        gaussian_blur_prob=options.gaussian_blur_prob or 0.0,
+        auto_augment=options.aa,
+        interpolation=interpolation,
+    )

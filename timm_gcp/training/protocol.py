@@ -1,0 +1,46 @@
+"""The hybrid protocol of a run: the schedule of the method, and the measurement of the conditioning."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..hybrid import ConditioningMonitor, HybridSchedule
+from ..pooling import find_pools
+from .options import TrainOptions
+
+__all__ = ["Protocol", "make_protocol"]
+
+
+@dataclass
+class Protocol:
+    """The hybrid protocol of a run.
+
+    Attributes:
+        schedule: switches the method; None where one method trains throughout.
+        monitor: measures the conditioning of the covariances, or None.
+    """
+
+    schedule: HybridSchedule | None
+    monitor: ConditioningMonitor | None
+
+    @property
+    def ranks(self) -> bool:
+        """Whether epochs are ranked now: the best model has to be one of the final method."""
+        return self.schedule is None or self.schedule.switched
+
+
+def make_protocol(options: TrainOptions, model: nn.Module) -> Protocol:
+    """The protocol that the options ask for.
+
+    Args:
+        options: of the run.
+        model: without wrappers.
+
+    Raises:
+        GCPError: options that have no effect, or that the model cannot follow.
+    """
+    schedule = options.schedule(model)
+    monitor = None
+    if options.monitor_every and find_pools(model):
+        monitor = ConditioningMonitor(model, every=options.monitor_every).attach()
+    return Protocol(schedule, monitor)
