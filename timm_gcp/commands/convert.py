@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-
 from ..data import create_dataset
 from ..errors import GCPError
 from ..files import check_output_folder

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 from timm.models import get_arch_pretrained_cfgs
 
-
 from ..errors import GCPError
 from ..method import Method
 from ..methods import METHODS

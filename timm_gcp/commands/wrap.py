@@ -15,7 +15,6 @@ from unittest.mock import patch
 
 import timm
 
-
 from ..errors import GCPError
 from ..text import one_line
 from ..timm_scripts.hooks import ScriptHooks

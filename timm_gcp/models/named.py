@@ -12,7 +12,6 @@ import timm
 from timm.models import get_arch_pretrained_cfgs
 from torch import Tensor, nn
 
-
 from ..errors import GCPError
 from ..methods import METHODS, get_method
 from ..pooling import find_pools
