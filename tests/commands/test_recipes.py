@@ -18,11 +18,13 @@ from timm_gcp.__main__ import main
 from timm_gcp.commands.recipes import find_recipe, recipe_names
 from timm_gcp.commands.train import parse_train_args
 from timm_gcp.data import create_dataset
-from timm_gcp.data.loaders import evaluation_loader
 from timm_gcp.data.preprocessing import preprocessing
+from timm_gcp.distributed import Processes
 from timm_gcp.models.named import source_of
-from timm_gcp.training.optimizer import classifiers, make_optimizer, make_scheduler
-from timm_gcp.training.prepare import _loss, _train_loader, hybrid_schedule
+from timm_gcp.training.data import Data, make_loaders
+from timm_gcp.training.optimisation import make_loss
+from timm_gcp.training.optimizer import classifiers, make_optimizer
+from timm_gcp.training.scheduler import make_scheduler
 from timm_gcp.weights.manifest import read_manifest
 from timm_gcp.weights.resolve import resolve
 
@@ -33,7 +35,6 @@ CPU = torch.device("cpu")
 
 def arguments(name, *more):
     args, _ = parse_train_args(["--recipe", name, *more])
-    args.distributed, args.world_size = False, 1
     return args
 
 
@@ -131,9 +132,9 @@ def loaders(args, folder):
     args.workers = 0
     args.batch_size = 2
     data = [create_dataset("", str(folder), "train", is_training=training) for training in (True, False)]
-    training, mixup = _train_loader(args, data[0], config, 2, CPU)
-    assert mixup is None
-    return training.dataset, evaluation_loader(args, data[1], config, CPU, 2).dataset
+    made = make_loaders(args, Data(data[0], data[1], 2, 3), config, Processes(CPU))
+    assert made.mixup is None
+    return made.train.dataset, made.evaluation.dataset
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -193,7 +194,7 @@ def test_optimiser_is_sgd_as_torch_has_it(name):
             assert group["lr"] == pytest.approx(args.lr * factor)
             seen += 1
     assert seen == len(list(model.parameters()))
-    assert type(_loss(args)) is torch.nn.CrossEntropyLoss
+    assert type(make_loss(args)) is torch.nn.CrossEntropyLoss
 
 
 STEPS = {
@@ -211,9 +212,12 @@ def test_learning_rate_falls_after_so_many_epochs(name):
     args = arguments(name)
     model = timm.create_model("test_resnet_svdpade", num_classes=3)
     optimizer = make_optimizer(args, model)
-    schedule = hybrid_schedule(args, model) if name.startswith("imagenet") else None
+    schedule = args.schedule(model) if name.startswith("imagenet") else None
     assert name.startswith("imagenet") or args.hybrid is False or args.model.startswith("resnet50_isqrt")
-    scheduler, epochs = make_scheduler(args, optimizer, 5, schedule, 0, None)
+    made = make_scheduler(args, optimizer, 5)
+    scheduler, epochs = made.scheduler, made.epochs
+    if schedule is not None:
+        made.check_switch(optimizer, schedule)
     switched = []
     for epoch in range(epochs):
         drops = sum(epoch >= step for step in STEPS.get(name, ()))

@@ -1,5 +1,6 @@
 """timm-gcp train: real runs on small JPEG folders, resume, and everything that is refused at the door."""
 
+import dataclasses
 import json
 import math
 import random
@@ -23,8 +24,9 @@ from timm_gcp.pooling import find_pools
 from timm_gcp.training import trainer as train
 from timm_gcp.training.checkpoint import RunSaver
 from timm_gcp.training.evaluate import evaluate
-from timm_gcp.training.optimizer import make_optimizer, make_scheduler
-from timm_gcp.training.prepare import build_model
+from timm_gcp.training.network import build_model
+from timm_gcp.training.optimizer import make_optimizer
+from timm_gcp.training.scheduler import make_scheduler
 from timm_gcp.weights.file import load_training_checkpoint, load_weights, read_weights
 
 
@@ -197,7 +199,7 @@ def test_classifier_has_its_own_rate(decay):
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(model.parameters()))
     assert [g["lr"] for g in groups] == pytest.approx([0.5, 0.5])
     plain = make_optimizer(_without_groups(args), model)
-    schedulers = [make_scheduler(args, each, 3, None, 0, None)[0] for each in (optimizer, plain)]
+    schedulers = [make_scheduler(args, each, 3).scheduler for each in (optimizer, plain)]
     for epoch in (0, 1, 2, 7):
         for scheduler in schedulers:
             scheduler.step(epoch)
@@ -209,14 +211,14 @@ def test_classifier_has_its_own_rate(decay):
 
 
 def _without_groups(args):
-    return type(args)(**{**vars(args), "classifier_lr_mult": 1.0, "layer_decay": None})
+    return dataclasses.replace(args, classifier_lr_mult=1.0, layer_decay=None)
 
 
 def test_saver_ranks_only_the_final_phase(tmp_path):
-    args, _ = parse_train_args([])
+    args, _ = parse_train_args(["--checkpoint-hist", "3"])
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    saver = RunSaver(model, optimizer, args, tmp_path, lambda: {"mine": 1}, max_history=3)
+    saver = RunSaver(model, optimizer, args, tmp_path, lambda: {"mine": 1})
 
     def files():
         return sorted(path.name.removesuffix(".pth.tar") for path in tmp_path.iterdir())
@@ -234,7 +236,7 @@ def test_saver_ranks_only_the_final_phase(tmp_path):
     assert load_training_checkpoint(tmp_path / "model_best.pth.tar")["epoch"] == 5
     assert load_training_checkpoint(tmp_path / "last.pth.tar")["mine"] == 1
 
-    resumed = RunSaver(model, optimizer, args, tmp_path, dict, max_history=3)
+    resumed = RunSaver(model, optimizer, args, tmp_path, dict)
     resumed.resume(load_training_checkpoint(tmp_path / "last.pth.tar"), tmp_path / "last.pth.tar")
     assert (resumed.best_metric, resumed.best_epoch) == (30.0, 5)
     assert resumed.save_checkpoint(7, 25.0) == (30.0, 5)

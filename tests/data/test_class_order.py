@@ -1,6 +1,5 @@
 """Class order: compared with that of saved weights, and with the order in which timm reads a folder."""
 
-import argparse
 import logging
 
 import pytest
@@ -10,11 +9,13 @@ from PIL import Image
 
 from tests.support.tools import write_images
 from timm_gcp.commands.train import main as train
+from timm_gcp.commands.train import parse_train_args
 from timm_gcp.data import create_dataset
-from timm_gcp.data.class_names import check_resumed_classes, first_difference, say_other_classes
+from timm_gcp.data.class_names import first_difference
 from timm_gcp.data.timm_differences import timm_differences
 from timm_gcp.errors import GCPError
 from timm_gcp.timm_scripts.hooks import ScriptHooks
+from timm_gcp.training.class_names import check_resumed_classes, warn_of_other_classes
 
 NAMES = ["coarse", "fine", "middle"]
 
@@ -38,32 +39,31 @@ def test_first_difference(here, there, said):
 
 
 def test_resumed_run_keeps_its_classes():
-    args = argparse.Namespace(resume="last.pth.tar")
     checkpoint = {"gcp": {"class_names": tuple(NAMES)}}
-    check_resumed_classes(args, checkpoint, Named(NAMES))
-    check_resumed_classes(args, {}, Named(NAMES))
-    check_resumed_classes(args, checkpoint, Named(None))
+    check_resumed_classes(checkpoint, "last.pth.tar", NAMES)
+    check_resumed_classes({}, "last.pth.tar", NAMES)
+    check_resumed_classes(checkpoint, "last.pth.tar", None)
     with pytest.raises(GCPError, match=r"last.pth.tar was trained on other classes .* class 0 is 'fine'"):
-        check_resumed_classes(args, checkpoint, Named(["fine", "coarse", "middle"]))
+        check_resumed_classes(checkpoint, "last.pth.tar", ["fine", "coarse", "middle"])
 
 
 @pytest.mark.parametrize("given", ["model", "initial_checkpoint"])
 def test_weights_of_another_order(given, tmp_path, caplog):
-    args = argparse.Namespace(model="test_resnet_svdpade", pretrained=True, pretrained_path=None, initial_checkpoint="")
+    args, _ = parse_train_args(["--model", "test_resnet_svdpade", "--pretrained"])
     model = torch.nn.Identity()
     model.pretrained_cfg = {"label_names": NAMES} if given == "model" else {}
     if given == "initial_checkpoint":
         args.initial_checkpoint = str(tmp_path / "x.pth.tar")
         torch.save({"epoch": 0, "state_dict": {}, "gcp": {"class_names": NAMES}}, args.initial_checkpoint)
-    say_other_classes(args, model, Named(NAMES))
-    say_other_classes(args, model, Named(["a", "b"]))  # of another number: the classifier is new
+    warn_of_other_classes(args, model, NAMES)
+    warn_of_other_classes(args, model, ["a", "b"])  # of another number: the classifier is new
     assert not caplog.text
     with caplog.at_level(logging.WARNING):
-        say_other_classes(args, model, Named(["fine", "coarse", "middle"]))
+        warn_of_other_classes(args, model, ["fine", "coarse", "middle"])
     assert "class 0 is 'fine' in the data set and 'coarse' in the weights" in caplog.text
     caplog.clear()
     args.pretrained, args.initial_checkpoint = False, ""
-    say_other_classes(args, model, Named(["fine", "coarse", "middle"]))
+    warn_of_other_classes(args, model, ["fine", "coarse", "middle"])
     assert not caplog.text
 
 

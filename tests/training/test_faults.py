@@ -4,27 +4,37 @@ import json
 import math
 import re
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
 from safetensors import safe_open
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import timm_gcp  # noqa: F401 (registers the models)
 from tests.support.tools import COMMON, MODEL, rows_of
 from timm_gcp.__main__ import main
+from timm_gcp.commands.train import parse_train_args
+from timm_gcp.distributed import Processes
 from timm_gcp.errors import GCPError
 from timm_gcp.hybrid.monitor import largest_k
 from timm_gcp.spectral import eigh as solver
 from timm_gcp.spectral.eigh import eigh, take_retried
-from timm_gcp.training import step as engine
+from timm_gcp.training.data import Loaders
 from timm_gcp.training.epoch_position import Position
 from timm_gcp.training.faults import IN_A_ROW, KEPT, Batch, Faults, Findings, examine
+from timm_gcp.training.interrupt import Interrupt
+from timm_gcp.training.optimisation import Optimisation
 from timm_gcp.training.progress import Progress
+from timm_gcp.training.protocol import Protocol
+from timm_gcp.training.scheduler import Scheduler
 from timm_gcp.training.step import Stepper
+from timm_gcp.training.trainer import Trainer
 
 LOSS = nn.CrossEntropyLoss()
+CPU = torch.device("cpu")
 
 
 def train(images, output, *more):
@@ -102,24 +112,30 @@ def test_skips_and_counts(gradient, accumulate, images, tmp_path, monkeypatch, c
     assert "; skipped" in caplog.text
 
 
-def one_epoch(model, batches, faults, **more):
-    stepper = Stepper(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    position = Position()
-    numbers = engine.train_one_epoch(
-        stepper,
-        batches,
-        LOSS,
-        epoch=0,
-        device=torch.device("cpu"),
+class _Loader(list):
+    """Batches, with what the trainer asks a loader for."""
+
+    sampler = dataset = None
+
+
+def one_epoch(model, batches, faults):
+    stepper = Stepper(model, torch.optim.SGD(model.parameters(), lr=0.1), LOSS)
+    options, _ = parse_train_args([])
+    run = SimpleNamespace(
+        options=options,
+        processes=Processes(CPU),
+        device=CPU,
+        model=model,
+        method=None,
+        loaders=Loaders(_Loader(batches), None, None),
+        optimisation=Optimisation(LOSS, stepper, Scheduler(None, 1, None, None), None, nullcontext),
+        protocol=Protocol(None, None),
         progress=Progress(0, 1, 1, enabled=False),
-        method=lambda: None,
-        lr=lambda: 0.1,
-        after_update=lambda done, loss: None,
         faults=faults,
-        position=position,
-        **more,
+        position=Position(),
     )
-    return numbers, position
+    Trainer(run, Interrupt()).train_epoch(0)
+    return run.position
 
 
 def test_a_skipped_update_leaves_no_trace(tmp_path):
@@ -130,12 +146,12 @@ def test_a_skipped_update_leaves_no_trace(tmp_path):
     bad[1, 2, 3, 4] = math.nan
     model = timm.create_model(MODEL, num_classes=3, pretrained=False)
     start = {key: value.clone() for key, value in model.state_dict().items()}
-    numbers, position = one_epoch(model, [good[0], (bad, good[0][1]), *good[1:]], Faults(tmp_path, skip=True))
-    assert (numbers["skipped"], position.batches) == (1, 4)
+    position = one_epoch(model, [good[0], (bad, good[0][1]), *good[1:]], Faults(tmp_path, skip=True))
+    assert (position.skipped, position.batches) == (1, 4)
     after = {key: value.clone() for key, value in model.state_dict().items()}
     model.load_state_dict(start)
-    alone, _ = one_epoch(model, good, Faults(tmp_path))
-    assert alone["loss"] == numbers["loss"]
+    alone = one_epoch(model, good, Faults(tmp_path))
+    assert alone.loss == position.loss
     for key, value in model.state_dict().items():
         assert torch.equal(value, after[key]), key
     with pytest.raises(GCPError, match=r"first not finite is image 1 of the batch.*4 of 4 covariances without any"):
@@ -153,7 +169,7 @@ def test_the_second_look_meets_the_same_chance(tmp_path):
     model = nn.Sequential(Draws(), nn.Flatten(), nn.Linear(4, 2))
     batches = [(torch.full((2, 1, 2, 2), value), torch.tensor([0, 1])) for value in (1.0, 2.0, math.nan)]
     with pytest.raises(GCPError, match="The loss became nan at update 2"):
-        one_epoch(model, batches, Faults(tmp_path), seed=lambda batch, stage: torch.manual_seed(10 * batch + stage))
+        one_epoch(model, batches, Faults(tmp_path))
     assert len(set(drawn[:3])) == 3
     assert drawn[3:] == drawn[2:3]
 
@@ -228,12 +244,36 @@ def test_names_the_pool_and_the_weights(monkeypatch):
 def test_huge_gradients_are_no_fault():
     """Their squares overflow in float32, they do not."""
     weight = nn.Linear(1, 1, bias=False)
-    stepper = Stepper(weight, torch.optim.SGD(weight.parameters(), lr=1e-30))
-    assert stepper.backward(1e25 * weight(torch.ones(1, 1)).sum(), update=True)
-    weight.weight.grad = None
+    batch = Batch(0, torch.ones(1, 1), torch.ones(1, 1))
+
+    def update(factor):
+        optimizer = torch.optim.SGD(weight.parameters(), lr=1e-30)
+        stepper = Stepper(weight, optimizer, lambda logits, targets: factor * logits.sum())
+        return stepper.update([batch], CPU, lambda _: None, lambda: False)
+
+    assert not update(1e25).fault
     before = weight.weight.clone()
-    assert not stepper.backward(math.inf * weight(torch.ones(1, 1)).sum(), update=True)
+    assert update(math.inf).fault
     assert torch.equal(weight.weight, before)
+
+
+def test_an_update_reads_the_device_once():
+    """Whatever is read waits for the GPU: loss, accuracy, labels and gradient are read together."""
+
+    class Reads(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten._local_scalar_dense.default:
+                reads.append(function)
+            return function(*args, **(kwargs or {}))
+
+    reads = []
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    stepper = Stepper(model, torch.optim.SGD(model.parameters(), lr=0.1), LOSS)
+    batches = [Batch(i, torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 2, 0])) for i in range(2)]
+    with Reads():
+        made = stepper.update(batches, CPU, lambda _: None, lambda: False)
+    assert not made.fault
+    assert reads == []  # one ``tolist`` of the CPU tensor is no such read; ``item``, ``int`` and ``if`` are
 
 
 def test_largest_k_against_numpy():

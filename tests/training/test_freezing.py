@@ -18,7 +18,9 @@ def test_the_classifier_alone():
     model = timm.create_model("test_resnet_polar", num_classes=3)
     frozen = freeze_all_but(model, "classifier")
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {"fc.weight", "fc.bias"}
-    Stepper(model, torch.optim.SGD(model.fc.parameters(), lr=0.1), frozen=frozen).train_mode()
+    Stepper(
+        model, torch.optim.SGD(model.fc.parameters(), lr=0.1), torch.nn.CrossEntropyLoss(), frozen=frozen
+    ).train_mode()
     assert model.training
     assert not any(m.training for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
 
@@ -29,7 +31,9 @@ def test_the_head_of_a_network_with_hidden_layers():
     trained = {name.partition(".")[0] for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {"pre_logits", "head"}  # AlexNet's pool has no parameters
     assert all(not p.requires_grad for module in frozen for p in module.parameters())
-    Stepper(model, torch.optim.SGD(model.head.parameters(), lr=0.1), frozen=frozen).train_mode()
+    Stepper(
+        model, torch.optim.SGD(model.head.parameters(), lr=0.1), torch.nn.CrossEntropyLoss(), frozen=frozen
+    ).train_mode()
     assert any(m.training for m in model.pre_logits.modules() if isinstance(m, torch.nn.Dropout))
 
 

@@ -155,7 +155,7 @@ def test_stopped_while_it_evaluates(images, tmp_path, monkeypatch):
     assert main(arguments(images, tmp_path / "b", *more)) == 143
     assert load_training_checkpoint(tmp_path / "b" / "run" / "last.pth.tar")["epoch"] == -1
     monkeypatch.undo()
-    monkeypatch.setattr(train, "train_one_epoch", _stopping(train.train_one_epoch))
+    monkeypatch.setattr(train.Trainer, "update", _stopping(train.Trainer.update))
     assert main(arguments(images, tmp_path / "b", *more)) == 143
     monkeypatch.undo()
     checkpoint = load_training_checkpoint(tmp_path / "b" / "run" / "last.pth.tar")
@@ -164,14 +164,16 @@ def test_stopped_while_it_evaluates(images, tmp_path, monkeypatch):
     same_runs(tmp_path / "a" / "run", tmp_path / "b" / "run")
 
 
-def _stopping(train_one_epoch):
-    """Training that is asked to stop in its first batch, unless it goes on within an epoch."""
+def _stopping(update):
+    """An update that is asked to stop if it is the first one of an epoch."""
 
-    def trained(*args, position, stop, **kwargs):
-        asked = position.batches == 0
-        return train_one_epoch(*args, position=position, stop=lambda: asked, **kwargs)
+    def stopping(self, epoch, batches):
+        first = self.run.position.batches == 0
+        if first:
+            self.interrupt.signal = signal.SIGTERM
+        return update(self, epoch, batches)
 
-    return trained
+    return stopping
 
 
 def test_a_second_ctrl_c_stops_at_once(images, tmp_path):

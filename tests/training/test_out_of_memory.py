@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from timm_gcp.__main__ import main
-from timm_gcp.commands import validate
+from timm_gcp.training import evaluate
 from timm_gcp.training import trainer as train
 
 ERRORS = [
@@ -19,9 +19,9 @@ def test_out_of_memory_is_a_sentence(error, images, tmp_path, capsys, monkeypatc
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(train, "train_one_epoch", fail)
-    monkeypatch.setattr(validate, "evaluate", fail)
-    monkeypatch.setattr(validate, "check_classes", lambda *_: None)
+    monkeypatch.setattr(train.Trainer, "update", fail)
+    monkeypatch.setattr(evaluate, "evaluate", fail)
+    monkeypatch.setattr(evaluate, "check_classes", lambda *_: None)
     common = ["--data-dir", str(images), "--model", "test_resnet_svdpade", "-b", "6", "-j", "0", "--device", "cpu"]
     assert main(["train", *common, "--epochs", "4", "--switch-epoch", "2", "--output", str(tmp_path)]) == 2
     assert "with batches of 6 images: lower -b (--grad-accum-steps" in capsys.readouterr().err

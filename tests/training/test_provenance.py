@@ -14,7 +14,7 @@ from timm_gcp.commands.train import parse_train_args
 from timm_gcp.models.cfgs import _CHECKPOINTS
 from timm_gcp.models.folder import save_folder
 from timm_gcp.training import provenance
-from timm_gcp.training.prepare import build_model
+from timm_gcp.training.network import build_model
 from timm_gcp.weights.manifest import read_manifest
 from timm_gcp.weights.resolve import resolve
 

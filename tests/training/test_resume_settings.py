@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from argparse import Namespace
 
 import pytest
 import timm
@@ -14,9 +15,10 @@ from timm_gcp.commands.train import parse_train_args
 from timm_gcp.errors import GCPError
 from timm_gcp.hybrid.rules import LearningRateFraction
 from timm_gcp.hybrid.schedule import HybridSchedule
-from timm_gcp.training.optimizer import make_optimizer, make_scheduler, set_learning_rate
+from timm_gcp.training.optimizer import learning_rate, make_optimizer
 from timm_gcp.training.optimizer_state import load_optimizer
-from timm_gcp.training.resume import load_resumed
+from timm_gcp.training.resume import Start, load_resumed
+from timm_gcp.training.scheduler import make_scheduler, rate_ratio
 from timm_gcp.weights.file import load_training_checkpoint
 
 
@@ -27,8 +29,7 @@ def train(images, output, *more):
 
 def settings(*argv):
     args, _ = parse_train_args(["--lr", "0.1", "--epochs", "9", "--warmup-epochs", "0", *map(str, argv)])
-    args.world_size, args.rank, args.resume = 1, 0, "last.pth.tar"
-    set_learning_rate(args)
+    args.resume, args.lr = "last.pth.tar", learning_rate(args, 1)
     return args
 
 
@@ -37,7 +38,7 @@ def trained(args, seed=0):
     torch.manual_seed(seed)
     model = timm.create_model("test_resnet", num_classes=3)
     optimizer = make_optimizer(args, model)
-    scheduler, _ = make_scheduler(args, optimizer, 2, None, 0, None)
+    scheduler = make_scheduler(args, optimizer, 2).scheduler
     for epoch in range(3):
         for parameter in model.parameters():
             parameter.grad = torch.randn_like(parameter)
@@ -49,8 +50,8 @@ def trained(args, seed=0):
 
 def resumed(args, before, state, model):
     optimizer = make_optimizer(args, model)
-    load_optimizer(args, before, model, optimizer, state)
-    make_scheduler(args, optimizer, 2, None, 3, {"args": before})
+    load_optimizer(args, vars(before), model, optimizer, state, "last.pth.tar")
+    make_scheduler(args, optimizer, 2).go_to(3, 6)
     return optimizer
 
 
@@ -110,7 +111,7 @@ def test_unchanged_settings_are_loaded_as_they_are(options):
     model, optimizer = trained(args)
     optimizer.param_groups[0]["of_its_own"] = 3  # some optimisers keep state here
     again = make_optimizer(args, model)
-    load_optimizer(args, settings(*options), model, again, optimizer.state_dict())
+    load_optimizer(args, vars(settings(*options)), model, again, optimizer.state_dict(), "last.pth.tar")
     assert again.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
 
 
@@ -125,14 +126,14 @@ def test_another_state_is_refused_by_name(old, new, name):
     before, now = settings(*old), settings(*new)
     model, optimizer = trained(before)
     with pytest.raises(GCPError, match=f"{name}.*--no-resume-opt"):
-        load_optimizer(now, before, model, make_optimizer(now, model), optimizer.state_dict())
+        load_optimizer(now, vars(before), model, make_optimizer(now, model), optimizer.state_dict(), "last.pth.tar")
 
 
 def test_a_checkpoint_that_does_not_tell_its_settings(caplog):
     args = settings("--momentum", "0.5")
     model, optimizer = trained(settings())
     again = make_optimizer(args, model)
-    load_optimizer(args, None, model, again, optimizer.state_dict())
+    load_optimizer(args, None, model, again, optimizer.state_dict(), "last.pth.tar")
     assert again.param_groups[0]["momentum"] == 0.9
     assert "does not tell the settings" in caplog.text
 
@@ -143,15 +144,18 @@ def test_a_plateau_takes_the_new_settings():
     now = settings("--sched", "plateau", "--patience-epochs", "7", "--decay-rate", "0.2", "--lr", "0.01")
     model, _ = trained(before)
     optimizer = make_optimizer(before, model)
-    scheduler, _ = make_scheduler(before, optimizer, 2, None, 0, None)
+    scheduler = make_scheduler(before, optimizer, 2).scheduler
     for epoch in range(3):
         scheduler.step(epoch + 1, 50.0)
     rates = [group["lr"] for group in optimizer.param_groups]
     assert max(rates) < 0.1
-    saved = {"args": before, "plateau": {"state": scheduler.lr_scheduler.state_dict(), "lrs": rates}}
+    saved = {"state": scheduler.lr_scheduler.state_dict(), "lrs": rates}
     again = make_optimizer(now, model)
-    load_optimizer(now, before, model, again, optimizer.state_dict())
-    plateau = make_scheduler(now, again, 2, None, 3, saved)[0].lr_scheduler
+    load_optimizer(now, vars(before), model, again, optimizer.state_dict(), "last.pth.tar")
+    resumed_one = make_scheduler(now, again, 2)
+    resumed_one.go_to(3, 6)
+    resumed_one.load_state(saved, again, rate_ratio(now.lr, vars(before)))
+    plateau = resumed_one.scheduler.lr_scheduler
     assert (plateau.patience, plateau.factor, plateau.best) == (7, 0.2, 50.0)
     assert [group["lr"] for group in again.param_groups] == pytest.approx([rate / 10 for rate in rates])
 
@@ -165,12 +169,15 @@ def test_a_lower_rate_is_no_reason_to_switch():
     assert not first.step(0.1, 0)
     optimizer = make_optimizer(before, model)
     checkpoint = {
-        "state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "args": before, "epoch": 0,
+        "state_dict": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "args": Namespace(**vars(before)),
+        "epoch": 0,
         "hybrid": first.state_dict(),
-    }  # fmt: skip
+    }
     model.global_pool.method = "svdpade"
     second = HybridSchedule(model, warm="isqrt", switch=LearningRateFraction(0.1, latest_epoch=8))
-    load_resumed(now, checkpoint, model, make_optimizer(now, model), None, second)
+    load_resumed(Start("last.pth.tar", checkpoint), now, model, make_optimizer(now, model), None, second)
     second.check(None, 9)
     assert not second.step(0.002, 1)
     assert second.step(0.0002, 2)

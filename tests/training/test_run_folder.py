@@ -1,6 +1,5 @@
 """The folder of a run: two runs never share one, however they are named and whenever they start."""
 
-import argparse
 import os
 import signal
 import subprocess
@@ -13,17 +12,21 @@ from filelock import FileLock
 
 from tests.support.tools import COMMON, MODEL
 from timm_gcp.__main__ import main
+from timm_gcp.commands.train import parse_train_args
+from timm_gcp.distributed import Processes
 from timm_gcp.errors import GCPError
 from timm_gcp.training import run_folder
 from timm_gcp.training import trainer as train
 from timm_gcp.training.run_folder import LOCK, RunFolder
 
-CPU = torch.device("cpu")
+CPU = Processes(torch.device("cpu"))
 
 
 def arguments(output, **more):
-    given = {"experiment": "run", "resume": "", **more}
-    return argparse.Namespace(output=str(output), model=MODEL, rank=0, local_rank=0, distributed=False, **given)
+    given = ["--output", str(output), "--experiment", more.get("experiment", "run")]
+    options, _ = parse_train_args(given)
+    options.resume = more.get("resume", "")
+    return options
 
 
 def content(folder):
@@ -33,7 +36,7 @@ def content(folder):
 def test_runs_of_one_second_get_folders_of_their_own(tmp_path):
     """Many at once, without a name: each gets another folder, whatever the clock says."""
     folders = [RunFolder(arguments(tmp_path, experiment=""), CPU) for _ in range(8)]
-    threads = [threading.Thread(target=folder.claim_dated, args=(64,)) for folder in folders]
+    threads = [threading.Thread(target=folder.claim_dated, args=(MODEL, 64)) for folder in folders]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -74,9 +77,10 @@ def test_a_resumed_run_waits_for_the_end_of_the_one_before(tmp_path, caplog):
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_the_claim_of_a_killed_process_is_void(tmp_path):
     script = (
-        "import argparse, os, sys, time, torch; from timm_gcp.training.run_folder import RunFolder\n"
-        "args = argparse.Namespace(output=sys.argv[1], experiment='run', resume='', rank=0, distributed=False)\n"
-        "folder = RunFolder(args, torch.device('cpu')); folder.claim_named()\n"
+        "import os, sys, time, torch; from timm_gcp.training.run_folder import RunFolder\n"
+        "from timm_gcp.commands.train import parse_train_args; from timm_gcp.distributed import Processes\n"
+        "options, _ = parse_train_args(['--output', sys.argv[1], '--experiment', 'run'])\n"
+        "folder = RunFolder(options, Processes(torch.device('cpu'))); folder.claim_named()\n"
         "print('claimed', flush=True); time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)

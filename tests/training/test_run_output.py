@@ -20,6 +20,7 @@ from timm_gcp.data import TextureDataset, create_dataset
 from timm_gcp.data.class_counts import class_counts, describe_counts
 from timm_gcp.hybrid.monitor import conditioning_word
 from timm_gcp.training.progress import Progress
+from timm_gcp.training.protocol import Protocol
 from timm_gcp.training.run_log import RunLog
 from timm_gcp.training.summary import epoch_line, unranked_note
 
@@ -133,7 +134,12 @@ def run_of(rows, switched=True, metric="top1"):
     schedule = SimpleNamespace(warm="isqrt", final="svdpade", switched=switched)
     progress = SimpleNamespace(remaining=lambda here: 90061.0)
     return SimpleNamespace(
-        rows=rows, schedule=schedule, metric=metric, epochs=300, eval_loader=object(), progress=progress
+        rows=rows,
+        protocol=Protocol(schedule, None),
+        metric=metric,
+        epochs=300,
+        data=SimpleNamespace(evaluation=object()),
+        progress=progress,
     )
 
 

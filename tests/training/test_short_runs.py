@@ -14,16 +14,16 @@ from timm_gcp.hybrid.preview import preview_learning_rates
 from timm_gcp.hybrid.rules import ConditioningSettles
 from timm_gcp.hybrid.schedule import HybridSchedule
 from timm_gcp.pooling import GlobalCovariancePool
-from timm_gcp.training.optimizer import make_scheduler, set_course, set_learning_rate
+from timm_gcp.training.optimizer import learning_rate
+from timm_gcp.training.scheduler import fill_in_course, make_scheduler
 
 UPDATES = 20
 
 
 def arguments(*argv):
     args, _ = parse_train_args(["photos", "--device", "cpu", *map(str, argv)])
-    args.world_size = 1
-    set_learning_rate(args)
-    set_course(args)
+    args.lr = learning_rate(args, 1)
+    fill_in_course(args)
     return args
 
 
@@ -36,7 +36,10 @@ def course(args, updates=UPDATES, hybrid=True):
     net = model()
     optimizer = torch.optim.SGD(net.parameters(), lr=args.lr)
     schedule = HybridSchedule(net) if hybrid else None
-    scheduler, epochs = make_scheduler(args, optimizer, updates, schedule, 0, None)
+    made = make_scheduler(args, optimizer, updates)
+    scheduler, epochs = made.scheduler, made.epochs
+    if schedule is not None:
+        made.check_switch(optimizer, schedule)
     lrs, methods = [], []
     for epoch in range(epochs):
         for update in range(epoch * updates, (epoch + 1) * updates):
@@ -85,7 +88,8 @@ def test_a_run_wholly_in_warm_up_warns(sched, hybrid, caplog):
 def test_the_reason_is_the_warm_up_where_it_is():
     args = arguments("--epochs", 5, "--warmup-epochs", 5)
     schedule = HybridSchedule(model())
-    make_scheduler(args, torch.optim.SGD(model().parameters(), lr=args.lr), UPDATES, schedule, 0, None)
+    optimizer = torch.optim.SGD(model().parameters(), lr=args.lr)
+    make_scheduler(args, optimizer, UPDATES).check_switch(optimizer, schedule)
     assert "rises to the end (its warm-up is as long as the run)" in schedule.describe()
 
 

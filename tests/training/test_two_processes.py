@@ -10,7 +10,9 @@ import torch
 from tests.support.tools import MODEL, rows_of
 from timm_gcp import GCPError
 from timm_gcp.commands.train import parse_train_args
-from timm_gcp.training import prepare as setup
+from timm_gcp.data import open_dataset
+from timm_gcp.distributed import Processes
+from timm_gcp.training import data as stage
 from timm_gcp.weights.file import load_training_checkpoint
 
 # What one process and two cannot share is taken away: batch norm's own statistics, and the order of the images, which
@@ -85,12 +87,14 @@ def test_a_download_comes_before_everything_else(monkeypatch, tmp_path):
         if split == "broken":
             raise GCPError("The address is gone.")
 
-    monkeypatch.setattr(setup, "create_dataset", create)
+    monkeypatch.setattr(stage, "create_dataset", create)
+    monkeypatch.setattr(open_dataset, "create_dataset", create)
+    monkeypatch.setattr(open_dataset, "check_images", lambda *args, **kwargs: None)
     given = ["--data-dir", str(tmp_path), "--model", MODEL, "--dataset", "cub", "--dataset-download"]
     args, _ = parse_train_args(given)
-    args.rank = 0
-    setup._datasets(args, 3, torch.device("cpu"))
+    args.num_classes = 3
+    stage.open_data(args, Processes(torch.device("cpu")))
     assert calls == [("train", True), ("validation", True), ("train", False), ("validation", False)]
     args.val_split = "broken"
     with pytest.raises(GCPError, match="address is gone"):
-        setup._datasets(args, 3, torch.device("cpu"))
+        stage.open_data(args, Processes(torch.device("cpu")))

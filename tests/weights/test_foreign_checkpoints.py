@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from timm_gcp import GCPError
 from timm_gcp.commands.train import parse_train_args
 from timm_gcp.models.named import model_from_checkpoint
-from timm_gcp.training.prepare import build_model
+from timm_gcp.training.network import build_model
 from timm_gcp.weights.file import read_weights
 
 NAME = "test_resnet_svdpade"

@@ -144,7 +144,7 @@ class Trainer:
         """
         self.begin_epoch(epoch)
         try:
-            self._train(epoch)
+            self.train_epoch(epoch)
             trained, rate = totals(self.run.position, self.run.device), self.lr
             self._share_statistics()
             evaluated = self.evaluate()
@@ -176,7 +176,7 @@ class Trainer:
         if schedule is not None and schedule.step(self.lr, epoch, update=update):
             self.run.progress.say(f"epoch {epoch + 1}: method {schedule.warm} → {schedule.final}", f"lr {self.lr:.3g}")
 
-    def _train(self, epoch: int) -> None:
+    def train_epoch(self, epoch: int) -> None:
         """Makes the updates of the epoch that are left."""
         run, position = self.run, self.run.position
         self.stepper.train_mode()
