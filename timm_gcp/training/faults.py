@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import GCPError
 from ..files import save_atomically
@@ -74,29 +75,8 @@ def examine(
         autocast: makes the context of the forward pass.
         gradient: looks at the gradients too.
     """
-    outputs: list[str] = []
-    backward: list[tuple[str, bool]] = []
-    features: list[Tensor] = []
-
-    def watch(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if not isinstance(output, Tensor) or not output.is_floating_point():
-                return
-            if not _finite(output):
-                outputs.append(name)
-            if gradient and output.requires_grad:
-                output.register_hook(lambda grad: backward.append((name, _finite(grad))))
-
-        return hook
-
-    watched = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, GlobalCovariancePool) or not any(module.children())
-    }
-    handles = [module.register_forward_hook(watch(name)) for name, module in watched.items()]
-    for pool in find_pools(model):
-        handles.append(pool.reduce.register_forward_hook(lambda *call: features.append(call[2].detach().clone())))
+    seen = _Seen()
+    handles = seen.watch(model, gradient)
     before = [buffer.clone() for buffer in model.buffers()]
     weights = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     grads: Sequence[Tensor | None] = ()
@@ -112,27 +92,72 @@ def examine(
             handle.remove()
         restore(model, before)
     wrong = [name for name, grad in zip(weights, grads, strict=False) if grad is not None and not _finite(grad)]
-    stale = [name for name, parameter in model.named_parameters() if not _finite(parameter)]
-    if not _finite(batch.images):
-        where = f"image {next(i for i, image in enumerate(batch.images) if not _finite(image))} of the batch"
-    elif stale:
-        where = f"the weights {stale[0]}"
-    elif outputs:
-        where = f"the output of {outputs[0]}"
-    elif not _finite(loss):
-        where = "the loss itself"
-    elif any(not finite for _, finite in backward):
-        # Gradients run from the loss down: the last layer with a finite one is the layer that spoiled the next.
-        first = next(i for i, (_, finite) in enumerate(backward) if not finite)
-        where = f"the gradient that leaves {backward[first - 1][0] if first else 'the loss'}"
-    else:
-        where = f"the gradient of {wrong[-1]}" if wrong else ""
+    where = _in_the_input(model, batch) or seen.first(loss) or (f"the gradient of {wrong[-1]}" if wrong else "")
     nothing = torch.empty(0)
     return Findings(
         where,
-        torch.cat([conditioning(x)[:, 0].cpu() for x in features]) if features else nothing,
-        torch.cat([largest_k(x).cpu() for x in features]) if features else nothing,
+        torch.cat([conditioning(x)[:, 0].cpu() for x in seen.features]) if seen.features else nothing,
+        torch.cat([largest_k(x).cpu() for x in seen.features]) if seen.features else nothing,
     )
+
+
+class _Seen:
+    """What hooks on every layer saw of one forward and backward pass.
+
+    Attributes:
+        outputs: layers whose output was not finite, in the order of the forward pass.
+        backward: layer and whether the gradient of its output was finite, in the order of the backward pass.
+        features: the maps whose covariance is taken.
+    """
+
+    def __init__(self) -> None:
+        self.outputs: list[str] = []
+        self.backward: list[tuple[str, bool]] = []
+        self.features: list[Tensor] = []
+
+    def watch(self, model: nn.Module, gradient: bool) -> list[RemovableHandle]:
+        """Sets hooks on the layers and the covariance pools of a model; on gradients too if asked to."""
+        watched = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, GlobalCovariancePool) or not any(module.children())
+        }
+        handles = [module.register_forward_hook(self._hook(name, gradient)) for name, module in watched.items()]
+        for pool in find_pools(model):
+            hook = lambda *call: self.features.append(call[2].detach().clone())  # noqa: E731
+            handles.append(pool.reduce.register_forward_hook(hook))
+        return handles
+
+    def _hook(self, name: str, gradient: bool) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not isinstance(output, Tensor) or not output.is_floating_point():
+                return
+            if not _finite(output):
+                self.outputs.append(name)
+            if gradient and output.requires_grad:
+                output.register_hook(lambda grad: self.backward.append((name, _finite(grad))))
+
+        return hook
+
+    def first(self, loss: Tensor) -> str:
+        """What was first not finite between the input and the gradients of the weights; '' if nothing was."""
+        if self.outputs:
+            return f"the output of {self.outputs[0]}"
+        if not _finite(loss):
+            return "the loss itself"
+        # Gradients run from the loss down: the last layer with a finite one is the layer that spoiled the next.
+        spoiled = next((i for i, (_, finite) in enumerate(self.backward) if not finite), None)
+        if spoiled is None:
+            return ""
+        return f"the gradient that leaves {self.backward[spoiled - 1][0] if spoiled else 'the loss'}"
+
+
+def _in_the_input(model: nn.Module, batch: Batch) -> str:
+    """Whether the images or the weights are not finite; '' if both are."""
+    if not _finite(batch.images):
+        return f"image {next(i for i, image in enumerate(batch.images) if not _finite(image))} of the batch"
+    stale = next((name for name, parameter in model.named_parameters() if not _finite(parameter)), None)
+    return f"the weights {stale}" if stale else ""
 
 
 def restore(model: nn.Module, buffers: Sequence[Tensor]) -> None:

@@ -19,7 +19,7 @@ from .options import TrainOptions
 from .precision import make_autocast, make_scaler
 from .progress import Progress
 from .protocol import Protocol, make_protocol
-from .resume import Start, find_start, load_resumed, resumed_position
+from .resume import Start, find_checkpoint, load_resumed, load_start, resumed_position
 from .run import Run
 from .run_folder import RunFolder
 from .scheduler import fill_in_course, make_scheduler, rate_ratio
@@ -43,8 +43,9 @@ def prepare(options: TrainOptions, processes: Processes, folder: RunFolder, argu
     """
     folder.claim_named()
     options.world_size = processes.world_size
-    start = find_start(options, processes)
+    options.resume = find_checkpoint(options, processes)
     folder.check_free()
+    start = load_start(options.resume)
     random_seed(options.seed, processes.rank)
     data = open_data(options, processes)
     if start.checkpoint is not None:

@@ -18,11 +18,19 @@ from ..weights.file import EXTENSION, load_training_checkpoint, load_weights, we
 from .checkpoint import SCALER
 from .epoch_position import Position
 from .optimizer_state import load_optimizer
-from .options import TrainOptions
+from .options import RunOptions, TrainOptions
 from .run_folder import named_folder
 from .scheduler import rate_ratio
 
-__all__ = ["Start", "differences", "find_start", "load_resumed", "newest_checkpoint", "resumed_position"]
+__all__ = [
+    "Start",
+    "differences",
+    "find_checkpoint",
+    "load_resumed",
+    "load_start",
+    "newest_checkpoint",
+    "resumed_position",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -67,15 +75,24 @@ class Start:
         return record if isinstance(record, Mapping) else {}
 
 
-def find_start(options: TrainOptions, processes: Processes) -> Start:
-    """Loads the checkpoint that ``resume`` names; 'auto' is filled in. The first process decides for all.
+def find_checkpoint(options: RunOptions, processes: Processes) -> str:
+    """The checkpoint that ``resume`` means; '' starts from the beginning. The first process decides for all.
 
     Raises:
-        GCPError: no such checkpoint, or none that can be read.
+        GCPError: 'auto', and no checkpoint of the run folder can be read.
     """
-    if options.resume == "auto":
-        options.resume = processes.by_first(lambda: str(newest_checkpoint(named_folder(options)) or ""))
-    return Start(options.resume, load_training_checkpoint(options.resume)) if options.resume else Start()
+    if options.resume != "auto":
+        return options.resume
+    return str(processes.by_first(lambda: str(newest_checkpoint(named_folder(options)) or "")))
+
+
+def load_start(path: str) -> Start:
+    """Loads the checkpoint that a run continues; '' starts from the beginning.
+
+    Raises:
+        GCPError: no such checkpoint, or one that cannot be read.
+    """
+    return Start(path, load_training_checkpoint(path)) if path else Start()
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
