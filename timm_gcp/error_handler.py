@@ -1,12 +1,13 @@
 """Prints the error of a command as one sentence and returns its exit status; ``--debug`` shows the traceback."""
 
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
 from .errors import GCPError
 
-__all__ = ["DEBUG", "exit_status"]
+__all__ = ["DEBUG", "exit_status", "with_flags"]
 
 DEBUG = "--debug"
 _LONGEST = 400
@@ -32,13 +33,29 @@ def exit_status(program: str, argv: Sequence[str], work: Callable[[], int | None
     except GCPError as error:
         if DEBUG in argv:
             raise
-        print(f"{program}: error: {error}", file=sys.stderr)
+        print(f"{program}: error: {with_flags(str(error))}", file=sys.stderr)
         return 2
     except Exception as error:
         if DEBUG in argv:
             raise
         print(f"{program}: error: {_sentence(error)}", file=sys.stderr)
         return 1
+
+
+def with_flags(message: str) -> str:
+    """A message of the library with the flags of the command line in place of parameters.
+
+    The library names parameters in backquotes: `` `switch_epoch` `` becomes ``--switch-epoch``, `` `epochs=2` ``
+    becomes ``--epochs 2``, `` `hybrid=False` `` becomes ``--no-hybrid``.
+    """
+
+    def flag(match: re.Match[str]) -> str:
+        name, value = match[1].replace("_", "-"), match[2]
+        if value == "False":
+            return f"--no-{name}"
+        return f"--{name}" if value in (None, "True") else f"--{name} {value}"
+
+    return re.sub(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`", flag, message)
 
 
 def _sentence(error: Exception) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.tools import timm_gcp_command
 from timm_gcp.__main__ import main
+from timm_gcp.error_handler import with_flags
 from timm_gcp.methods import METHODS
 from timm_gcp.models.registry import BACKBONES
 
@@ -120,3 +121,18 @@ def test_interrupt(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "timm_gcp.commands.demo", type("demo", (), {"main": staticmethod(stop)}))
     assert main(["demo"]) == 130
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("give `switch_epoch` under 5", "give --switch-epoch under 5"),
+        ("train longer (`epochs=2`)", "train longer (--epochs 2)"),
+        ("train without (`hybrid=False`)", "train without (--no-hybrid)"),
+        ("add `hybrid=True`, or `warm_method=isqrt`", "add --hybrid, or --warm-method isqrt"),
+        ("a `", "a `"),
+        ("the file `A b`", "the file `A b`"),
+    ],
+)
+def test_parameters_become_flags(message, shown):
+    assert with_flags(message) == shown

@@ -229,7 +229,7 @@ def test_a_plateau_schedule_has_a_floor(make):
     hybrid = HybridSchedule(pool_model())
     assert hybrid.check(None, EPOCHS) is None
     assert "after 16 epochs at the latest (a metric drives the schedule (plateau)" in hybrid.describe()
-    with pytest.raises(GCPError, match=r"an epoch for the switch under 20 \(--switch-epoch N; latest_epoch"):
+    with pytest.raises(GCPError, match=r"an epoch for the switch under 20 \(`switch_epoch`; latest_epoch"):
         HybridSchedule(pool_model(), switch=LearningRateFraction(latest_epoch=EPOCHS)).check(None, EPOCHS)
     assert HybridSchedule(pool_model(), switch=LearningRateFraction(latest_epoch=5)).check(None, EPOCHS) is None
     assert HybridSchedule(pool_model(), switch=AtEpoch(5)).check(None, EPOCHS) == 5
@@ -279,7 +279,7 @@ def test_at_epoch():
     hybrid = HybridSchedule(model, warm="svd", final="polar", switch=AtEpoch(2))
     assert hybrid.check([1.0] * 6, 3, 2) == 2
     assert [hybrid.step(1.0, epoch) for epoch in range(3)] == [False, False, True]
-    with pytest.raises(GCPError, match=r"beyond the end.*--switch-epoch 1 or less"):
+    with pytest.raises(GCPError, match=r"beyond the end.*`switch_epoch=1` or less"):
         HybridSchedule(model, warm="svd", final="isqrt", switch=AtEpoch(2)).check([1.0] * 2, 2)
     with pytest.raises(GCPError, match="train longer"):
         HybridSchedule(model, warm="svd", final="isqrt", switch=AtEpoch(2)).check([1.0], 1)
@@ -288,21 +288,21 @@ def test_at_epoch():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: AtEpoch(0), "--no-hybrid"),
-        (lambda: AtEpoch(-3), "--no-hybrid"),
+        (lambda: AtEpoch(0), "`hybrid=False`"),
+        (lambda: AtEpoch(-3), "`hybrid=False`"),
         (lambda: LearningRateFraction(0.0), "between 0 and 1"),
         (lambda: LearningRateFraction(1.0), "between 0 and 1"),
         (lambda: LearningRateFraction(math.nan), "between 0 and 1"),
-        (lambda: LearningRateFraction(0.1, latest_epoch=0), "--no-hybrid"),
+        (lambda: LearningRateFraction(0.1, latest_epoch=0), "`hybrid=False`"),
         (lambda: ConditioningSettles(window=1), "at least 2"),
         (lambda: ConditioningSettles(tolerance=0), "above 0"),
-        (lambda: HybridSchedule(pool_model(), warm="svdpade"), "--no-hybrid"),
+        (lambda: HybridSchedule(pool_model(), warm="svdpade"), "`hybrid=False`"),
         (lambda: HybridSchedule(pool_model(), warm="isqr"), "isqrt"),
         (lambda: HybridSchedule(pool_model(), final="svdpad"), "svdpade"),
         (lambda: HybridSchedule(nn.Linear(2, 2)), "no covariance pool"),
         (lambda: HybridSchedule(pool_model()).add(nn.Linear(2, 2)), "no covariance pool"),
         (lambda: HybridSchedule(pool_model()).check([1.0], 2), "1 learning rates for 2 epochs"),
-        (lambda: HybridSchedule(pool_model()).check([], 0), "--epochs"),
+        (lambda: HybridSchedule(pool_model()).check([], 0), "`epochs`"),
         (lambda: HybridSchedule(pool_model()).check([0.0], 1), "stays at its peak"),
         (lambda: HybridSchedule(pool_model(), switch=ConditioningSettles()).check([1.0], 1), "updates_per_epoch"),
         (lambda: HybridSchedule(pool_model()).load_state_dict({"epoch": 3}), "no readable state"),

@@ -95,7 +95,7 @@ def test_the_reason_is_the_warm_up_where_it_is():
 
 def test_one_step_is_refused_with_remedies_for_every_place():
     args = arguments("--epochs", 1, "--no-sched-on-updates")
-    with pytest.raises(GCPError, match=r"--epochs 2.*--sched-on-updates.*updates_per_epoch.*--no-hybrid"):
+    with pytest.raises(GCPError, match=r"`epochs=2`.*`sched_on_updates`.*updates_per_epoch.*`hybrid=False`"):
         course(args)
 
 

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .check import check_images
 from .factory import create_dataset
+from .image_check import check_images
 from .options import DatasetOptions
 from .preprocessing import image_mode
 

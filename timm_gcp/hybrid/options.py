@@ -44,15 +44,15 @@ class HybridOptions:
         get_method(self.warm_method)
         given = self._rules()
         if given and self.hybrid is False:
-            raise GCPError(f"--{given[0].replace('_', '-')} has no effect with --no-hybrid; leave one of them out.")
+            raise GCPError(f"`{given[0]}` has no effect with `hybrid=False`; leave one of them out.")
         if self.switch_conditioning and self.switch_lr_fraction is not None:
-            raise GCPError("--switch-conditioning and --switch-lr-fraction are two rules for one switch; choose one.")
+            raise GCPError("`switch_conditioning` and `switch_lr_fraction` are two rules for one switch; choose one.")
         if self.switch_lr_fraction is not None and not 0 < self.switch_lr_fraction < 1:
-            raise GCPError(f"--switch-lr-fraction must lie between 0 and 1, not {self.switch_lr_fraction:g}.")
+            raise GCPError(f"`switch_lr_fraction` must lie between 0 and 1, not {self.switch_lr_fraction:g}.")
         if self.switch_epoch is not None and self.switch_epoch < 1:
             raise GCPError(
-                f"--switch-epoch {self.switch_epoch} leaves no epoch for the warm method; use 1 or more, or "
-                "--no-hybrid."
+                f"`switch_epoch={self.switch_epoch}` leaves no epoch for the warm method; use 1 or more, or "
+                "`hybrid=False`."
             )
 
     def rule(self) -> SwitchRule:
@@ -78,9 +78,9 @@ class HybridOptions:
         pools, given = find_pools(model), self._rules()
         if not pools:
             if self.hybrid or given:
-                option = "--hybrid" if self.hybrid else "--switch-..."
+                option = "hybrid" if self.hybrid else given[0]
                 raise GCPError(
-                    f"{option} needs a model with covariance pooling (resnet50_svdpade), and {_name(model)} has none."
+                    f"`{option}` needs a model with covariance pooling (resnet50_svdpade), and {_name(model)} has none."
                 )
             return None
         own = get_method(pools[0].method)
@@ -90,7 +90,7 @@ class HybridOptions:
         if own is get_method(self.warm_method) and not self.hybrid:
             if given:
                 raise GCPError(
-                    f"--switch-... has no effect: {_name(model)} uses the warm method '{self.warm_method}' from the "
+                    f"`{given[0]}` has no effect: {_name(model)} uses the warm method '{self.warm_method}' from the "
                     "start; leave it out or choose another model."
                 )
             return None

@@ -104,22 +104,22 @@ def epochs_in_words(number: float) -> str:
 
 def _remedy(epochs: int) -> str:
     """What to do about a switch that does not come, by the names on the command line and in a loop of one's own."""
-    alone = "train with the final method alone (--no-hybrid; without HybridSchedule in a loop of your own)"
+    alone = "train with the final method alone (`hybrid=False`; without HybridSchedule in a loop of your own)"
     if epochs == 1:
         return (
             "one epoch without a step of the learning rate in it has no moment for a switch: train longer "
-            "(--epochs 2), step at every update and have more than one (--sched-on-updates, a smaller batch; "
+            "(`epochs=2`), step at every update and have more than one (`sched_on_updates`, a smaller `batch_size`; "
             f"updates_per_epoch), or {alone}."
         )
     own = "latest_epoch in a loop of your own"
-    return f"give an epoch for the switch under {epochs} (--switch-epoch N; {own}), or {alone}."
+    return f"give an epoch for the switch under {epochs} (`switch_epoch`; {own}), or {alone}."
 
 
 def _check_latest(latest_epoch: float | None) -> None:
     if latest_epoch is not None and not latest_epoch > 0:
         raise GCPError(
             f"The latest epoch for the switch is {latest_epoch}, but the warm method has to train before it: give 1 or "
-            "more, or train with the final method alone (--no-hybrid; without HybridSchedule in a loop of your own)."
+            "more, or train with the final method alone (`hybrid=False`; without HybridSchedule in a loop of your own)."
         )
 
 
@@ -167,7 +167,7 @@ class LearningRateFraction:
         if not 0 < self.fraction < 1:
             raise GCPError(
                 f"The fraction of the peak learning rate at which the method switches is {self.fraction:g}, but it has "
-                "to lie between 0 and 1 (--switch-lr-fraction 0.1)."
+                "to lie between 0 and 1 (`switch_lr_fraction=0.1`)."
             )
         _check_latest(self.latest_epoch)
 
@@ -218,7 +218,7 @@ class AtEpoch:
         if self.epoch < 1:
             raise GCPError(
                 f"A switch at epoch {self.epoch} leaves no epoch for the warm method: give 1 or more, or train with "
-                "the final method alone (--no-hybrid)."
+                "the final method alone (`hybrid=False`)."
             )
 
     def reached(self, history: History) -> bool:
@@ -232,11 +232,11 @@ class AtEpoch:
 
     def refusal(self, lrs: Sequence[float] | None, epochs: int) -> str:
         sooner = (
-            f"give --switch-epoch {epochs - 1} or less (AtEpoch), or train longer" if epochs > 1 else "train longer"
+            f"give `switch_epoch={epochs - 1}` or less (AtEpoch), or train longer" if epochs > 1 else "train longer"
         )
         return (
             f"The hybrid protocol would never switch: epoch {self.epoch}, counted from 0, lies beyond the end of a "
-            f"training of {epochs_in_words(epochs)}; {sooner} (--epochs)."
+            f"training of {epochs_in_words(epochs)}; {sooner} (`epochs`)."
         )
 
 

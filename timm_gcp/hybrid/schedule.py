@@ -60,7 +60,7 @@ class HybridSchedule:
         if self.warm == self.final:
             raise GCPError(
                 f"The hybrid protocol needs two methods, but '{self.warm}' is both the warm and the final one: give "
-                "another --warm-method, or train with one method (--no-hybrid)."
+                "another `warm_method`, or train with one method (`hybrid=False`)."
             )
         self.switch = switch
         self.switched_at: dict[str, int | None] | None = None
@@ -111,7 +111,7 @@ class HybridSchedule:
             GCPError: the switch would not come before the end; the message names the remedy.
         """
         if epochs < 1:
-            raise GCPError(f"A training of {epochs} epochs has nothing to train: give 1 or more (--epochs).")
+            raise GCPError(f"A training of {epochs} epochs has nothing to train: give 1 or more (`epochs`).")
         if lrs is not None and len(lrs) != epochs * (updates_per_epoch or 1):
             raise GCPError(
                 f"check() was given {len(lrs)} learning rates for {epochs} epochs of {updates_per_epoch or 1} steps."
@@ -238,7 +238,7 @@ class HybridSchedule:
         except (KeyError, TypeError, ValueError) as error:
             raise GCPError(
                 "The checkpoint holds no readable state of a hybrid schedule: resume from a checkpoint of a hybrid "
-                "run, or train without (--no-hybrid)."
+                "run, or train without (`hybrid=False`)."
             ) from error
         if saved != (self.warm, self.final):
             _logger.warning(
@@ -267,7 +267,7 @@ def _pools(model: nn.Module) -> list[Any]:
     if not pools:
         raise GCPError(
             f"{type(model).__name__} has no covariance pool, so there is no method to switch: choose a model whose "
-            "name ends in a method (resnet50_svdpade), or train with --no-hybrid."
+            "name ends in a method (resnet50_svdpade), or train with `hybrid=False`."
         )
     return pools
 

@@ -156,7 +156,7 @@ def set_method(model: nn.Module, method: str) -> None:
     """
     pools = find_pools(model)
     if not pools:
-        raise GCPError(f"--method {method} needs a model with covariance pooling; {type(model).__name__} has none.")
+        raise GCPError(f"`method={method}` needs a model with covariance pooling; {type(model).__name__} has none.")
     for pool in pools:
         pool.method = method
 
