@@ -1,1 +1,1 @@
-"""Evidence: what was measured, by which command. Run ``python -m eval --help``."""
+"""Measurements: accuracy, gradients, speed, memory, and the report. Run ``python -m eval --help``."""

@@ -1,4 +1,4 @@
-"""``python -m eval COMMAND``: each command is a module of this folder with a ``main(argv)``."""
+"""``python -m eval COMMAND``: each command is a module of this folder with a function ``main(argv)``."""
 
 import argparse
 import importlib
@@ -8,18 +8,19 @@ from timm_gcp.error_handler import DEBUG, exit_status
 from timm_gcp.output import lenient_output
 
 COMMANDS = {
-    "accuracy": "a list of models or folders on one data set, into one CSV",
-    "conditioning": "κ, rank and eigenvalues under eps of training runs against the learning rate",
-    "gradients": "what each method does to output and gradient as conditioning worsens",
-    "imagenet": "the published ImageNet checkpoints on your ImageNet, beside what their authors printed",
-    "speed": "time and memory of every method beside floors and the published layers",
-    "report": "one page of tables, pictures and verdicts from all results",
-    "memory": "what a training step takes in memory, and what makes it smaller",
-    "experiment": "every pooling head trained from scratch on the grocery photographs, in stages",
+    "accuracy": "evaluate several models or model folders on one data set, into one CSV file",
+    "conditioning": "plot the conditioning of training runs against the learning rate",
+    "gradients": "measure the errors of every method's output and gradient as the conditioning worsens",
+    "imagenet": "evaluate the published ImageNet checkpoints and compare with the authors' accuracies",
+    "speed": "time every method, and measure its memory, beside lower bounds and the published layers",
+    "report": "write one page of tables, plots and comparisons from all results",
+    "memory": "measure the memory of a training step with and without recomputation",
+    "experiment": "train every pooling head from scratch on the Grocery Store photographs, in stages",
 }
 
 
 def main() -> int:
+    """Runs the command that ``sys.argv`` names; returns the exit status."""
     with lenient_output():
         return _main()
 

@@ -1,7 +1,7 @@
-"""Evaluates a list of models or model folders on one data set, into one CSV in the format of timm's results.
+"""Evaluates several models or model folders on one data set, into one CSV file in the format of timm's results.
 
-Every model is evaluated by ``timm-gcp validate`` in a process of its own, with its own preprocessing, several at a time
-with ``--jobs``; what follows the options goes to that command. Finished lines are not repeated.
+Every model is evaluated by ``timm-gcp validate`` in its own process, with its own preprocessing, several in parallel
+with ``--jobs``; unknown options are passed to that command. Models that have a row already are skipped.
 """
 
 import argparse
@@ -19,11 +19,13 @@ from tqdm import tqdm
 
 from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
+from timm_gcp.text import markdown_table
 
 from .record import append_row, provenance, read_cells
 
 
 def main(argv: list[str]) -> None:
+    """Runs the command ``accuracy``."""
     parser = argparse.ArgumentParser(
         prog="python -m eval accuracy",
         description=__doc__.split("\n")[0],
@@ -31,7 +33,7 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--models", nargs="+", required=True, metavar="NAME", help="registered names or model folders")
     parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results" / "accuracy.csv")
-    parser.add_argument("--jobs", type=int, default=1, help="models evaluated at a time (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="models evaluated in parallel (%(default)s)")
     args, given = parser.parse_known_args(argv)
     evaluate(args.models, given, args.results, args.jobs)
     rows = read_cells(args.results)
@@ -39,16 +41,16 @@ def main(argv: list[str]) -> None:
 
 
 def evaluate(models: Sequence[str], given: Sequence[str], results: Path, jobs: int = 1) -> None:
-    """Adds a line for every model that has none yet with these arguments.
+    """Adds a row for every model that has none yet with these arguments.
 
     Args:
-        models: what ``timm-gcp validate --model`` takes.
+        models: values of ``timm-gcp validate --model``.
         given: further arguments of that command.
         results: the CSV file.
-        jobs: how many at a time.
+        jobs: number of models evaluated in parallel.
 
     Raises:
-        GCPError: a model that could not be evaluated; the lines of the others are kept.
+        GCPError: a model could not be evaluated; the rows of the others are written.
     """
     arguments = shlex.join(given)
     rows = read_cells(results, ("arguments", "weights"))
@@ -65,11 +67,11 @@ def evaluate(models: Sequence[str], given: Sequence[str], results: Path, jobs: i
             else:
                 append_row(results, {**_line(done), "arguments": arguments, **provenance()})
     if failed:
-        raise GCPError(f"Not evaluated: {'; '.join(failed)}. The other models have their lines in {results}.")
+        raise GCPError(f"Not evaluated: {'; '.join(failed)}. The rows of the other models are in {results}.")
 
 
 def _validate(model: str, given: Sequence[str]) -> dict[str, object] | str:
-    """The result of one model, or what ``timm-gcp validate`` said."""
+    """The result of one model, or the error message of ``timm-gcp validate``."""
     with tempfile.TemporaryDirectory() as scratch:
         result = Path(scratch) / "result.json"
         command = [sys.executable, "-m", "timm_gcp", "validate", "--model", model, *given]
@@ -81,7 +83,7 @@ def _validate(model: str, given: Sequence[str]) -> dict[str, object] | str:
 
 
 def _line(result: dict[str, object]) -> dict[str, object]:
-    """timm's columns, then ours."""
+    """The row of a result: the columns of timm's results, then ours."""
     top1, top5 = (float(str(result[key])) for key in ("top1", "top5"))
     return {
         "model": result["model"],
@@ -104,9 +106,7 @@ def table(rows: pd.DataFrame) -> str:
         rows: cells of the results file (`read_cells`).
     """
     ordered = rows.sort_values("top1", key=lambda cells: -cells.astype(float), kind="stable")
-    lines = [
-        f"| {row['weights']} | {row['method']} | {float(row['top1']):.2f} | {float(row['top5']):.2f} | "
-        f"{row['param_count']} | {row['img_size']} | {row['count']} |"
-        for row in ordered.to_dict("records")
-    ]
-    return "\n".join(["| model | method | top-1 | top-5 | M parameters | px | images |", "|---" * 7 + "|", *lines])
+    ordered = ordered.assign(**{name: ordered[name].astype(float).map("{:.2f}".format) for name in ("top1", "top5")})
+    columns = ["weights", "method", "top1", "top5", "param_count", "img_size", "count"]
+    titles = ("model", "method", "top-1", "top-5", "M parameters", "px", "images")
+    return markdown_table(titles, ordered[columns].to_numpy())

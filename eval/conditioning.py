@@ -1,7 +1,8 @@
-"""How well-conditioned the covariances of training runs are, against the learning rate: the paper's figure.
+"""Plots the conditioning of the covariances of training runs against the learning rate, as the paper does.
 
-Reads the ``summary.csv`` of runs of ``timm-gcp train``: per epoch the medians of κ (largest over smallest kept
-eigenvalue of Σ), of its rank, and of the share of eigenvalues under eps beyond those that M < C makes zero.
+Reads the ``summary.csv`` of runs of ``timm-gcp train``, which has for each epoch the medians of κ (largest over
+smallest kept eigenvalue of Σ), of the rank of Σ, and of the share of eigenvalues below eps, without those that are zero
+because M < C.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from timm_gcp.plots import new_figure, save_figure
 
 from .record import provenance, read_table, write_table
 
-QUANTITIES = {"kappa": "κ of Σ", "rank": "rank of Σ", "under_eps": "share of eigenvalues under eps"}
+QUANTITIES = {"kappa": "κ of Σ", "rank": "rank of Σ", "under_eps": "share of eigenvalues below eps"}
 
 
 def main(argv: list[str]) -> None:
@@ -63,7 +64,7 @@ def monitored_epochs(run: Path) -> pd.DataFrame:
 
 
 def draw(epochs: Mapping[str, pd.DataFrame], out: Path) -> None:
-    """κ, rank and the share under eps of every run: by epoch above, against the learning rate below."""
+    """κ, rank and share below eps of every run: by epoch in the first row, against the learning rate in the second."""
     figure = new_figure(figsize=(14, 8), layout="constrained")
     axes = figure.subplots(2, len(QUANTITIES))
     for (above, below), (key, label) in zip(axes.T, QUANTITIES.items(), strict=True):

@@ -134,6 +134,6 @@ def pairs(alone: Scores, hybrid: Scores, out: Path) -> None:
     axes.set_xticks(range(len(hybrid)), hybrid)
     axes.set_xlim(-0.5, len(hybrid) - 0.5)  # also where there is no run on the left yet
     axes.set_ylabel("test top-1 (%)")
-    axes.set_xlabel("left: from the first epoch; right: hybrid; a line a seed")
+    axes.set_xlabel("left: from the first epoch; right: hybrid; one line per seed")
     axes.grid(axis="y", alpha=0.3)
     save_figure(figure, out, dpi=DPI)

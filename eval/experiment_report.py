@@ -1,7 +1,6 @@
 """The experiment's section in the report: the paper's questions, answered from the recorded runs.
 
-Each question gets the differences with their 95 % intervals, and a plot where one helps. A head is called ahead or
-behind only if the interval leaves out zero.
+Each question gets the differences with their 95 % confidence intervals, and a plot where one helps.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from timm_gcp.text import markdown_table
 
 from . import experiment_plots as plots
 from .experiment_settings import BACKBONE, BASE_HYBRID, CANDIDATES, FRESH_FOLD, HEADS, OTHERS, SEARCHED, SEEDS
@@ -83,7 +84,7 @@ def section(folder: Path) -> str:
     """Markdown of every question that the recorded runs can answer; writes the plots beside it."""
     results = Results(folder)
     if not results.scores:
-        return f"{search_table(results)}\n\nThe final runs have not begun."
+        return f"{search_table(results)}\n\nThere are no final runs yet."
     done, planned = len(results.runs), len(HEADS) * len(SEEDS)
     so_far = f"{done} of {planned} final runs are done." if done < planned else f"{done} final runs."
     parts = [search_table(results), so_far, table(results)]
@@ -95,35 +96,31 @@ def search_table(results: Results) -> str:
     """Mean top-1 on the folds, by head and learning rate."""
     scores = fold_scores(results.folder, results.epochs).unstack("lr")
     heads = [head for head in dict.fromkeys((*SEARCHED, *CANDIDATES)) if head in scores.index]
-    lines = [
-        "| top-1 on the folds | " + " | ".join(f"{rate:g}" for rate in scores.columns) + " |",
-        "|---" * (1 + len(scores.columns)) + "|",
-    ]
+    rows = []
     for head in heads:
-        taken = rate_of(results.folder, head, results.epochs)
+        chosen = rate_of(results.folder, head, results.epochs)
         means = scores.loc[head].items()
-        cells = ["" if pd.isna(m) else ("**{:.1f}**" if rate == taken else "{:.1f}").format(m) for rate, m in means]
-        lines.append(f"| {head} | {' | '.join(cells)} |")
+        cells = ["" if pd.isna(m) else ("**{:.1f}**" if rate == chosen else "{:.1f}").format(m) for rate, m in means]
+        rows.append((head, *cells))
+    found = markdown_table(("top-1 on the folds, by lr", *(f"{rate:g}" for rate in scores.columns)), rows)
     if not all(head in heads for head in CANDIDATES):
-        return "\n".join([*lines, "", "The search has not ended."])
-    named = f"Named for the comparison with average pooling before the test part was read: `{results.chosen()}`."
-    return "\n".join([*lines, "", named])
+        return f"{found}\n\nThe search is not finished."
+    return (
+        f"{found}\n\nBold: the chosen rate. Covariance head chosen for the comparison with average pooling, before any "
+        f"evaluation on the test part: `{results.chosen()}`."
+    )
 
 
 def table(results: Results) -> str:
     """Test top-1 of every head: seeds, mean, deviation, paired differences."""
-    lines = [
-        "| head | lr | test top-1 by seed | mean ± sd | train | minus average | minus isqrt |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for head, own in results.scores.items():
         rate, train = _rate_and_fit(results.runs, head)
-        gaps = [str(results.gap(head, base) or "") if head != base else "" for base in ("average", "isqrt")]
-        lines.append(
-            f"| {head} | {rate} | {_listed(own)} | {mean_and_deviation(own)} | {train:.1f} | {' | '.join(gaps)} |"
-        )
+        gaps = [results.gap(head, base) or "" if head != base else "" for base in ("average", "isqrt")]
+        rows.append((head, rate, _listed(own), mean_and_deviation(own), f"{train:.1f}", *gaps))
     plots.heads(results.scores, "test top-1", results.folder / "experiment_heads.png")
-    return "\n".join([*lines, "", "![test top-1 of every head](experiment_heads.png)"])
+    titles = ("head", "lr", "test top-1 by seed", "mean ± sd", "train top-1", "minus average", "minus isqrt")
+    return f"{markdown_table(titles, rows)}\n\n![test top-1 of every head](experiment_heads.png)"
 
 
 def _listed(values: pd.Series) -> str:
@@ -145,7 +142,7 @@ def _question(title: str, *lines: str, plot: str = "") -> str:
 
 def _verdict(gap: Interval) -> str:
     if gap.number == 1:
-        return f"{gap.mean:+.1f} with one seed, which decides nothing"
+        return f"{gap.mean:+.1f} with one seed, so without an interval"
     return f"{gap.verdict()}, {gap} ({gap.number} seeds, paired)"
 
 
@@ -160,18 +157,20 @@ def against_average(results: Results) -> str:
     pairs = dict.fromkeys([(results.chosen(), "average"), ("isqrt", "average"), (BASE_HYBRID, "average")])
     plot = "experiment_curves.png"
     plots.curves(results.curves_of(DRAWN, "eval_top1"), results.folder / plot)
-    return _question("Does covariance pooling beat average pooling?", *_comparisons(results, pairs), plot=plot)
+    return _question(
+        "Is covariance pooling more accurate than average pooling?", *_comparisons(results, pairs), plot=plot
+    )
 
 
 def in_the_same_shops(results: Results) -> str:
-    """The same on photographs of the shops that were trained on."""
+    """The same comparison on photographs of the shops that were trained on."""
     scores = results.same_shops
     if not scores:
         return ""
     lines = [_score_line(head, scores) for head in scores]
     plot = "experiment_same_shops.png"
     plots.heads(scores, "top-1 on the half held out", results.folder / plot)
-    return _question("And on photographs of the same shops?", *lines, plot=plot)
+    return _question("Is it more accurate on photographs of the same shops?", *lines, plot=plot)
 
 
 def _score_line(head: str, scores: dict[str, pd.Series]) -> str:
@@ -182,7 +181,7 @@ def _score_line(head: str, scores: dict[str, pd.Series]) -> str:
 
 
 def on_other_backbones(results: Results) -> str:
-    """The same on backbones of other families."""
+    """The same comparison on backbones of other families."""
     if not results.others:
         return ""
     lines = []
@@ -195,7 +194,7 @@ def on_other_backbones(results: Results) -> str:
             lines.append(f"`{backbone}`, lr {rate}, {train:.1f} on the training part: {_score_line(head, scores)}")
     plot = "experiment_backbones.png"
     plots.heads(shown, "test top-1", results.folder / plot)
-    return _question("Does `isqrt` beat average pooling on other backbones?", *lines, plot=plot)
+    return _question("Is `isqrt` more accurate than average pooling on other backbones?", *lines, plot=plot)
 
 
 def approximate_against_exact(results: Results) -> str:
@@ -209,7 +208,7 @@ def approximate_against_exact(results: Results) -> str:
         lines += _gap_by_rate(lr, gap)
         plot = "experiment_gap.png"
         plots.gap(lr, gap, results.folder / plot)
-    title = "Does the approximate root beat the exact one, each by itself? Does the gap close as the rate falls?"
+    title = "Is the approximate root more accurate than the exact one, and how does it depend on the learning rate?"
     return _question(title, *lines, plot=plot)
 
 
@@ -220,7 +219,10 @@ def _pooled_comparison(results: Results, exact: list[str]) -> list[str]:
         return []
     gap = unpaired(newton, pool)
     names = ", ".join(f"`{head}`" for head in exact)
-    return [f"Against {names} together, one function to rounding ({len(pool)} runs): {gap.verdict()}, {gap}."]
+    return [
+        f"`isqrt` against {names} together, which compute one function up to rounding ({len(pool)} runs): "
+        f"{gap.verdict()}, {gap}."
+    ]
 
 
 def _gap_by_epoch(results: Results, exact: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -233,12 +235,13 @@ def _gap_by_epoch(results: Results, exact: list[str]) -> tuple[np.ndarray, np.nd
 def _gap_by_rate(lr: np.ndarray, gap: np.ndarray) -> list[str]:
     after, share = np.arange(len(lr)) >= lr.argmax(), lr / lr.max()
     bands = {
-        "above half of its peak": after & (share > 0.5),
+        "above half": after & (share > 0.5),
         "between a tenth and half": after & (share > 0.1) & (share <= 0.5),
         "a tenth or less": after & (share <= 0.1),
     }
     return [
-        f"Validation top-1 while the rate is {text}: isqrt − exact {gap[band].mean():+.1f} on average."
+        f"Validation top-1 while the learning rate is {text} of its peak: "
+        f"isqrt − exact = {gap[band].mean():+.1f} on average."
         for text, band in bands.items()
     ]
 
@@ -252,13 +255,13 @@ def conditioning(results: Results) -> str:
             high, low = kappa[:, lr > lr.max() / 2], kappa[:, lr < lr.max() / 10]
             under = np.nanmax(results.curve(head, "under_eps"))
             lines.append(
-                f"`{head}`: median κ {np.nanmedian(high):.1e} while the rate is above half its peak, "
-                f"{np.nanmedian(low):.1e} once it is under a tenth; at most {under:.1%} of the eigenvalues under eps."
+                f"`{head}`: median κ {np.nanmedian(high):.1e} while the learning rate is above half of its peak, "
+                f"{np.nanmedian(low):.1e} once it is below a tenth; at most {under:.1%} of the eigenvalues below eps."
             )
     plot = "experiment_conditioning.png"
     lr_of, kappa_of = (results.curves_of(DRAWN[1:], column) for column in ("lr", "kappa"))
     plots.conditioning(lr_of, kappa_of, results.folder / plot)
-    return _question("Does the conditioning improve as the rate falls?", *lines, plot=plot)
+    return _question("Does the conditioning improve as the learning rate falls?", *lines, plot=plot)
 
 
 def hybrid(results: Results) -> str:
@@ -269,7 +272,9 @@ def hybrid(results: Results) -> str:
     pairs = [(f"{method}-hybrid", base) for method in hybrids for base in (method, "isqrt")]
     plot = "experiment_hybrid.png"
     plots.pairs(results.scores, hybrids, results.folder / plot)
-    return _question("Does the hybrid protocol close the gap?", *_comparisons(results, pairs), plot=plot)
+    return _question(
+        "Is the hybrid protocol more accurate than one method throughout?", *_comparisons(results, pairs), plot=plot
+    )
 
 
 def pade(results: Results) -> str:
@@ -288,7 +293,7 @@ def precision_and_smoothness(results: Results) -> str:
         ("rsqrt", "polar"),
         ("isqrt", "svdnewton"),
     ]
-    return _question("What do precision and smoothness each contribute?", *_comparisons(results, pairs))
+    return _question("What do precision and smoothness contribute?", *_comparisons(results, pairs))
 
 
 QUESTIONS: tuple[Callable[[Results], str], ...] = (

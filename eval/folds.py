@@ -1,9 +1,8 @@
-"""Folds of a training part that keep series together: each is a block of consecutive file numbers of every class.
+"""Folds of the training part: each holds out a block of consecutive file numbers of every class.
 
-Photographs of one class are taken in series, and neighbours in a series are all but the same picture. A fold drawn at
-random holds out photographs whose neighbours are trained on, so it flatters whatever fits most; a block does less. A
-fifth of the grocery photographs as a block is still too much like the rest (95 % right, whatever the head); a half is
-not.
+Photographs of one class were taken in series, and neighbours in a series are nearly identical. A random fold holds out
+photographs whose neighbours are trained on, so it favours overfitting; a block does so less. A block of a fifth of the
+grocery photographs is still too similar to the rest (95 % top-1 with every head); a half is not.
 """
 
 import re
@@ -14,11 +13,11 @@ FOLDS = 2
 
 
 def write_folds(source: Path, out: Path) -> Path:
-    """A folder with the photographs of `source` (as links), its lists, and ``fold0-train.txt``, ``fold0-val.txt``, ….
+    """Writes a folder with links to the images of `source`, its lists, and ``fold0-train.txt``, ``fold0-val.txt``, ….
 
     Args:
         source: a data set of list files (``train.txt``, ``val.txt``, ``test.txt`` with lines ``path, label, …``).
-        out: the folder to write; what is there already is left.
+        out: the folder to write; links that exist are kept.
 
     Returns:
         `out`.
@@ -41,7 +40,7 @@ def write_folds(source: Path, out: Path) -> Path:
 
 
 def split_blocks(lines: list[str], fold: int) -> tuple[list[str], list[str]]:
-    """Parts a list into what is trained on and what is held out: the `fold`-th half of every class.
+    """Divides a list into lines to train on and lines to hold out: the `fold`-th half of every class.
 
     Args:
         lines: ``path, label, …``.

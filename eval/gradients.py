@@ -1,9 +1,9 @@
-"""What each method does to the output and the gradient as the conditioning of Σ worsens.
+"""Measures the errors of every method's output and gradient as the conditioning of Σ worsens.
 
-Features of known singular values, 1 down to 10⁻ᵉ, are pushed through every method; output and gradient are held against
-a float64 thin singular value decomposition of the features, which never forms Σ. Beside them: the largest
-|K| = 1/|λi − λj| that a gradient through the eigenvectors would meet, the norm of the gradient over that of the
-incoming one, and how fast the gradient changes when the features move (a finite-difference Lipschitz estimate).
+Features with known singular values, from 1 down to 10⁻ᵉ, go through every method. Output and gradient are compared with
+a float64 thin singular value decomposition of the features, which does not form Σ. Also recorded: the largest
+|K| = 1/|λi − λj| of a gradient through the eigenvectors, the norm of the gradient relative to that of the incoming one,
+and how fast the gradient changes with the features (a finite-difference Lipschitz estimate).
 """
 
 import argparse
@@ -23,15 +23,18 @@ from .record import provenance, read_table, write_table
 
 SHAPES = ((64, 49), (64, 196))
 EXPONENTS = (0, 1, 2, 3, 4, 5, 6, 7, 8)
-STEP = 1e-3  # of the finite difference, relative to the smallest singular value
-# What a method approximates, where that is not the root itself.
+STEP = 1e-3
+"""Step of the finite difference, relative to the smallest singular value."""
+
 OWN_FUNCTION = ("svdtopn", "rsqrt", "logm", "seb")
+"""Methods of a function other than the square root, which are not compared with it."""
 
 
 def main(argv: list[str]) -> None:
+    """Runs the command ``gradients``."""
     parser = argparse.ArgumentParser(prog="python -m eval gradients", description=__doc__.split("\n")[0])
     parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results")
-    parser.add_argument("--batch", type=int, default=4, help="random matrices a cell (%(default)s)")
+    parser.add_argument("--batch", type=int, default=4, help="random matrices per measurement (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     args.results.mkdir(parents=True, exist_ok=True)
@@ -41,7 +44,14 @@ def main(argv: list[str]) -> None:
 
 
 def features(c: int, m: int, exponent: int, batch: int) -> Tensor:
-    """Features ``[batch, C, M]`` whose centred, M-normalised form has singular values from 1 to 10^−exponent."""
+    """Random features ``[batch, C, M]`` of which X̄ has singular values from 1 to 10^−exponent, in float64.
+
+    Args:
+        c: channels.
+        m: positions.
+        exponent: of the smallest singular value.
+        batch: number of matrices.
+    """
     r = min(c, m - 1)
     s = torch.logspace(0, -exponent, r, dtype=torch.float64)
     u = torch.linalg.qr(torch.randn(batch, c, r, dtype=torch.float64))[0]
@@ -51,7 +61,15 @@ def features(c: int, m: int, exponent: int, batch: int) -> Tensor:
 
 
 def reference(x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """The root and its gradient from the thin singular value decomposition of the centred features, in float64."""
+    """The square root of Σ and the gradient with respect to the features, by thin singular value decomposition.
+
+    Args:
+        x: features ``[B, C, M]``, float64.
+        g: gradient with respect to the root, ``[B, C, C]``.
+
+    Returns:
+        ``[B, C, C]`` and ``[B, C, M]``.
+    """
     m = x.shape[-1]
     centred = (x - x.mean(-1, keepdim=True)) / math.sqrt(m)
     u, s, wt = torch.linalg.svd(centred, full_matrices=False)
@@ -65,7 +83,14 @@ def reference(x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def through(x: Tensor, g: Tensor, method: str, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-    """Output and gradient of a method, in its own precision or a given one."""
+    """Output and gradient of a method.
+
+    Args:
+        x: features ``[B, C, M]``.
+        g: gradient with respect to the output, ``[B, C, C]``.
+        method: a key of ``METHODS``.
+        dtype: precision of the spectral part; None takes the method's own.
+    """
     x = x.clone().requires_grad_()
     y = covariance_sqrt(x, method, dtype=dtype)
     (grad,) = torch.autograd.grad(y, x, g)
@@ -73,7 +98,7 @@ def through(x: Tensor, g: Tensor, method: str, dtype: torch.dtype | None = None)
 
 
 def measure(batch: int, seed: int) -> list[dict[str, object]]:
-    """One row for every method, shape and exponent."""
+    """One row for every method, shape and exponent: `batch` random matrices from this seed."""
     rows: list[dict[str, object]] = []
     methods = [name for name, row in METHODS.items() if row.of_sigma is not None]
     with tqdm(total=len(SHAPES) * len(EXPONENTS) * len(methods), desc="gradients", disable=None) as bar:
@@ -88,7 +113,7 @@ def measure(batch: int, seed: int) -> list[dict[str, object]]:
                 step = STEP * 10.0**-exponent * math.sqrt(m) * torch.randn_like(x) / math.sqrt(x[0].numel())
                 for method in methods:
                     y, grad = through(x, g, method)
-                    # A property of the function, not of its rounding: in float64 for every method.
+                    # In float64 for every method: it measures the function, not its rounding errors.
                     here, moved = (through(at, g, method, torch.float64)[1] for at in (x, x + step))
                     lipschitz = (moved - here).flatten(1).norm(dim=1) / step.flatten(1).norm(dim=1)
                     comparable = method not in OWN_FUNCTION
@@ -115,7 +140,7 @@ def _relative(a: Tensor, b: Tensor) -> float:
 
 
 def _gain(grad: Tensor, g: Tensor) -> float:
-    """‖∂L/∂X̄‖ / ‖G‖, the largest of the batch; the exact root keeps it under √2."""
+    """‖∂L/∂X̄‖ / ‖G‖, the largest of the batch; at most √2 for the exact root."""
     scale = math.sqrt(grad.shape[-1])  # from X to X̄
     return float((scale * grad.flatten(1).norm(dim=1) / ((g + g.mT) / 2).flatten(1).norm(dim=1)).max())
 

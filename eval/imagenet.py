@@ -1,7 +1,7 @@
-"""Evaluates the manifest's ImageNet checkpoints on a user's ImageNet: the one command that verifies them.
+"""Evaluates the manifest's ImageNet checkpoints on a user's copy of ImageNet and compares with published accuracies.
 
-Each checkpoint is downloaded, converted and evaluated with its own preprocessing, as ``python -m eval accuracy`` does
-it, into ``results/imagenet.csv``.
+Each checkpoint is downloaded, converted and evaluated with its own preprocessing, as by ``python -m eval accuracy``,
+into ``results/imagenet.csv``.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import pandas as pd
 
 from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
+from timm_gcp.text import markdown_table
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
 
 from .accuracy import evaluate
@@ -19,6 +20,7 @@ from .record import read_table
 
 
 def main(argv: list[str]) -> None:
+    """Runs the command ``imagenet``."""
     parser = argparse.ArgumentParser(prog="python -m eval imagenet", description=__doc__.split("\n")[0])
     parser.add_argument("--data-dir", required=True, help="ImageNet-1k, with a folder of classes under --split")
     parser.add_argument("--split", default="validation")
@@ -35,17 +37,17 @@ def main(argv: list[str]) -> None:
 
 
 def chosen(rows: dict[str, Checkpoint], names: list[str]) -> list[Checkpoint]:
-    """The rows to evaluate.
+    """The rows to evaluate: those named, or all of 1000 classes.
 
     Raises:
-        GCPError: a name that is not in the manifest, or nothing to do.
+        GCPError: a name is not in the manifest, or there is nothing to evaluate.
     """
     unknown = [name for name in names if name not in rows]
     if unknown:
         raise GCPError(f"The manifest has no '{unknown[0]}'; it has {', '.join(rows)}.")
     picked = [rows[name] for name in names] or [row for row in rows.values() if row.num_classes == 1000]
     if not picked:
-        raise GCPError("The manifest has no checkpoint of 1000 classes; name some by --models.")
+        raise GCPError("The manifest has no checkpoint of 1000 classes; name some with --models.")
     return picked
 
 
@@ -56,11 +58,11 @@ def comparison(rows: list[Checkpoint], measured: pd.DataFrame) -> str:
         rows: rows of the manifest.
         measured: rows of ``imagenet.csv``, one for each of them.
     """
-    lines = ["| checkpoint | top-1 | top-5 | authors' top-1 | difference | images |", "|---|---|---|---|---|---|"]
+    lines = []
     by_name = measured.set_index("weights")
     for row in rows:
         top1, top5, count = by_name.loc[row.name, ["top1", "top5", "count"]]
         printed = next((float(m["top1"]) for m in row.metrics if m.get("by") == "upstream"), None)
-        theirs = f"{printed:.2f} | {top1 - printed:+.2f}" if printed is not None else "– | –"
-        lines.append(f"| {row.name} | {top1:.2f} | {top5:.2f} | {theirs} | {count:.0f} |")
-    return "\n".join(lines)
+        theirs = ("–", "–") if printed is None else (f"{printed:.2f}", f"{top1 - printed:+.2f}")
+        lines.append((row.name, f"{top1:.2f}", f"{top5:.2f}", *theirs, f"{count:.0f}"))
+    return markdown_table(("checkpoint", "top-1", "top-5", "authors' top-1", "difference", "images"), lines)

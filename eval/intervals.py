@@ -24,18 +24,15 @@ class Interval:
     half: float
     number: int
 
-    @property
-    def level(self) -> bool:
-        """Whether the interval contains zero."""
-        return not self.half < abs(self.mean)
-
     def __str__(self) -> str:
         """``mean ± half`` with one decimal."""
         return f"{self.mean:+.1f}" + (f" ± {self.half:.1f}" if math.isfinite(self.half) else "")
 
     def verdict(self) -> str:
-        """'ahead' or 'behind' if the interval leaves out zero, otherwise 'level'."""
-        return "level" if self.level else "ahead" if self.mean > 0 else "behind"
+        """'higher' or 'lower' if the interval excludes zero, otherwise 'not significant'."""
+        if not self.half < abs(self.mean):
+            return "not significant"
+        return "higher" if self.mean > 0 else "lower"
 
 
 def mean_interval(values: Sequence[float] | pd.Series) -> Interval:

@@ -1,8 +1,8 @@
-"""What a training step takes in memory: average pooling, covariance pooling, and what makes either smaller.
+"""Measures the memory of a training step with average and with covariance pooling, with and without recomputation.
 
-Each setting runs in a process of its own: forward, backward and SGD step on random images. On the CPU the number is the
-growth of the process's peak resident memory over what it held with the model built; on a GPU, torch's peak of allocated
-bytes less what the model takes.
+Each setting runs in its own process: forward pass, backward pass and SGD step on random images. On the CPU the result
+is the peak of the process's resident memory minus its resident memory before the first step, with the model and its
+gradients allocated. On a GPU it is the same difference of the memory that torch has allocated.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
 from timm_gcp.models.stride import set_last_stride
 from timm_gcp.plots import new_figure, save_figure
+from timm_gcp.text import markdown_table
 
 from .record import provenance, read_table, write_table
 
@@ -40,6 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def main(argv: list[str]) -> None:
+    """Runs the command ``memory``."""
     parser = argparse.ArgumentParser(prog="python -m eval memory", description=__doc__.split("\n")[0])
     parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results")
     parser.add_argument("--backbone", default="resnet50", help="a timm ResNet or VGG (%(default)s)")
@@ -47,7 +49,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--img-size", type=int, default=448)
     parser.add_argument("-b", "--batch-size", type=int, default=10)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--setting", choices=SETTINGS, help=argparse.SUPPRESS)  # one, in this process
+    parser.add_argument("--setting", choices=SETTINGS, help=argparse.SUPPRESS)  # measure this one here
     args = parser.parse_args(argv)
     if args.device == "cpu" and not _STATM.exists():
         raise GCPError("Memory on the CPU is measured through Linux's /proc; run this on Linux, or give --device cuda.")
@@ -70,7 +72,17 @@ def main(argv: list[str]) -> None:
 def measure(
     args: argparse.Namespace, head: str | None = None, chunk_size: int | None = None, recompute: str = ""
 ) -> Mapping[str, float]:
-    """Two steps of one setting: mebibytes that a step adds, and the gradient's norm, which all settings share."""
+    """Measures two training steps of one setting.
+
+    Args:
+        args: the command's options.
+        head: '' for average pooling, None for covariance pooling.
+        chunk_size: images that the covariance pool processes at a time; None for all at once.
+        recompute: 'model', 'pool' or '': whose activations are recomputed in the backward pass.
+
+    Returns:
+        ``mib``: mebibytes that a step adds.
+    """
     torch.manual_seed(0)
     model: Any = timm.create_model(args.backbone if head == "" else f"{args.backbone}_{args.method}", num_classes=200)
     if head == "":
@@ -84,7 +96,7 @@ def measure(
     model = model.to(args.device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
     for p in model.parameters():
-        p.grad = torch.zeros_like(p)  # they are there in every step but the first
+        p.grad = torch.zeros_like(p)  # allocated in every step but the first
     images = torch.randn(args.batch_size, 3, args.img_size, args.img_size, device=args.device)
     before = _held(args.device)
     for _ in range(2):
@@ -109,11 +121,11 @@ def _peak(device: str) -> float:
 
 
 def table(rows: pd.DataFrame) -> str:
-    """Markdown: each setting's mebibytes, and their ratio to average pooling's."""
-    ratio = rows["mib"] / rows["mib"].iloc[0]
-    cells = zip(rows["setting"], rows["mib"], ratio, strict=True)
-    lines = [f"| {setting} | {mib:.0f} | {times:.2f} |" for setting, mib, times in cells]
-    return "\n".join(["| setting | MiB | times average pooling |", "|---|---|---|", *lines]) + "\n"
+    """Markdown: mebibytes of each setting, and their ratio to average pooling's."""
+    ratios = rows["mib"] / rows["mib"].iloc[0]
+    cells = zip(rows["setting"], rows["mib"], ratios, strict=True)
+    lines = [(setting, f"{mib:.0f}", f"{ratio:.2f}") for setting, mib, ratio in cells]
+    return markdown_table(("setting", "MiB", "relative to average pooling"), lines)
 
 
 def draw(rows: pd.DataFrame, path: Path) -> None:

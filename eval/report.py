@@ -1,7 +1,7 @@
-"""One page of everything that was measured: tables, pictures and verdicts from the CSV files of ``eval/results/``.
+"""Writes one page of all measurements: tables, plots and comparisons from the CSV files of ``eval/results/``.
 
-Tables and verdicts are computed from the files; what a person has to say of them stands in ``notes/NAME.md`` and is put
-under the section. The page is the same, byte for byte, wherever it is made from the same files.
+Tables and comparisons are computed from the files. A discussion written by hand, ``notes/NAME.md``, is appended to a
+section. The same files give the same page, byte for byte.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
 from timm_gcp.files import save_text
 
-from . import experiment_report, gradients, memory, speed
+from . import experiment_report, gradients, memory, speed, training_step
 from .record import read_cells, read_table
 
 
@@ -22,10 +22,11 @@ class Section:
     """A section of the page.
 
     Attributes:
-        name: of the CSV file it needs (and of its note); one without a file is its note alone.
-        title: its heading.
-        command: what measured it.
-        body: Markdown from the results folder; draws its pictures there.
+        name: name of its CSV file and of its note, without the extension.
+        title: heading.
+        command: the command of the measurement.
+        body: returns the Markdown for a results folder, and writes the plots there; None for a section without a CSV
+            file, which consists of its note.
     """
 
     name: str
@@ -35,14 +36,15 @@ class Section:
 
     @property
     def source(self) -> str:
-        """The file without which there is nothing to say."""
+        """The file that the section needs; without it, the section is left out."""
         return f"{self.name}.csv" if self.body is not None else f"notes/{self.name}.md"
 
     def text(self, results: Path) -> str:
+        """The section as Markdown, from a results folder."""
         parts = [f"## {self.title}", f"```bash\n{self.command}\n```"]
         if self.body is not None:
             parts += [
-                f"{provenance(results / self.source)} All lines: [{self.source}]({self.source}).",
+                f"{provenance(results / self.source)} Data: [{self.source}]({self.source}).",
                 self.body(results),
             ]
         note = results / "notes" / f"{self.name}.md"
@@ -52,7 +54,7 @@ class Section:
 
 
 def provenance(path: Path) -> str:
-    """When and where the lines of a file were measured, as a sentence."""
+    """Dates, machines and versions of the rows of a file, separated by semicolons."""
     rows = read_cells(path)
     dates, machines, versions = (sorted(set(rows[column])) for column in ("date", "machine", "versions"))
     days = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
@@ -71,24 +73,24 @@ def _speed(results: Path) -> str:
 
 
 def _step(results: Path) -> str:
-    return speed.step_table(read_table(results / "step.csv"))
+    return training_step.table(read_table(results / "step.csv"))
 
 
 def _memory(results: Path) -> str:
     rows = read_table(results / "memory.csv")
     memory.draw(rows, results / "memory.png")
-    return f"{memory.table(rows)}\n![MiB that a training step adds to the model](memory.png)"
+    return f"{memory.table(rows)}\n\n![MiB that a training step adds to the model](memory.png)"
 
 
 SECTIONS = (
     Section(
         "experiment",
-        "Pooling heads on the grocery photographs",
-        "python -m eval experiment --data-dir GROCERY          # stages 1 to 9; resumable\n"
+        "Pooling heads trained on the Grocery Store photographs",
+        "python -m eval experiment --data-dir GROCERY          # all stages; can be interrupted and started again\n"
         "python -m eval experiment --data-dir GROCERY --stage 2 --heads average isqrt svdpade-hybrid --seeds 3 4",
         experiment_report.section,
     ),
-    Section("gradients", "What each method does to the gradient", "python -m eval gradients", _gradients),
+    Section("gradients", "Errors of the gradients", "python -m eval gradients", _gradients),
     Section(
         "speed",
         "Speed and memory of the layers",
@@ -99,7 +101,7 @@ SECTIONS = (
     ),
     Section(
         "step",
-        "A whole training step against average pooling",
+        "Time of a training step",
         "python -m eval speed --step resnet50 --methods isqrt polar svdpade --batch 8 --repeats 5 --threads 2",
         _step,
     ),
@@ -118,7 +120,7 @@ SECTIONS = (
     ),
     Section(
         "families",
-        "Other families on the grocery photographs",
+        "Other backbone families on the Grocery Store photographs",
         "timm-gcp train --dataset grocery --data-dir GROCERY --val-split val --model MODEL --img-size 128 -b 32 \\\n"
         "    --opt adamw --weight-decay 0.05 --lr 1e-3 --epochs 8 --warmup-epochs 1 --device cpu -j 1",
     ),
@@ -126,6 +128,7 @@ SECTIONS = (
 
 
 def main(argv: list[str]) -> None:
+    """Runs the command ``report``."""
     parser = argparse.ArgumentParser(prog="python -m eval report", description=__doc__.split("\n")[0])
     parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results")
     args = parser.parse_args(argv)
@@ -136,7 +139,10 @@ def main(argv: list[str]) -> None:
 
 
 def page(results: Path) -> str:
-    """The whole page; a section whose file is missing is left out.
+    """The page as Markdown; writes the plots into the folder. A section whose file is missing is left out.
+
+    Args:
+        results: folder of the CSV files.
 
     Raises:
         GCPError: the folder has no results at all.
@@ -145,9 +151,10 @@ def page(results: Path) -> str:
     if not there:
         raise GCPError(f"{results} holds no results: measure something first (python -m eval --help).")
     head = (
-        "# What was measured\n\n"
-        "Made by `python -m eval report` from the CSV files of this folder. Every number came from the command beside "
-        "it; date, machine and versions stand in each line. *Level* means that the 95 % interval of a difference "
-        "(Student's, over seeds) holds zero."
+        "# Measurements\n\n"
+        "Generated by `python -m eval report` from the CSV files in this folder. Each section starts with the command "
+        "that made its measurements, and each row of a file has date, machine and versions. A difference is called "
+        "*higher* or *lower* if its 95 % confidence interval (Student's t, over seeds) excludes zero, otherwise "
+        "*not significant*."
     )
     return "\n\n".join([head, *(section.text(results) for section in there)]) + "\n"

@@ -1,14 +1,13 @@
-"""How long each method takes, forward and backward, and how much memory, beside floors measured in the same run.
+"""Measures time and memory of every method, forward and backward, beside lower bounds measured in the same run.
 
-Floors: one batched eigendecomposition of the smaller side of the features (float64, as the SVD family does it); the
-matrix products that no method can do without (Gram matrix, output, gradient of the features; float32); a copy of the
-features and the output there and back. Everything is timed in turn, round after round, so that a busy machine slows
-all alike; the numbers are medians, the ratios are what counts.
+The lower bounds ("floors"): one batched eigendecomposition of the smaller Gram matrix of the features (float64, as in
+the SVD family); the matrix products that every method needs (Gram matrix, output, gradient of the features; float32); a
+copy of the features and of the output in either direction. All layers are timed in turn, round after round, so that
+other load on the machine slows all of them alike. Times are medians; their ratios are more reliable than the times.
 
-``--upstream DIR`` times the published layers beside ours, from the user's checkouts. ``--precision float32`` adds the
-methods in another precision of their spectral part, in which some of them run otherwise; ``--compiled svdpade`` adds a
-method as ``torch.compile`` makes it. ``--step`` times whole training steps of a backbone against average pooling with
-the same stride.
+``--upstream DIR`` also times the published layers, from the user's checkouts. ``--precision float32`` adds the methods
+in another precision of their spectral part, for which some of them have another algorithm. ``--compiled svdpade`` adds
+a method under ``torch.compile``. ``--step BACKBONE`` times training steps instead (`eval.training_step`).
 """
 
 import argparse
@@ -21,18 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from timm_gcp import METHODS, pool_features
 from timm_gcp.commands.option_types import path_object
-from timm_gcp.models.stride import set_last_stride
 from timm_gcp.plots import new_figure, save_figure
+from timm_gcp.text import markdown_table
 
+from . import training_step
 from .record import provenance, read_table, write_table
+from .training_step import synchronize
 from .upstream_layers import LAYERS, load
 
 Layer = Callable[[Tensor], Tensor]
@@ -42,20 +42,21 @@ TARGETS = {
     ("isqrt", "MPNCOV"): {14: 3.0, 7: 12.0},
     ("polar", "SVD_Pade"): {14: 6.0, 7: 30.0},
 }
-"""Ours, published → side of the map → how many times faster ours is meant to be (2 threads, batch 16, 256 channels)."""
+"""(Our method, published layer) → side of the map → the speed-up aimed at (2 threads, batch 16, 256 channels)."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
 def main(argv: list[str]) -> None:
+    """Runs the command ``speed``."""
     parser = argparse.ArgumentParser(prog="python -m eval speed", description=__doc__.split("\n")[0])
     parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="METHOD", default=tuple(METHODS))
     parser.add_argument("--batch", type=int, nargs="+", default=[16])
     parser.add_argument("--channels", type=int, nargs="+", default=[256])
     parser.add_argument("--maps", type=int, nargs="+", default=[7, 14], help="side of the feature map (%(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=["float32"], help="of the features")
-    parser.add_argument("--precision", choices=DTYPES, nargs="+", default=[], help="methods that have it, in it too")
-    parser.add_argument("--compiled", nargs="+", choices=METHODS, metavar="METHOD", default=[], help="compiled, too")
+    parser.add_argument("--precision", choices=DTYPES, nargs="+", default=[], help="other precisions, too")
+    parser.add_argument("--compiled", nargs="+", choices=METHODS, metavar="METHOD", default=[], help="also compiled")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (%(default)s)")
     parser.add_argument("--repeats", type=int, default=9)
@@ -71,8 +72,8 @@ def main(argv: list[str]) -> None:
     torch.manual_seed(0)
     args.results.mkdir(parents=True, exist_ok=True)
     if args.step:
-        write_table(args.results / "step.csv", steps(args))
-        print(step_table(read_table(args.results / "step.csv")))
+        write_table(args.results / "step.csv", training_step.time_steps(args))
+        print(training_step.table(read_table(args.results / "step.csv")))
         return
     rows: list[dict[str, Any]] = []
     for batch, channels, side, dtype in product(args.batch, args.channels, args.maps, args.dtype):
@@ -84,8 +85,19 @@ def main(argv: list[str]) -> None:
 
 
 def layers(args: argparse.Namespace, batch: int, channels: int, side: int, dtype: str) -> list[dict[str, Any]]:
-    """Times every layer on one shape; a line each."""
-    # ReLU of correlated channels, as a reduction gives them: full rank of what the map allows, unequal eigenvalues.
+    """Times every layer on features of one shape.
+
+    Args:
+        args: the command's options.
+        batch: images.
+        channels: of the features.
+        side: height and width of the feature map.
+        dtype: a key of `DTYPES`.
+
+    Returns:
+        One row per layer, for ``speed.csv``.
+    """
+    # ReLU of correlated channels, as after a reduction: the largest rank that the map allows, unequal eigenvalues.
     mixing = torch.randn(channels, channels) * torch.logspace(0, -2, channels)
     x = (mixing @ torch.randn(batch, channels, side * side)).relu().unflatten(-1, (side, side))
     x = x.to(args.device, DTYPES[dtype])
@@ -97,7 +109,7 @@ def layers(args: argparse.Namespace, batch: int, channels: int, side: int, dtype
         for name in args.precision:
             if (precision := DTYPES[name]) in METHODS[method].dtypes and precision != METHODS[method].dtype:
                 chosen[f"{method}, {name}"] = ("ours", partial(_ours, method=method, dtype=precision))
-    torch.compiler.reset()  # or the kernels of the shapes before count against its limit
+    torch.compiler.reset()  # kernels of other shapes would count against its limit
     for method in args.compiled:
         chosen[f"{method}, compiled"] = ("ours", torch.compile(partial(_ours, method=method), dynamic=False))
     if args.upstream:
@@ -125,7 +137,12 @@ def _ours(x: Tensor, method: str, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def floors(channels: int, side: int) -> dict[str, Layer]:
-    """What is timed for comparison; each takes the map, and its backward is part of it."""
+    """The lower bounds: functions of the feature map, which include what the backward pass needs.
+
+    Args:
+        channels: of the features.
+        side: height and width of the feature map.
+    """
 
     def eigh(x: Tensor) -> Tensor:
         f = x.detach().flatten(2).double()
@@ -145,26 +162,31 @@ def floors(channels: int, side: int) -> dict[str, Layer]:
     return {"eigh": eigh, "products": products, "copy": copy}
 
 
-def _wait(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
 def measure(chosen: dict[str, Layer], x: Tensor, repeats: int, title: str) -> dict[str, tuple[float, float]]:
-    """Medians of forward and backward, in milliseconds; layers in turn, after a round that is not counted."""
+    """Times layers in turn, after one round of warm-up.
+
+    Args:
+        chosen: name → layer.
+        x: features ``[B, C, H, W]``.
+        repeats: rounds that are counted.
+        title: of the progress bar.
+
+    Returns:
+        Name → medians of forward and backward time, in milliseconds.
+    """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in chosen}
     device = x.device.type
     for number in tqdm(range(repeats + 1), desc=title, disable=None):
         for name, run in chosen.items():
             given = x.clone().requires_grad_()
-            _wait(device)
+            synchronize(device)
             start = time.perf_counter()
             out = run(given)
-            _wait(device)
+            synchronize(device)
             middle = time.perf_counter()
             if out.requires_grad:
                 out.backward(torch.ones_like(out))
-                _wait(device)
+                synchronize(device)
             if number:
                 times[name].append((1e3 * (middle - start), 1e3 * (time.perf_counter() - middle)))
     return {
@@ -175,7 +197,12 @@ def measure(chosen: dict[str, Layer], x: Tensor, repeats: int, title: str) -> di
 
 
 def extra_memory(run: Layer, x: Tensor) -> int:
-    """Bytes that forward and backward hold at most on top of the input: every allocation counted, on the CPU too."""
+    """Largest number of bytes that forward and backward allocate on top of the input.
+
+    Args:
+        run: the layer.
+        x: features ``[B, C, H, W]``.
+    """
     given = x.clone().requires_grad_()
 
     def once() -> None:
@@ -189,7 +216,7 @@ def extra_memory(run: Layer, x: Tensor) -> int:
         once()
         return torch.cuda.max_memory_allocated() - before
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the profiler sees its own thread only
+    torch.set_num_threads(1)  # the profiler records only its own thread
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         once()
     torch.set_num_threads(threads)
@@ -198,84 +225,41 @@ def extra_memory(run: Layer, x: Tensor) -> int:
     return max(accumulate(size for _, size in sorted(sizes, key=lambda pair: pair[0])), default=0)
 
 
-def steps(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Times training steps of a backbone with average pooling and with each method, in turn."""
-    images = torch.randn(args.batch[0], 3, args.img_size, args.img_size, device=args.device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(1000, (args.batch[0],), device=args.device)
-    heads: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {}
-    for head in ("average", *args.methods):
-        model: Any = timm.create_model(args.step if head == "average" else f"{args.step}_{head}", num_classes=1000)
-        if head == "average":
-            set_last_stride(model, 1)
-        model = model.to(args.device, memory_format=torch.channels_last).train()
-        heads[head] = model, torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
-    seconds: dict[str, list[float]] = {head: [] for head in heads}
-    for number in tqdm(range(args.repeats + 2), desc=args.step, disable=None):
-        for head, (model, optimizer) in heads.items():
-            taken = _step(model, optimizer, images, labels, args.amp)
-            if number >= 2:
-                seconds[head].append(taken)
-    given = dict(backbone=args.step, batch=args.batch[0], img_size=args.img_size, amp=args.amp, device=args.device)
-    return [
-        {"head": head, "ms": f"{1e3 * statistics.median(own):.1f}", **given, "threads": args.threads, **provenance()}
-        for head, own in seconds.items()
-    ]
-
-
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, amp: bool) -> float:
-    device = images.device.type
-    _wait(device)
-    start = time.perf_counter()
-    with torch.autocast(device, torch.bfloat16, enabled=amp):
-        loss = nn.functional.cross_entropy(model(images), labels)
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    _wait(device)
-    return time.perf_counter() - start
-
-
-def step_table(rows: pd.DataFrame) -> str:
-    """Markdown: milliseconds of a training step, and their ratio to average pooling's."""
-    first = rows.iloc[0]
-    precision = "bfloat16 autocast" if first["amp"] else "float32"
-    of = f"`{first['backbone']}`, last stage at stride 1, batch {first['batch']}, {first['img_size']} px, {precision}"
-    cells = zip(rows["head"], rows["ms"], rows["ms"] / first["ms"], strict=True)
-    lines = [f"| {head} | {ms} | {ratio:.2f} |" for head, ms, ratio in cells]
-    head = [f"{of}, {first['device']}, {first['threads']} threads:", "", "| head | ms a step | times average pooling |"]
-    return "\n".join([*head, "|---|---|---|", *lines])
-
-
 SHAPE = ["batch", "channels", "map", "dtype", "device", "threads"]
-COLUMNS = ["forward_ms", "backward_ms", "ms", "times_eigh", "times_products", "extra_mib"]
+COLUMNS = {
+    "forward_ms": "forward ms",
+    "backward_ms": "backward ms",
+    "ms": "both",
+    "times_eigh": "relative to eigh",
+    "times_products": "relative to products",
+    "extra_mib": "extra MiB",
+}
 
 
 def table(rows: pd.DataFrame) -> str:
     """Markdown: one table per shape, and the speed against the published layers where those were timed."""
     parts = []
     for (batch, channels, side, dtype, device, threads), own in rows.groupby(SHAPE, sort=False):
-        lines = [
-            f"Batch {batch}, {channels} channels, {side}×{side} maps, {dtype}, {device}, {threads} threads:",
-            "",
-            "| layer | forward ms | backward ms | both | times eigh | times products | extra MiB |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for row in own.to_dict("records"):
-            name = f"{row['layer']} ({row['kind']})" if row["kind"] != "ours" else f"`{row['layer']}`"
-            lines.append(f"| {name} | {' | '.join(f'{row[column]:.2f}' for column in COLUMNS)} |")
-        parts.append("\n".join(lines))
+        parts.append(f"Batch {batch}, {channels} channels, {side}×{side} maps, {dtype}, {device}, {threads} threads:")
+        kinds = own[["layer", "kind"]].itertuples(index=False, name=None)
+        names = [f"`{layer}`" if kind == "ours" else f"{layer} ({kind})" for layer, kind in kinds]
+        numbers = own[list(COLUMNS)].map("{:.2f}".format).values
+        lines = ((name, *cells) for name, cells in zip(names, numbers, strict=True))
+        parts.append(markdown_table(("layer", *COLUMNS.values()), lines))
         if against := comparison(own, side):
-            parts.append("\n".join(["| | faster | aim | memory, of the published |", "|---|---|---|---|", *against]))
+            parts.append(markdown_table(("", "speed-up", "aim", "memory relative to the published layer"), against))
     return "\n\n".join(parts)
 
 
-def comparison(rows: pd.DataFrame, side: int) -> list[str]:
-    """One line for each of our methods whose published layer was timed in the same run.
+def comparison(rows: pd.DataFrame, side: int) -> list[tuple[str, str, str, str]]:
+    """One row for each of our methods whose published layer was timed in the same run.
 
     Args:
         rows: the layers of one shape.
-        side: of its maps.
+        side: height and width of its maps.
+
+    Returns:
+        The pair, the speed-up, the speed-up aimed at, and the memory relative to the published layer.
     """
     by_layer = rows.set_index("layer")
     lines = []
@@ -286,7 +270,7 @@ def comparison(rows: pd.DataFrame, side: int) -> list[str]:
                 faster, memory = theirs["ms"] / mine["ms"], mine["extra_mib"] / theirs["extra_mib"]
                 aim = TARGETS.get((ours, layer.name), {}).get(side)
                 aimed = f"{aim:g}×" if aim else ""
-                lines.append(f"| `{ours}` against {layer.name} | {faster:.1f}× | {aimed} | {memory:.2f} |")
+                lines.append((f"`{ours}` against {layer.name}", f"{faster:.1f}×", aimed, f"{memory:.2f}"))
     return lines
 
 

@@ -1,4 +1,4 @@
-"""The published layers, from the user's own checkouts of the two repositories, for a comparison in one process."""
+"""The published layers, loaded from the user's checkouts of the two repositories."""
 
 import contextlib
 import importlib.util
@@ -17,14 +17,14 @@ from timm_gcp import GCPError
 
 @dataclass(frozen=True)
 class Published:
-    """A layer of a repository.
+    """A published layer.
 
     Attributes:
-        name: what the table calls it.
+        name: its name in tables.
         repository: name of the checkout's folder.
-        file: under ``src/representation``.
-        arguments: of its class, which has the file's name; the input's width comes on top.
-        ours: the method of this project that it is held against.
+        file: name of the file in ``src/representation``, and of the class in it.
+        arguments: arguments of the class, apart from ``input_dim``.
+        ours: the methods of this project that are compared with it.
     """
 
     name: str
@@ -47,7 +47,7 @@ LAYERS = (
 
 @contextlib.contextmanager
 def _without_cuda(device: str) -> Iterator[None]:
-    """The published files move tensors to a GPU by name; on a CPU they stay where they are."""
+    """On a CPU, makes ``Tensor.cuda`` do nothing: the published files call it unconditionally."""
     if device != "cpu":
         yield
         return
@@ -56,22 +56,25 @@ def _without_cuda(device: str) -> Iterator[None]:
 
 
 def load(folder: Path, device: str, channels: int) -> Iterator[tuple[Published, Callable[[Tensor], Tensor]]]:
-    """Every published layer that the folder holds, as a function of maps ``[B, C, H, W]``.
+    """Every published layer in a folder of checkouts, as a function of feature maps ``[B, C, H, W]``.
 
-    The files are run as they are: they are the user's own checkouts.
+    The files are executed unchanged: they are the user's own checkouts.
 
     Args:
-        folder: holds ``DifferentiableSVD`` and ``fast-MPN-COV``, or one of them.
+        folder: contains ``DifferentiableSVD``, ``fast-MPN-COV`` or both.
         device: 'cpu' or 'cuda'.
         channels: C.
 
+    Yields:
+        The layer's description and the layer.
+
     Raises:
-        GCPError: the folder holds neither.
+        GCPError: the folder contains neither.
     """
     found = [layer for layer in LAYERS if (folder / layer.repository / "src/representation").is_dir()]
     if not found:
         raise GCPError(
-            f"{folder} holds neither DifferentiableSVD nor fast-MPN-COV: clone them there (github.com/KingJamesSong/"
+            f"{folder} contains neither DifferentiableSVD nor fast-MPN-COV: clone them there (github.com/KingJamesSong/"
             "DifferentiableSVD, github.com/jiangtaoxie/fast-MPN-COV)."
         )
     for layer in found:

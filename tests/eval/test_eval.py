@@ -106,7 +106,7 @@ def test_imagenet_compares_with_what_the_authors_printed():
     assert "| test_resnet_polar.tiny | 50.00 | 100.00 | 40.00 | +10.00 | 6 |" in imagenet.comparison([row], measured)
     rows = {row.name: row}
     assert imagenet.chosen(rows, [row.name]) == [row]
-    with pytest.raises(GCPError, match="by --models"):
+    with pytest.raises(GCPError, match="with --models"):
         imagenet.chosen(rows, [])
     with pytest.raises(GCPError, match="has no 'resnet'"):
         imagenet.chosen(rows, ["resnet"])

@@ -171,12 +171,12 @@ def test_intervals():
     values = mean_interval([1.0, 2.0, 3.0])
     assert (values.mean, values.number) == (2.0, 3)
     assert values.half == pytest.approx(4.302653 / 3**0.5, rel=1e-6)  # Student's t for 2 degrees of freedom
-    assert values.verdict() == "level"
+    assert values.verdict() == "not significant"
     gap = paired(pd.Series({0: 5.0, 1: 6.1, 2: 4.9, 3: 0.0}), pd.Series({0: 1.0, 1: 2.0, 2: 1.0}))
     assert gap is not None
-    assert (gap.number, gap.verdict()) == (3, "ahead")
+    assert (gap.number, gap.verdict()) == (3, "higher")
     assert paired(pd.Series({0: 1.0}), pd.Series({1: 1.0})) is None
-    assert paired(pd.Series({0: 1.0}), pd.Series({0: 0.0})).verdict() == "level"  # one seed decides nothing
+    assert paired(pd.Series({0: 1.0}), pd.Series({0: 0.0})).verdict() == "not significant"  # one seed decides nothing
     # Equal deviations and numbers: Welch's interval is Student's with 4 degrees of freedom.
     welch = unpaired([11.0, 12.0, 13.0], [1.0, 2.0, 3.0])
     assert welch.mean == 10
@@ -215,7 +215,7 @@ def results(tmp_path_factory):
     write_table(folder / "experiment.csv", rows)
     write_table(folder / "experiment_curves.csv", curves)
     (folder / "notes").mkdir()
-    (folder / "notes" / "experiment.md").write_text("What a person has to say.\n")
+    (folder / "notes" / "experiment.md").write_text("Written by hand.\n")
     return folder
 
 
@@ -225,17 +225,17 @@ def test_the_page(results):
     assert "2026-01-01; " in page
     assert "| average | 0.1 | 60.0, 60.1 | 60.0 ± 0.1 | 95.0 |  | -4.9 ± 0.6 |" in page
     assert "| isqrt | **65.0** | 64.0 |" in page
-    assert "read: `isqrt`." in page
-    assert "`isqrt` against `polar`: ahead, +2.9 ± 0.6 (2 seeds, paired)." in page
-    assert "`svdpade-hybrid` against `isqrt`: level" in page
-    assert "`isqrt`: median κ 5.5e+03 while the rate is above half its peak, 1.0e+01 once" in page
-    assert "What a person has to say." in page
+    assert "test part: `isqrt`." in page
+    assert "`isqrt` against `polar`: higher, +2.9 ± 0.6 (2 seeds, paired)." in page
+    assert "`svdpade-hybrid` against `isqrt`: not significant" in page
+    assert "`isqrt`: median κ 5.5e+03 while the learning rate is above half of its peak, 1.0e+01 once" in page
+    assert "Written by hand." in page
     assert "`average`: 70.0 ± 0.0 (70.0, 70.0)." in page
-    assert "`isqrt`: 80.5 ± 0.7 (80.0, 81.0); against `average`: ahead, +10.5 ± 6.4 (2 seeds, paired)." in page
+    assert "`isqrt`: 80.5 ± 0.7 (80.0, 81.0); against `average`: higher, +10.5 ± 6.4 (2 seeds, paired)." in page
     assert (
         "`test_vit`, lr 0.001, 95.0 on the training part: `isqrt`: 40.5 ± 0.7 (40.0, 41.0); against `average`: " in page
     )
-    assert "ahead, +10.5 ± 6.4 (2 seeds, paired)." in page
+    assert "higher, +10.5 ± 6.4 (2 seeds, paired)." in page
     for name in ("backbones", "heads", "same_shops", "curves", "gap", "conditioning", "hybrid"):
         with Image.open(results / f"experiment_{name}.png") as plot:
             assert min(plot.size) > 300
