@@ -263,8 +263,8 @@ def test_numbers_of_the_row_are_held(miniature, monkeypatch):
     ("file", "line", "match"),
     [
         ("images.txt", "99 ../../secret.jpg", "contradict each other at image 99"),
-        ("images.txt", "1 again.jpg", "line 16: '1 again.jpg' is not a number of its own and a value"),
-        ("classes.txt", "nonsense", "'nonsense' is not a number of its own and a value"),
+        ("images.txt", "1 again.jpg", "line 16: '1 again.jpg' is not a new number and a value"),
+        ("classes.txt", "nonsense", "'nonsense' is not a new number and a value"),
     ],
 )
 def test_damaged_lists_of_cub(miniature, file, line, match):
@@ -310,7 +310,7 @@ def test_unreadable_image_is_named(miniature):
 def test_without_scipy(name, tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if module == "scipy" else find(module))
-    assert "pip install scipy" in refused("takes scipy", name, tmp_path, "train")
+    assert "pip install scipy" in refused("need scipy", name, tmp_path, "train")
     assert not {name: row for name, row in FINE_GRAINED.items() if row.matlab != (name in ("cars", "dogs", "flowers"))}
 
 

@@ -76,7 +76,7 @@ def test_a_run_records_what_was_held_out(photographs, tmp_path, capsys):
     assert "--val-fraction 0.2" in capsys.readouterr().err  # the remedy
     assert main([*run, "--val-fraction", "0.25"]) == 0
     out = capsys.readouterr().out
-    assert "Split validation (--val-fraction 0.25, held out): 6 images, 3 a class" in out
+    assert "Split validation (--val-fraction 0.25, held out): 6 images, 3 per class" in out
     folder = tmp_path / "runs" / "run"
     assert yaml.safe_load((folder / "args.yaml").read_text())["val_fraction"] == 0.25
     training = json.loads((folder / "model" / "config.json").read_text())["training"]

@@ -114,4 +114,4 @@ def test_textures_tell_their_counts():
     textures = TextureDataset("train", num_classes=3, images_per_class=4, target_transform=lambda label: 0)
     assert textures.targets == [0, 1, 2] * 4
     assert class_counts(textures, 3).tolist() == [4, 4, 4]
-    assert describe_counts(textures, 3, textures.class_names) == "12 images, 4 a class"
+    assert describe_counts(textures, 3, textures.class_names) == "12 images, 4 per class"

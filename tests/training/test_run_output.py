@@ -61,8 +61,8 @@ def test_a_run_says_where_it_starts(images, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "Weights: test_resnet_svdpade.grocery; the classifier is new (81 → 3 classes)." in out
     assert "Frozen: all but the head; 0.0125 of 0.385 M parameters are trained." in out
-    assert "Split train: 3 classes (coarse, fine, middle); 35 images, 11 (fine) to 12 (coarse) a class." in out
-    assert "Split validation: 36 images, 12 a class." in out
+    assert "Split train: 3 classes (coarse, fine, middle); 35 images, 11 (fine) to 12 (coarse) per class." in out
+    assert "Split validation: 36 images, 12 per class." in out
     assert "Training: epochs 1 to 2, lr 0.01 (sgd, cosine)" in out
     assert "Hybrid protocol: isqrt first, switches to svdpade after 1 epoch." in out
     assert "Epochs under isqrt are not ranked" in out
@@ -121,8 +121,8 @@ def test_weights_a_run_starts_from(more, said):
 def test_counts(images):
     train = create_dataset("", images, "train", is_training=True)
     assert class_counts(train, 3).tolist() == [12, 11, 12]
-    assert describe_counts(train, 3, None) == "35 images, 11 (class 1) to 12 (class 0) a class"
-    assert describe_counts(train, 4, list("abcd")) == "35 images, at most 12 (a) a class, none of d"
+    assert describe_counts(train, 3, None) == "35 images, 11 (class 1) to 12 (class 0) per class"
+    assert describe_counts(train, 4, list("abcd")) == "35 images, at most 12 (a) per class, none of d"
     torchvision_like = SimpleNamespace(targets=torch.tensor([0, 1, 1]))
     assert class_counts(torchvision_like, 2).tolist() == [1, 2]
     assert class_counts(SimpleNamespace(targets=np.array([0.5, 1.0])), 2) is None

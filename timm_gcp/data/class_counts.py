@@ -1,4 +1,4 @@
-"""How many images each class of a data set has."""
+"""Counts the images of each class of a data set."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,15 @@ _LABELS = ("targets", "labels", "_labels")  # torchvision's data sets
 
 
 def class_counts(dataset: Any, num_classes: int) -> np.ndarray | None:
-    """Images of each class ``[num_classes]``; None where the data set does not tell without reading all of it."""
+    """Counts the images of each class.
+
+    Args:
+        dataset: of ``create_dataset``, or of torchvision.
+        num_classes: number of classes.
+
+    Returns:
+        Counts ``[num_classes]``, int64; None if the labels are known only when the images are read.
+    """
     samples = getattr(getattr(dataset, "reader", None), "samples", None)
     try:
         if samples is not None:
@@ -26,19 +34,25 @@ def class_counts(dataset: Any, num_classes: int) -> np.ndarray | None:
 
 
 def describe_counts(dataset: Any, num_classes: int, names: Sequence[str] | None) -> str:
-    """The images of a split in one phrase: '210 images, 30 (wren) to 60 (robin) a class'."""
+    """Describes the images of a split: '210 images, 30 (wren) to 60 (robin) per class'.
+
+    Args:
+        dataset: as for ``class_counts``.
+        num_classes: number of classes.
+        names: of the classes, by label; None shows the labels.
+    """
     number = f"{len(dataset)} images" if hasattr(dataset, "__len__") else "a stream of images"
     counts = class_counts(dataset, num_classes)
     if counts is None or len(counts) != num_classes:
         return number
     least, most = int(counts.argmin()), int(counts.argmax())
     if counts[least] == counts[most]:
-        return f"{number}, {counts[most]} a class"
+        return f"{number}, {counts[most]} per class"
 
     def shown(label: int) -> str:
         return f"{counts[label]} ({names[label] if names else f'class {label}'})"
 
     empty = [str(names[label] if names else label) for label in np.flatnonzero(counts == 0).tolist()]
     if empty:
-        return f"{number}, at most {shown(most)} a class, none of {some_of(empty, 3)}"
-    return f"{number}, {shown(least)} to {shown(most)} a class"
+        return f"{number}, at most {shown(most)} per class, none of {some_of(empty, 3)}"
+    return f"{number}, {shown(least)} to {shown(most)} per class"

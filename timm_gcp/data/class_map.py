@@ -1,4 +1,4 @@
-"""Class maps: text files that give every class its label."""
+"""Reads class maps, the text files that give every class its label."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,12 +12,15 @@ __all__ = ["read_class_map"]
 
 
 def read_class_map(class_map: str | Mapping[str, int], root: Any = None) -> dict[str, int]:
-    """The label of every class.
+    """Reads a class map.
 
     Args:
-        class_map: path of a text file with a class on each line, in the order of the labels (blank lines do not
-            count), or a mapping; '' for none.
+        class_map: path of a text file with one class per line, in the order of the labels (blank lines are ignored),
+            or a mapping; '' for none.
         root: folder of the data set, in which the file is looked for as well.
+
+    Returns:
+        Class → label.
 
     Raises:
         GCPError: the file cannot be read, is empty, or names a class twice.
@@ -26,14 +29,14 @@ def read_class_map(class_map: str | Mapping[str, int], root: Any = None) -> dict
         return dict(class_map or {})
     where = f"--class-map {str(class_map)!r}"
     if not str(class_map).endswith(".txt"):  # timm would unpickle a .pkl
-        raise GCPError(f"{where} is not a .txt file: write one with a class on each line.")
+        raise GCPError(f"{where} is not a .txt file: write one with one class per line.")
     places = [Path(class_map), *([Path(root, class_map)] if root else [])]
     file = next((place for place in places if place.is_file()), None)
     if file is None:
-        raise GCPError(f"{where} cannot be read (there is no such file): give a text file with a class on each line.")
+        raise GCPError(f"{where} cannot be read (there is no such file): give a text file with one class per line.")
     lines = list(numbered_lines(file))
     if not lines:
-        raise GCPError(f"{where} names no class: write a class on each line.")
+        raise GCPError(f"{where} names no class: write one class per line.")
     counts = Counter(name for _, name in lines)
     twice = [(number, name) for number, name in lines if counts[name] > 1]
     if twice:

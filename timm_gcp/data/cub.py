@@ -1,4 +1,4 @@
-"""The lists of CUB-200-2011: images, labels, classes and the official split, a file each."""
+"""Reads the lists of CUB-200-2011: images, labels, classes and the official split, each in a file of its own."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ def read_cub(folder: Path, split: str) -> Listing:
         split: 'train' or 'test'.
 
     Returns:
-        Images with labels from 0, in the order of ``images.txt``, and names without number: 'Black footed Albatross'.
+        Images with labels from 0, in the order of ``images.txt``, and class names such as 'Black footed Albatross'.
 
     Raises:
         GCPError: a list is malformed, or two of them contradict each other.
@@ -43,13 +43,13 @@ def read_cub(folder: Path, split: str) -> Listing:
 
 
 def _table(file: Path) -> dict[str, str]:
-    """Lines of 'number value', by number."""
+    """The values of the lines 'number value', by number."""
     table = {}
     for line_number, line in numbered_lines(file):
         number, _, value = line.partition(" ")
         if not number.isdigit() or not value or number in table:
             raise GCPError(
-                f"{str(file)!r}, line {line_number}: {line!r} is not a number of its own and a value: extract the "
+                f"{str(file)!r}, line {line_number}: {line!r} is not a new number and a value: extract the "
                 "archive again."
             )
         table[number] = value.strip()

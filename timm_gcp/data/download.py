@@ -1,4 +1,4 @@
-"""Downloads of data sets: torchvision's own, and an archive that is extracted whole or not at all."""
+"""Downloads data sets: by torchvision, or from an archive that is extracted completely or not at all."""
 
 import os
 import shutil
@@ -15,22 +15,22 @@ from ..weights.download import TIMEOUT, download
 
 
 def fetch_with_torchvision(kind: Any, folder: Path, what: str, remedy: str) -> None:
-    """Lets a data set of torchvision's download itself.
+    """Downloads a data set by torchvision.
 
     Args:
-        kind: its class.
-        folder: the folder that it makes, under the name that torchvision gives it.
+        kind: torchvision's class of the data set.
+        folder: the folder to make, under the name that torchvision gives it.
         what: what messages call the data set.
         remedy: what to do if it cannot be had: the end of a sentence, without its full stop.
 
     Raises:
-        GCPError: whatever prevents it.
+        GCPError: the download fails, or the archive is damaged.
     """
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)  # torchvision sets none and would wait for ever
+    socket.setdefaulttimeout(TIMEOUT)  # torchvision sets none and would wait forever
     try:
         kind(str(folder.parent), download=True)
-    except Exception as error:  # of the network, of the archive, and torchvision's own
+    except Exception as error:  # errors of the network, of the archive and of torchvision
         raise GCPError(
             f"{what} cannot be downloaded ({one_line(error)}): remove what has arrived in {str(folder.parent)!r} and "
             f"try again, or {remedy}."
@@ -40,7 +40,7 @@ def fetch_with_torchvision(kind: Any, folder: Path, what: str, remedy: str) -> N
 
 
 def fetch_archive(url: str, md5: str, folder: Path, what: str, remedy: str) -> None:
-    """Downloads a .tgz file beside the folder that it holds, resumed where it was cut, and extracts it.
+    """Downloads a .tgz archive, resuming a partial download, and extracts the folder in it beside the archive.
 
     Args:
         url: its address.
@@ -50,7 +50,7 @@ def fetch_archive(url: str, md5: str, folder: Path, what: str, remedy: str) -> N
         remedy: what to do if it cannot be had: the end of a sentence, without its full stop.
 
     Raises:
-        GCPError: the download fails (see ``weights.download``), the archive is another one, or it cannot be extracted.
+        GCPError: the download fails (see ``weights.download``), the MD5 differs, or the archive cannot be extracted.
     """
     archive = folder.parent / url.rpartition("/")[2]
     if folder.exists():

@@ -1,4 +1,4 @@
-"""Opens any data set by its name: image folders, list files, textures, and everything that timm reads."""
+"""Opens a data set by its name: image folders, image lists, fine-grained benchmarks, textures, or timm's."""
 
 import contextlib
 import difflib
@@ -23,7 +23,7 @@ from .textures import TextureDataset
 _TEXTURES = ("num_classes", "images_per_class", "img_size", "transform", "target_transform")
 _LISTS = ("grocery", "list")
 _READING = ("load_bytes", "transform", "target_transform")  # arguments of timm's ImageDataset
-_PACKAGES = {  # timm's prefix -> the module it imports and what installs it; None needs nothing
+_PACKAGES = {  # timm's prefix -> the module it imports and the package to install; None: installed with timm
     "torch": None,
     "hfds": ("datasets", "datasets"),
     "hfids": ("datasets", "datasets"),
@@ -48,7 +48,7 @@ def create_dataset(
     seed: int = 0,
     **kwargs: Any,
 ) -> Any:
-    """Opens a data set and checks it, so that what is wrong is said before any training.
+    """Opens a data set and checks it before any training.
 
     Args:
         name: '' for image folders (``root/train/<class>/*.jpg``, also a .tar file), 'list' (or 'grocery', the same)
@@ -57,17 +57,17 @@ def create_dataset(
             that timm knows ('torch/cifar10', 'hfds/...', 'tfds/...', 'wds/...').
         root: folder of the data set; None for 'textures'.
         split: 'train', 'validation' or 'test' and timm's synonyms, or the name of a folder or list. For image
-            folders '' means ``root`` itself, which also serves an evaluation split if there are no split folders.
-        class_map: image folders: path of a text file with a class on each line, in the order of the labels, or a
-            mapping from class to label; images of other classes are left out. '' numbers the class folders in timm's
-            (natural) order, those of the training split wherever there is one, so that labels agree.
-        download: fetch the data set if it is not there, where timm or its row in ``FINE_GRAINED`` can.
+            folders '' means ``root`` itself, which is also taken for an evaluation split if there are no split folders.
+        class_map: image folders: path of a text file with one class per line, in the order of the labels, or a mapping
+            from class to label; images of other classes are left out. '' numbers the class folders in timm's (natural)
+            order, those of the training split if there is one, so that the labels of all splits agree.
+        download: download the data set if it is missing and timm or its row in ``FINE_GRAINED`` can.
         input_img_mode: PIL mode of the images.
-        skip_bad_images: go on without unreadable images (see ``StrictImageDataset`` and ``check_images``).
-        orient: turn images upright by their EXIF orientation, in the data sets that are read file by file (folders,
-            .tar files, lists, the named ones, 'hfds/...'); the packages behind other names decode by themselves.
+        skip_bad_images: skip unreadable images (see ``StrictImageDataset`` and ``check_images``).
+        orient: apply the EXIF orientation of images, in the data sets that are read file by file (folders, .tar files,
+            lists, the named ones, 'hfds/...'); the packages behind other names decode images themselves.
         class_from: image folders: 'top' for the folders directly below the split as the classes, 'leaf' for those that
-            hold the images (see ``FolderReader``). A .tar file has leaves.
+            hold the images (see ``FolderReader``). For a .tar file it is always 'leaf'.
         is_training: the split is trained on: every class must have an image, and streamed data sets shuffle.
         seed: of textures, and of the order of streamed data sets.
         **kwargs: the data set's own arguments ('textures': ``num_classes``, ``images_per_class``, ``img_size``), or
@@ -117,7 +117,7 @@ def create_dataset(
 
 
 def _check_name(name: str) -> None:
-    """Refuses a name that neither we nor timm know, and one whose package is not installed."""
+    """Raises a ``GCPError`` for an unknown name, or if the package behind it is not installed."""
     prefix = name.partition("/")[0].lower()
     if not name or name in _LISTS or name in FINE_GRAINED:
         return
@@ -137,7 +137,7 @@ def _is_tar(root: Any) -> bool:
 
 @contextlib.contextmanager
 def _every_extension() -> Iterator[None]:
-    """timm's readers of .tar files take their extensions from a list of timm's; ours inside."""
+    """Makes timm's readers of .tar files accept our image types inside a block."""
     before = get_img_extensions()
     set_img_extensions(tuple(sorted(image_extensions())))
     try:
@@ -147,7 +147,7 @@ def _every_extension() -> Iterator[None]:
 
 
 def _own(name: str, kwargs: dict[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
-    """The arguments that a data set of ours takes, without hints for streamed ones."""
+    """Checks the arguments of a data set of ours and leaves out those that only streamed ones take."""
     unknown = set(kwargs) - {*known, *_HINTS}
     if unknown:
         what = f"--dataset {name}" if name else "an image folder"
@@ -160,11 +160,11 @@ def _through_timm(name: str, root: Any, split: str, arguments: dict[str, Any]) -
     try:
         return timm.data.create_dataset(name, root=None if root is None else str(root), split=split, **arguments)
     except ImportError as error:
-        module = error.name or one_line(error)  # of a package whose name may be another one
+        module = error.name or one_line(error)  # the package to install may have another name
         raise GCPError(
             f"{where} needs the module {module}, which is not installed; install the package that has it."
         ) from error
-    except Exception as error:  # assertions, and whatever the package behind the name raises
+    except Exception as error:  # assertions, and errors of the package behind the name
         raise GCPError(
             f"{where}, split {split!r}, cannot be opened ({one_line(error)}): correct the name, the split or "
             "--data-dir."
@@ -172,7 +172,7 @@ def _through_timm(name: str, root: Any, split: str, arguments: dict[str, Any]) -
 
 
 def _classes(dataset: Any) -> tuple[list[str] | None, int | None]:
-    """Class names by label and their number, from whatever the reader or torchvision's data set knows."""
+    """Class names by label and their number, from the reader or from torchvision's data set; None where unknown."""
     reader = getattr(dataset, "reader", dataset)
     index = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
     if not index:

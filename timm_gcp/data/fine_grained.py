@@ -1,4 +1,4 @@
-"""The table of fine-grained data sets that are read by name from their official folders; a new one is a new row."""
+"""The table of fine-grained data sets that are read by name from their official folders, one row per data set."""
 
 import importlib.util
 import os
@@ -29,16 +29,16 @@ class FineGrained:
     Attributes:
         title: the data set's own name.
         folder: its folder as the archive or torchvision calls it.
-        parts: files and folders in it that must be there; the first of them tells the folder.
+        parts: files and folders that it must hold; the folder is recognised by the first of them.
         read: reads a split of the folder.
         classes: number of classes.
         images: number of images by split.
         licence: who may use it.
         homepage: where it is described.
         by_hand: how to get it without ``--dataset-download``: the end of a sentence, without its full stop.
-        fetch: downloads the folder (second argument: what messages call it, third: remedy); None where it cannot.
-        any_name: the folder may be called otherwise; torchvision's may not.
-        matlab: its lists are MATLAB files, which takes scipy.
+        fetch: downloads the folder (second argument: what messages call it, third: remedy); None if there is no way.
+        any_name: the folder may have another name, which torchvision does not allow.
+        matlab: its lists are MATLAB files, so scipy is needed.
     """
 
     title: str
@@ -100,7 +100,7 @@ FINE_GRAINED = {
         classes=196,
         images={"train": 8144, "test": 8041},
         licence="none stated; the photographs are from the web",
-        homepage="https://ai.stanford.edu/~jkrause/cars/car_dataset.html",  # gone since 2023
+        homepage="https://ai.stanford.edu/~jkrause/cars/car_dataset.html",  # offline since 2023
         by_hand="look for a copy with https://github.com/pytorch/vision/issues/7545 and extract cars_train.tgz, "
         "cars_test.tgz and car_devkit.tgz into a folder 'stanford_cars', with cars_test_annos_withlabels.mat beside "
         "them",
@@ -161,18 +161,18 @@ FINE_GRAINED = {
         fetch=partial(fetch_with_torchvision, datasets.Food101),
     ),
 }
-"""By the name that ``--dataset`` takes."""
+"""Name for ``--dataset`` → row."""
 
 
 class FineGrainedReader(SampleReader):
-    """Reads a data set of the table and holds it against its row.
+    """Reads a data set of the table and compares it with its row.
 
     Args:
         name: a name of ``FINE_GRAINED``.
         root: the data set's folder, or the one that holds it under its official name.
-        split: one of the row's, or a synonym of timm's; 'train' is 'trainval' where that is the only training split.
-        is_training: the split is trained on (only messages change).
-        download: fetch the data set if it is not there.
+        split: one of the row's, or a synonym; 'train' means 'trainval' where that is the only training split.
+        is_training: the split is trained on (this changes messages only).
+        download: download the data set if it is missing.
 
     Raises:
         GCPError: the folder is another one or incomplete, there is no such split, a package is missing, or the
@@ -180,11 +180,11 @@ class FineGrainedReader(SampleReader):
     """
 
     def __init__(
-        self, name: str, root: str | os.PathLike, split: str, is_training: bool = False, download: bool = False
+        self, name: str, root: str | os.PathLike[str], split: str, is_training: bool = False, download: bool = False
     ) -> None:
         row = FINE_GRAINED[name]
         if row.matlab and importlib.util.find_spec("scipy") is None:
-            raise GCPError(f"{row.title} has its lists in MATLAB files, which takes scipy: pip install scipy.")
+            raise GCPError(f"{row.title} has its lists in MATLAB files, which need scipy: pip install scipy.")
         split = _find_split(row, split, is_training)
         folder = _find_folder(row, Path(os.path.abspath(root)), download)
         super().__init__(folder)
@@ -234,7 +234,7 @@ def _missing(row: FineGrained, folder: Path) -> list[str]:
 def _check(
     row: FineGrained, split: str, folder: Path, listed: list[tuple[str, int]], class_names: list[str] | None
 ) -> None:
-    """Holds what was read against the row's numbers: an archive that was cut leaves lists without their images."""
+    """Compares what was read with the row's numbers: a truncated archive leaves lists without their images."""
     names: dict[str, list[str]] = defaultdict(list)
     for path, _ in listed:
         where, name = os.path.split(os.path.normpath(path))
@@ -242,7 +242,7 @@ def _check(
     absent = []
     for where, wanted in names.items():
         inside = where.startswith(f"{folder}{os.sep}") and os.path.isdir(where)
-        there = set(os.listdir(where)) if inside else set()  # a look at every file by itself takes long on a network
+        there = set(os.listdir(where)) if inside else set()  # checking every file by itself is slow on a network
         absent += [os.path.join(where, name) for name in wanted if name not in there]
     expected, found = row.images[split], len(listed) - len(absent)
     if found != expected or absent:

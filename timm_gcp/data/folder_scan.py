@@ -1,4 +1,4 @@
-"""The files below a folder, and the class of each by the folders that it lies in."""
+"""Walks an image folder and tells the class of each image from its path."""
 
 import os
 from collections.abc import Collection
@@ -10,17 +10,17 @@ from .image_files import count_left_out, is_image
 __all__ = ["CLASS_FROM", "FolderScan", "class_of", "scan_folder"]
 
 CLASS_FROM = ("top", "leaf")
-"""Which folder of an image's path is its class: the first below the split, or the one that holds the image."""
+"""The folder of an image's path that is its class: the first below the split, or the one that holds the image."""
 
 
 @dataclass
 class FolderScan:
-    """What lies below a folder.
+    """The files below a folder.
 
     Attributes:
         images: ``(path, folder)`` of every image; the folder is relative, '' for the scanned one.
         others: relative paths of the files that are not images.
-        bottom: relative paths of the folders without folders.
+        bottom: relative paths of the folders without subfolders.
         types: the extensions that counted as images; None for ``image_extensions``.
     """
 
@@ -39,9 +39,12 @@ class FolderScan:
         return {class_of(folder, class_from) for folder in self.folders}
 
     def empty(self, class_from: str) -> list[str]:
-        """Class folders without an image: directly below the scanned folder, or, of leaves, at the end of a path.
+        """Class folders without an image.
 
-        A folder without images that lies in a class is none, and neither is a hidden one.
+        A folder without images inside a class is not counted, nor is a hidden one.
+
+        Args:
+            class_from: one of ``CLASS_FROM``.
         """
         have = self.folders
         if class_from == "top":
@@ -51,7 +54,7 @@ class FolderScan:
         return sorted(folder for folder in found if folder and not os.path.basename(folder).startswith("."))
 
     def other_files(self, name: str) -> str:
-        """The files below one folder that are not images, counted by extension; '' where there are none."""
+        """Counts the files below a folder that are not images, by extension; '' if there are none."""
         names = [file for file in self.others if _within(file, name)]
         return count_left_out(names, self.types) if names else ""
 
@@ -67,7 +70,7 @@ def class_of(folder: str, class_from: str) -> str:
 
 
 def scan_folder(root: str | os.PathLike[str], types: Collection[str] | None = None) -> FolderScan:
-    """Walks a folder, through links as well.
+    """Walks a folder, following links.
 
     Args:
         root: the folder.
@@ -87,7 +90,7 @@ def scan_folder(root: str | os.PathLike[str], types: Collection[str] | None = No
 
 
 def _upwards(folder: str) -> list[str]:
-    """A relative folder and those that it lies in."""
+    """A relative folder and its parents."""
     return [str(path) for path in (Path(folder), *Path(folder).parents) if path != Path()]
 
 

@@ -1,4 +1,4 @@
-"""A part of the training images held out for evaluation, where a data set has no split for it."""
+"""Holds a part of the training images out for evaluation if a data set has no evaluation split."""
 
 import copy
 import hashlib
@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 
 
 def split_to_divide(name: str, root: str | None, train_split: str, val_split: str, fraction: float) -> str | None:
-    """The split of which ``--val-fraction`` holds a part out.
+    """The split that ``--val-fraction`` divides.
 
     Args:
         name: ``--dataset``.
@@ -31,15 +31,15 @@ def split_to_divide(name: str, root: str | None, train_split: str, val_split: st
         fraction: ``--val-fraction``; 0 holds nothing out.
 
     Returns:
-        The split to open, '' for the class folders in ``root`` itself; None where nothing is held out, since the
-        fraction is 0 or there is a split to evaluate on (which is logged).
+        The split to open, '' for the class folders in ``root`` itself; None if nothing is held out, because
+        the fraction is 0 or there is an evaluation split (a warning says so).
     """
     if not fraction:
         return None
     if val_split and _has_split(name, root, val_split):
         _logger.warning(
-            "Evaluation is on split %r, which is there, so --val-fraction %g has no effect; give --val-split '' to "
-            "hold a part of the training images out all the same.",
+            "Evaluation uses the existing split %r, so --val-fraction %g has no effect; give --val-split '' to hold a "
+            "part of the training images out instead.",
             val_split,
             fraction,
         )
@@ -51,7 +51,7 @@ def split_to_divide(name: str, root: str | None, train_split: str, val_split: st
 
 
 def split_to_evaluate(name: str, root: str | None, split: str, fraction: float) -> str | None:
-    """The split of which ``timm-gcp validate --val-fraction`` takes the part that training held out.
+    """The split that training divided, of which ``timm-gcp validate --val-fraction`` evaluates the held-out part.
 
     Args:
         name: ``--dataset``.
@@ -68,7 +68,7 @@ def split_to_evaluate(name: str, root: str | None, split: str, fraction: float) 
 
 
 def _has_split(name: str, root: str | None, split: str) -> bool:
-    """Whether a data set has a split; those that are no folders or lists bring the splits that are asked for."""
+    """Whether a data set has a split; assumed for data sets that are neither image folders nor image lists."""
     if name in FINE_GRAINED or name not in ("", "list", "grocery"):
         return True
     if not root or not Path(root).is_dir():
@@ -82,14 +82,13 @@ def _has_split(name: str, root: str | None, split: str) -> bool:
 def held_out(samples: Iterable[tuple[str, int]], fraction: float, seed: int) -> set[str]:
     """Draws the images to hold out, class by class.
 
-    The images of a class are ordered by a hash of seed and name, and the first of them are held out. So the draw
-    depends neither on the machine nor on the order of the files, and one more image changes the place of at most one
-    other.
+    The images of a class are ordered by a hash of seed and name, and the first of them are held out. The draw depends
+    neither on the machine nor on the order of the files, and an additional image moves at most one other image.
 
     Args:
         samples: name and label of every image; names are relative to the data set.
-        fraction: of each class, rounded, but at least one image of a class that has two, and never all.
-        seed: another seed draws others.
+        fraction: of each class, rounded; at least one image of a class that has two, and never all images.
+        seed: of the draw.
 
     Returns:
         The names that are held out.
@@ -105,7 +104,7 @@ def held_out(samples: Iterable[tuple[str, int]], fraction: float, seed: int) -> 
 
 
 def _digest(name: str, seed: int) -> bytes:
-    # One spelling on every system: Windows separates by \, macOS decomposes accents.
+    # The same bytes on every system: Windows separates by \, macOS decomposes accents.
     plain = unicodedata.normalize("NFC", name.replace("\\", "/"))
     return hashlib.sha256(f"{seed}\n{plain}".encode("utf-8", "surrogateescape")).digest()
 
@@ -114,15 +113,15 @@ def divide(dataset: Any, fraction: float, seed: int) -> tuple[Any, Any]:
     """Divides a data set into images to train on and images held out (see ``held_out``).
 
     Args:
-        dataset: what ``create_dataset`` returned for image files; it is left as it is.
+        dataset: what ``create_dataset`` returned for image files; not changed.
         fraction: of each class to hold out.
         seed: of the draw.
 
     Returns:
-        The two parts, in the order of the whole, with its labels and class names.
+        The images to train on and those held out, in the order of the data set, with its labels and class names.
 
     Raises:
-        GCPError: the data set is no list of image files, or no class has two images.
+        GCPError: the data set is not a list of image files, or no class has two images.
     """
     samples = getattr(getattr(dataset, "reader", None), "samples", None)
     if not isinstance(dataset, StrictImageDataset) or not isinstance(samples, list):
@@ -155,10 +154,16 @@ def _part(dataset: Any, names: list[str], wanted: Collection[str]) -> Any:
 
 
 def check_apart(train: Any, evaluation: Any, train_split: str, val_split: str) -> None:
-    """Refuses an evaluation split that turns out to be the training images; one asked for by name is warned of.
+    """Compares the images of the evaluation split with those of the training split, and warns of images in both.
+
+    Args:
+        train: data set to train on.
+        evaluation: data set to evaluate on.
+        train_split: ``--train-split``.
+        val_split: ``--val-split``.
 
     Raises:
-        GCPError: every evaluation image is trained on, although the splits have two names.
+        GCPError: all evaluation images are trained on, although the names of the splits differ.
     """
     trained, evaluated = (getattr(getattr(data, "reader", None), "samples", None) for data in (train, evaluation))
     if not isinstance(trained, list) or not isinstance(evaluated, list):

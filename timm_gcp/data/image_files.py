@@ -1,4 +1,4 @@
-"""Which files are images, and how one is opened: the same for training, evaluation, prediction and export."""
+"""Tells which files are images and opens them, for training, evaluation, prediction and conversion alike."""
 
 import functools
 import importlib
@@ -30,17 +30,17 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 
-# Pillow lists these as formats that it opens, but it has no decoder of its own for their pixels.
+# Pillow opens these formats, but has no decoder for their pixels.
 _NO_DECODER = {"BUFR", "EMF", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
-_PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_avif": None}  # package -> what registers it
+_PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_avif": None}  # package -> function that registers it
 _HEIF = (".heic", ".heif", ".hif")
 
 
 class UnreadableImageError(GCPError):
     """An image file that cannot be decoded.
 
-    ``str()`` is one sentence also after a DataLoader worker raised it: torch raises it again in the main process with
-    the worker's whole traceback as its message (still there in ``args[0]``).
+    ``str()`` is one sentence, also if a DataLoader worker raised the error: torch then raises it again in the main
+    process with the worker's whole traceback as its message, which stays in ``args[0]``.
     """
 
     def __str__(self) -> str:
@@ -49,9 +49,9 @@ class UnreadableImageError(GCPError):
 
 @functools.cache
 def image_extensions() -> frozenset[str]:
-    """The file name extensions (lower case, with the dot) that Pillow and its installed plugins decode.
+    """The extensions (lower case, with the dot) of the image types that Pillow and its installed plugins decode.
 
-    ``pillow-heif`` and ``pillow-avif-plugin`` are registered with Pillow where they are installed.
+    ``pillow-heif`` and ``pillow-avif-plugin`` are registered with Pillow if they are installed.
     """
     for package, register in _PLUGINS.items():
         try:
@@ -66,7 +66,7 @@ def image_extensions() -> frozenset[str]:
 
 
 def is_image(name: str, types: Collection[str] | None = None) -> bool:
-    """Whether a file counts as an image by its name; hidden files (such as macOS's ``._a.jpg``) do not.
+    """Whether a file is an image by its extension. Hidden files (such as macOS's ``._a.jpg``) are not.
 
     Args:
         name: of the file, with or without its folder.
@@ -78,7 +78,7 @@ def is_image(name: str, types: Collection[str] | None = None) -> bool:
 
 
 def say_left_out(folder: str | os.PathLike[str], names: Iterable[str], types: Collection[str] | None = None) -> None:
-    """Logs a warning that counts, by extension, the files of a folder that are not read as images.
+    """Logs a warning that counts the files of a folder that are not read as images, by extension.
 
     Args:
         folder: the folder.
@@ -92,7 +92,12 @@ def say_left_out(folder: str | os.PathLike[str], names: Iterable[str], types: Co
 
 
 def count_left_out(names: Iterable[str], types: Collection[str] | None = None) -> str:
-    """Files that are not read as images, counted by extension: '16 .heic (pip install pillow-heif), 2 .txt'."""
+    """Counts files that are not read as images, by extension: '16 .heic (pip install pillow-heif), 2 .txt'.
+
+    Args:
+        names: of the files.
+        types: extensions that count as images; None for ``image_extensions``.
+    """
     counts = Counter(
         "hidden" if is_image(os.path.basename(name).lstrip("."), types) else os.path.splitext(name)[1].lower()
         for name in names
@@ -106,15 +111,15 @@ def count_left_out(names: Iterable[str], types: Collection[str] | None = None) -
 
 
 def find_images(path: Path) -> list[Path]:
-    """The images in a folder and the folders in it, sorted; anything that is no folder is taken as an image.
+    """Lists the images in a folder and its subfolders, sorted. A path that is not a folder is returned as an image.
 
-    Files of a folder that are not images are counted and named in a warning.
+    A warning counts the files of the folder that are not images.
 
     Args:
         path: a file or a folder.
 
     Raises:
-        GCPError: a folder without images.
+        GCPError: the folder has no images.
     """
     if not path.is_dir():
         return [path]
@@ -129,19 +134,19 @@ def find_images(path: Path) -> list[Path]:
 
 
 def decode_image(file: str | os.PathLike[str] | IO[bytes], mode: str | None, orient: bool = True) -> Image.Image:
-    """Decodes the first frame of an image, turns it upright and converts it (see ``image_mode``).
+    """Decodes the first frame of an image, applies the EXIF orientation and converts it (see ``image_mode``).
 
     Args:
         file: path or open binary file.
         mode: of PIL, such as 'RGB'; None keeps the image's own.
-        orient: turn and mirror the image as its EXIF orientation tells, so that it is as a viewer shows it.
+        orient: rotate and mirror the image by its EXIF orientation, as image viewers do.
 
     Raises:
-        Exception: whatever Pillow's decoders raise: OSError, SyntaxError, ValueError, struct.error and others.
+        Exception: the file cannot be decoded. Pillow's decoders raise errors of many classes.
     """
     image_extensions()  # registers the plugins, in every process
     with Image.open(file) as image:
-        image.load()  # the whole file: what is cut off raises here
+        image.load()  # reads the whole file, so that a truncated one raises here
         if orient:
             _turn_upright(image)
         return convert_image(image, mode) if mode else image.copy()
@@ -162,7 +167,7 @@ def _say_damaged(name: str, reason: str) -> None:
 def open_image(
     file: str | os.PathLike[str], mode: str, orient: bool = True, remedy: str = "name others"
 ) -> Image.Image:
-    """As ``decode_image``, with an error that names the file.
+    """Decodes an image as ``decode_image`` does, with an error that names the file.
 
     Args:
         file: the image.
@@ -172,7 +177,7 @@ def open_image(
 
     Raises:
         UnreadableImageError: there is no such file, or it cannot be decoded.
-        ReadError: the system failed while it was read.
+        ReadError: the operating system failed while it was read.
     """
     try:
         return decode_image(file, mode, orient)
@@ -185,7 +190,7 @@ def open_image(
 
 
 def reason_of(error: BaseException | None) -> str:
-    """Why an image cannot be read, for the brackets of a sentence."""
+    """Why an image cannot be read, as the part of a sentence in brackets."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if type(error).__name__ == "UnidentifiedImageError":  # its message repeats the file object

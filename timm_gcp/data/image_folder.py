@@ -1,4 +1,4 @@
-"""Image folders, ``root/<split>/<class>/*.jpg``: found, checked, and read."""
+"""Finds, checks and reads image folders, ``root/<split>/<class>/*.jpg``."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ _logger = logging.getLogger(__name__)
 
 
 def require_root(root: Any) -> None:
-    """Refuses a data set that needs a folder and was given none."""
+    """Raises a ``GCPError`` if no folder was given."""
     if not root:
         raise GCPError("the folder of the data set is missing: give it with --data-dir.")
 
@@ -30,20 +30,20 @@ def require_root(root: Any) -> None:
 class FolderReader(SampleReader):
     """Reads image folders, in timm's order of images and labels.
 
-    Files that are not images are counted and named in a warning, and so are folders within class folders.
+    Warnings count the files that are not images and name the folders within class folders.
 
     Args:
         root: the folder with the splits, or a split itself.
         split: name of the split; '' for ``root`` itself.
-        class_map: class -> label; empty numbers the classes in natural order, those of the training split wherever
-            there is one, so that the labels of all splits agree.
+        class_map: class → label; if it is empty, the classes are numbered in natural order, those of the training split
+            if there is one, so that the labels of all splits agree.
         is_training: the split is trained on: every class must have an image.
-        class_from: 'top': the folders directly below the split are the classes, and deeper ones belong to them;
-            'leaf': the folders that hold the images are (as timm has it).
+        class_from: 'top': the folders directly below the split are the classes, and include deeper folders;
+            'leaf': the folders that hold the images are the classes (as in timm).
         types: extensions that count as images; None for ``image_extensions``.
 
     Attributes:
-        class_to_idx: class -> label.
+        class_to_idx: class → label.
 
     Raises:
         GCPError: there is no such folder or split, or its images do not lie in class folders.
@@ -69,7 +69,7 @@ class FolderReader(SampleReader):
         if class_map:
             _check_class_map(folder, class_map, scan.classes(class_from), training)
         elif not training and (train := _sibling_train(folder)):
-            # numbered by itself, a split that lacks a class would shift the labels after it
+            # numbered on its own, a split that lacks a class would shift the later labels
             class_map = _numbered(scan_folder(train, types).classes(class_from))
             if unknown := sorted(scan.classes(class_from) - set(class_map)):
                 raise GCPError(
@@ -100,7 +100,7 @@ def _folder(root: Path) -> Path:
 
 
 def _check(scan: FolderScan, folder: Path, class_from: str) -> None:
-    """Refuses a split whose images do not lie in class folders."""
+    """Raises a ``GCPError`` if a split's images do not lie in class folders."""
     if not scan.images:
         there = f" among its files ({scan.other_files('')})" if scan.others else ""
         raise GCPError(f"{str(folder)!r} holds no image{there}: put images into a folder for each class.")
@@ -132,7 +132,7 @@ def _check_class_map(folder: Path, class_map: dict[str, int], have: set[str], tr
 
 
 def _say_nested(scan: FolderScan, folder: Path, class_from: str) -> None:
-    """Warns where another reading of the folders would give other classes."""
+    """Warns if the other choice of ``class_from`` would give other classes."""
     if class_from == "top":
         nested = Counter(inner for _, inner in scan.images if os.sep in inner)
         if nested:
@@ -187,7 +187,7 @@ def _find_split(root: Path, split: str, training: bool) -> Path:
 
 
 def _remedy(others: list[str], training: bool) -> str:
-    """The end of the sentence about a split that is not there: which there are, and what to do."""
+    """The end of the sentence about a missing split: the splits that exist, and what to do."""
     if training:
         return f"only {', '.join(others)}: choose one with --train-split."
     if all(is_training_split(name) for name in others):

@@ -1,4 +1,4 @@
-"""A data set as text files that list its images: the layout of the Grocery Store Dataset."""
+"""Reads data sets whose images are listed in text files, as those of the Grocery Store Dataset."""
 
 import csv
 import os
@@ -17,18 +17,18 @@ _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 
 class ReaderImageList(SampleReader):
-    """Reads ``<split>.txt``, one image a line: ``path, label[, coarse label]``.
+    """Reads ``<split>.txt``, one line per image: ``path, label[, coarse label]``.
 
-    The path is relative to the folder (one with a comma goes in double quotes), labels count from 0; the coarse label
+    The path is relative to the folder (in double quotes if it contains a comma), labels count from 0; the coarse label
     must be a number and is not used. The names of the classes come from ``classes.csv`` (columns ``Class Name (str)``
-    and ``Class ID (int)``) or ``classes.txt`` (a name a line, in the order of the labels), where there is one. Without
-    names there are as many classes as the largest label in any list of the folder tells.
+    and ``Class ID (int)``) or ``classes.txt`` (one line per name, in the order of the labels) if one of them exists.
+    Otherwise the number of classes follows from the largest label in the lists of the folder.
 
     Args:
         root: the folder.
-        split: the name of a list, with or without ``.txt``; timm's synonyms go ('validation' finds ``val.txt``).
-        is_training: the list is for training, so every class must have an image. It is taken to be if ``split`` is
-            'train' or 'training'.
+        split: the name of a list, with or without ``.txt``, or a synonym of it ('validation' finds ``val.txt``).
+        is_training: the list is for training, so every class must have an image. Implied if ``split`` is 'train' or
+            'training'.
 
     Attributes:
         list_file: path of the list read.
@@ -41,7 +41,7 @@ class ReaderImageList(SampleReader):
             or leaves the folder, the list is empty, or a class has no image to train on.
     """
 
-    def __init__(self, root: str | os.PathLike, split: str = "train", is_training: bool = False) -> None:
+    def __init__(self, root: str | os.PathLike[str], split: str = "train", is_training: bool = False) -> None:
         super().__init__(root)
         folder = Path(root)
         if not folder.is_dir():
@@ -58,7 +58,7 @@ class ReaderImageList(SampleReader):
                 )
             self.samples.append((_locate(folder, path, where), label))
         if not self.samples:
-            raise GCPError(f"{str(self.list_file)!r} lists no image: write a line 'path, label' for each.")
+            raise GCPError(f"{str(self.list_file)!r} lists no image: write one line 'path, label' per image.")
         if self.class_names is not None:
             self.num_classes = len(self.class_names)
         else:
@@ -70,7 +70,7 @@ class ReaderImageList(SampleReader):
     def _check_every_class(self) -> None:
         have = {label for _, label in self.samples}
         if number := self.num_classes - len(have):
-            # A wrong label may be huge: look at no more labels than are named.
+            # A wrong label may be huge: stop after the labels that the message names.
             first = list(islice((label for label in range(self.num_classes) if label not in have), 5))
             named = [self.class_names[label] if self.class_names else str(label) for label in first]
             more = f" and {number - len(first)} more" if number > len(first) else ""
@@ -89,7 +89,7 @@ def _find_list(folder: Path, split: str) -> Path:
     found = [file.stem for file in _list_files(folder)]
     if not found:
         raise GCPError(
-            f"{str(folder)!r} holds no list '{stem}.txt': write one, a line 'path, label' for each image, or leave "
+            f"{str(folder)!r} holds no list '{stem}.txt': write one, with one line 'path, label' per image, or leave "
             "--dataset out if the images lie in class folders."
         )
     option = split_remedy(found, training=is_training_split(stem))
@@ -100,7 +100,7 @@ def _find_list(folder: Path, split: str) -> Path:
 
 
 def _list_files(folder: Path) -> list[Path]:
-    """The text files of a folder that begin like a list."""
+    """The text files of a folder whose first line is that of a list."""
     found = []
     for file in sorted(folder.glob("*.txt")):
         if file.name not in _NAME_FILES and file.is_file():
@@ -111,7 +111,7 @@ def _list_files(folder: Path) -> list[Path]:
 
 
 def _largest_label(file: Path) -> int | None:
-    """Of the lines that are well-formed: the others are an error only when this list is the one to read."""
+    """The largest label of a list's well-formed lines. The others are an error only in the list that is read."""
     labels = (_label(line) for _, line in numbered_lines(file, strict=False))
     return max((label for label in labels if label is not None), default=None)
 
@@ -121,7 +121,7 @@ def _fields(line: str) -> list[str]:
 
 
 def _label(line: str) -> int | None:
-    """The label of a well-formed line, else None."""
+    """The label of a well-formed line; None for any other line."""
     path, *labels = _fields(line)
     well_formed = path and len(labels) in (1, 2) and all(map(_NUMBER.fullmatch, labels))
     return int(labels[0]) if well_formed else None
@@ -142,7 +142,7 @@ def _parse(line: str, where: str) -> tuple[str, int]:
 
 def _locate(folder: Path, path: str, where: str) -> str:
     if not os.path.isfile(os.path.join(folder, path)):
-        path = path.replace("\\", "/")  # as Windows writes it
+        path = path.replace("\\", "/")  # written on Windows
     normal = os.path.normpath(path)
     if os.path.isabs(path) or PureWindowsPath(path).drive or normal.split(os.sep)[0] == os.pardir:
         raise GCPError(f"{where}: path {path!r} leaves the data set: write it relative to the list's folder.")
@@ -180,8 +180,7 @@ def _read_table(file: Path) -> list[str]:
         name, label = ((row[column] or "").strip() for column in columns)
         if not name or not _NUMBER.fullmatch(label) or int(label) in names:
             raise GCPError(
-                f"{str(file)!r}: the row {name!r}, {label!r} is not a class name and a whole number of its own: "
-                "correct it."
+                f"{str(file)!r}: the row {name!r}, {label!r} is not a class name and a new whole number: correct it."
             )
         names[int(label)] = name
     missing = [label for label in range(len(names)) if label not in names]

@@ -1,6 +1,6 @@
-"""Conversion of decoded images to the mode that a model takes, by rules that keep the values of every mode.
+"""Converts decoded images to the mode that a model takes, such as RGB, without losing range or transparency.
 
-``Image.convert`` cuts 16-bit and floating-point values off at 255 and drops transparency. Here:
+``Image.convert`` clips 16-bit and floating-point values at 255 and drops transparency. The rules here:
 
 ===================  ===================================================================================
 mode                 rule
@@ -8,7 +8,7 @@ mode                 rule
 I;16 (any order)     0 to 65535 becomes 0 to 255
 I                    as I;16 in PNG and PPM files; other files: values from 0 to 255 stay, others are refused
 F                    0 to 1 becomes 0 to 255; values from 0 to 255 stay; others are refused
-LA, PA, RGBA, ...    transparent pixels are laid over white, also those of palettes and of colour keys
+LA, PA, RGBA, ...    transparent pixels are composited on white, also those of palettes and of colour keys
 others               ``Image.convert``
 ===================  ===================================================================================
 """
@@ -18,16 +18,16 @@ from PIL import Image
 
 __all__ = ["convert_image"]
 
-_DEEP = ("I", "F")  # and I;16 in either byte order
+_DEEP = ("I", "F")  # besides I;16 in either byte order
 _SIXTEEN_BIT = ("PNG", "PPM")  # formats whose mode I is 16 bits wide
 
 
 def convert_image(image: Image.Image, mode: str) -> Image.Image:
-    """Converts an image, by the table above.
+    """Converts an image by the table above.
 
     Args:
         image: a decoded image of any mode.
-        mode: of PIL; 'RGB' and 'L' follow the table, deep modes and those with transparency are ``Image.convert``'s.
+        mode: of PIL; for deep modes and those with transparency this is ``Image.convert``.
 
     Returns:
         The image in that mode.
@@ -64,6 +64,6 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 def _over_white(image: Image.Image) -> Image.Image:
     layers = image.convert("RGBA")
-    if layers.getchannel("A").getextrema()[0] == 255:  # nothing is transparent: the colours stay to the bit
+    if layers.getchannel("A").getextrema()[0] == 255:  # nothing is transparent: keep the colours unchanged
         return layers.convert("RGB")
     return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")

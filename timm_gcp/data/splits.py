@@ -1,4 +1,4 @@
-"""Names of splits: which of them mean the same, and where one lies in a folder."""
+"""Names of splits: their synonyms, and the file or folder of a split."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,24 +20,24 @@ TEST = ("test", "testing")
 
 
 def same_split(split: str) -> tuple[str, ...]:
-    """The names under which a split may be found, its own first."""
+    """The synonyms of a split's name, that name first."""
     return split, *next((group for group in (TRAIN, EVALUATION, TEST) if split.lower() in group), ())
 
 
 def is_training_split(split: str) -> bool:
-    """Whether a split is the training split by its name."""
+    """Whether a split's name means the training split."""
     return split.lower() in TRAIN
 
 
 def entry_of(folder: Path, name: str) -> Path:
-    """The file or folder of a name in a folder, whichever way its letters are written (``train`` finds ``Train``).
+    """Finds the entry of a name in a folder, ignoring case (``train`` finds ``Train``).
 
     Args:
         folder: a folder that exists.
-        name: the exact spelling is preferred.
+        name: of a file or folder; an entry of exactly this name is preferred.
 
     Returns:
-        The path; that of the exact name where there is no such entry.
+        The path; that of the exact name if there is no such entry.
     """
     exact = folder / name
     if not name or exact.exists():
@@ -46,11 +46,16 @@ def entry_of(folder: Path, name: str) -> Path:
 
 
 def holds_folders(folder: Path) -> bool:
-    """Whether a folder can be a split: a class may be called 'train' as well, but holds images, not folders."""
+    """Whether a folder holds folders, as a split does; a class that is called 'train' holds images."""
     return folder.is_dir() and any(entry.is_dir() for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
 def split_remedy(splits: Sequence[str], training: bool) -> str:
-    """The option that names another split, for the end of a sentence: 'test' where there is one to evaluate on."""
+    """The options that name another split, for the end of a sentence.
+
+    Args:
+        splits: names of those that there are.
+        training: the split is to be trained on.
+    """
     remedy = "test" if "test" in splits and not training else "NAME"
     return f"--train-split {remedy}" if training else f"--val-split {remedy} (validate: --split {remedy})"

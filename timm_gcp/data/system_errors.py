@@ -1,4 +1,4 @@
-"""Errors of the system, in which no image is at fault: too few open files, no memory, a disk or network that fails."""
+"""Tells errors of the operating system (too many open files, no memory, failing disk) from damaged images."""
 
 import errno
 
@@ -6,7 +6,7 @@ from ..errors import GCPError
 
 __all__ = ["LoaderError", "ReadError", "read_error", "short_of"]
 
-_PLACES = (  # disks and network file systems; not every system has every name
+_PLACES = (  # errors of disks and network file systems; not every platform has every name
     "EIO EREMOTEIO ENODEV ENXIO ENOMEDIUM ESTALE ENOTCONN ESHUTDOWN ETIMEDOUT ECONNABORTED ECONNREFUSED ECONNRESET "
     "EHOSTDOWN EHOSTUNREACH ENETDOWN ENETRESET ENETUNREACH ENOLINK EAGAIN ENOBUFS"
 )
@@ -14,13 +14,13 @@ _OF_PLACE = frozenset(getattr(errno, name) for name in _PLACES.split() if hasatt
 
 
 class LoaderError(GCPError):
-    """Images cannot be loaded for a reason outside them; the model is as it was after the last batch."""
+    """Images cannot be loaded for a reason outside the files. The model is as it was after the last batch."""
 
 
 class ReadError(LoaderError):
-    """The system failed while an image was read.
+    """The operating system failed while an image was read.
 
-    ``str()`` is one sentence also after a DataLoader worker raised it (see ``UnreadableImageError``).
+    ``str()`` is one sentence, also if a DataLoader worker raised the error (see ``UnreadableImageError``).
     """
 
     def __str__(self) -> str:
@@ -28,7 +28,7 @@ class ReadError(LoaderError):
 
 
 def short_of(error: BaseException | None) -> str | None:
-    """Which resource an error is about: 'files', 'shared' memory, 'memory', or None."""
+    """Which resource an error reports to be exhausted: 'files' (open ones), 'shared' (memory), 'memory' or None."""
     text = str(error).lower()
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.EMFILE, errno.ENFILE) or "too many open files" in text or "ancdata" in text:
@@ -41,11 +41,11 @@ def short_of(error: BaseException | None) -> str | None:
 
 
 def read_error(name: str, error: Exception) -> ReadError | None:
-    """What to raise for an image that could not be read; None where the file is at fault, not the system.
+    """What to raise for an image that could not be read because the operating system failed; None if the file is bad.
 
     Args:
         name: of the file.
-        error: what the system or the decoder raised. Only an ``OSError`` with a number comes from the system.
+        error: what the system or the decoder raised; one of the system is an ``OSError`` with an ``errno``.
     """
     if not isinstance(error, OSError) or error.errno is None:
         return None

@@ -1,4 +1,4 @@
-"""Synthetic woven cloth: classes with the same colours on average that differ in second-order structure only."""
+"""A synthetic data set of woven textures whose classes have equal means and differ in second-order statistics only."""
 
 import itertools
 import os
@@ -14,17 +14,18 @@ from tqdm.auto import tqdm
 
 from ..errors import GCPError
 from ..output import BAR
+from .splits import same_split
 
-# How a thread moves the three channels: the direction of its variation in RGB. Entries are +-1, so every thread gives
-# every channel the same variance, and only the signs of the correlations between channels tell two threads apart.
+# The direction in RGB along which a thread varies. Entries are +-1, so every thread gives every channel the same
+# variance, and two threads differ only in the signs of the correlations between channels.
 _THREADS = {
     "grey": (1, 1, 1),  # dark to light
     "gold": (1, 1, -1),  # blue to yellow
     "rose": (1, -1, 1),  # green to magenta
     "teal": (-1, 1, 1),  # red to cyan
 }
-# (warp, weft), a pair beside its mirror: the two have the same channel covariance and the same spectrum in every
-# channel, and differ only in the covariance between channels at different pixels.
+# (warp, weft), each pair followed by its mirror: the two have the same channel covariance and the same spectrum in
+# every channel, and differ only in the covariance between channels at different pixels.
 _WEAVES = [
     weave
     for a, b in [("grey", "gold"), ("rose", "teal"), ("grey", "rose"), ("gold", "teal"), ("grey", "teal"),
@@ -32,32 +33,29 @@ _WEAVES = [
     for weave in ((a, b), (b, a))
 ]  # fmt: skip
 _SPLITS = {"train": 0, "validation": 1, "test": 2}
-_SYNONYMS = {"training": "train", "val": "validation", "valid": "validation", "eval": "validation",
-             "evaluation": "validation"}  # fmt: skip
 _IMAGES_PER_CLASS = {"train": 100, "validation": 50, "test": 50}
 
-_FREQUENCY = (0.10, 0.20)  # of a thread, cycles a pixel, drawn for every image
+_FREQUENCY = (0.10, 0.20)  # of a thread, in cycles per pixel, drawn for every image
 _BANDWIDTH = 0.35  # of log-frequency
 _SPREAD = np.deg2rad(12)  # of a thread's direction
-_TILT = np.deg2rad(15)  # the whole cloth, at most, either way
+_TILT = np.deg2rad(15)  # largest rotation of the whole texture, either way
 _CONTRAST = (0.10, 0.20)  # standard deviation of a channel, of the range [0, 1]
 _CAST = 0.04  # standard deviation of an image's mean colour
 _GRAIN = 0.05  # standard deviation of white noise
 
 
 class TextureDataset(Dataset):
-    """Woven cloth made of coloured noise, generated on the fly.
+    """Woven textures made of coloured noise, generated when they are read.
 
     Every image is the sum of two bands of Gaussian noise: a warp (vertical threads) and a weft (horizontal threads).
     Each band runs along one direction c in RGB, with entries +-1, and the class is the pair of directions
-    (``gold-warp-teal-weft``). So all classes share the mean colour and the distribution of every channel's intensity:
-    an image that is averaged over its pixels says nothing about its class. What differs is second-order: the
+    (``gold-warp-teal-weft``). All classes therefore share the mean colour and the distribution of every channel's
+    intensity: the mean of an image over its pixels tells nothing about its class. What differs is second-order: the
     covariance between channels, c_warp c_warpᵀ + c_weft c_weftᵀ, and, between a class and its mirror (warp and weft
     exchanged), only the covariance between channels of neighbouring pixels. Mean colour, contrast, the share of the
-    two bands, thread width and tilt vary from image to image, alike in all classes.
+    two bands, thread width and tilt vary from image to image, with the same distribution in all classes.
 
-    An image depends on ``(seed, split, index)`` and ``img_size`` alone; labels go round, ``label = index %
-    num_classes``.
+    An image depends on ``(seed, split, index)`` and ``img_size`` alone; ``label = index % num_classes``.
 
     Args:
         split: 'train', 'validation' or 'test' (or one of timm's synonyms).
@@ -84,15 +82,15 @@ class TextureDataset(Dataset):
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[int], Any] | None = None,
     ) -> None:
-        self.split = _SYNONYMS.get(split, split)
-        if self.split not in _SPLITS:
+        self.split = next((name for name in same_split(split) if name in _SPLITS), "")
+        if not self.split:
             raise GCPError(f"textures have no split {split!r}: use one of {', '.join(_SPLITS)}.")
         if images_per_class is None:
             images_per_class = _IMAGES_PER_CLASS[self.split]
         if not 2 <= num_classes <= len(_WEAVES):
             raise GCPError(f"textures come in 2 to {len(_WEAVES)} classes, not {num_classes}: change num_classes.")
         if images_per_class < 1:
-            raise GCPError(f"textures need at least one image a class, not {images_per_class}: raise images_per_class.")
+            raise GCPError(f"textures need at least 1 image per class, not {images_per_class}: raise images_per_class.")
         if img_size < 16:
             raise GCPError(f"textures of {img_size} pixels are too small to show a thread: use img_size 16 or more.")
         if seed < 0:
@@ -121,7 +119,7 @@ class TextureDataset(Dataset):
 
     @property
     def targets(self) -> list[int]:
-        """The label of each image, before ``target_transform`` (torchvision's name for it)."""
+        """The label of each image, before ``target_transform``, under torchvision's name."""
         return [index % self.num_classes for index in range(self._length)]
 
     def _label(self, index: int) -> int:
@@ -130,7 +128,7 @@ class TextureDataset(Dataset):
         return index % self.num_classes
 
     def image(self, index: int) -> Image.Image:
-        """The image itself, before any transform: PIL, RGB, ``img_size`` squared."""
+        """The image before any transform: PIL, RGB, ``img_size`` × ``img_size`` pixels."""
         warp, weft = self._weaves[self._label(index)]
         rng = np.random.default_rng([self.seed, _SPLITS[self.split], index])
         tilt = rng.uniform(-_TILT, _TILT)
@@ -145,7 +143,7 @@ class TextureDataset(Dataset):
         return Image.fromarray((255 * pixels.clip(0, 1)).round().astype(np.uint8))
 
     def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
-        """The name that ``write_textures`` gives the image; no file is behind it (``absolute`` changes nothing)."""
+        """The name that ``write_textures`` gives the image; there is no file, so ``absolute`` has no effect."""
         name = f"{index:06d}.png"
         return name if basename else f"{self.class_names[self._label(index)]}/{name}"
 
@@ -158,9 +156,9 @@ def _oriented_noise(rng: np.random.Generator, size: int, angle: float, frequency
     """Gaussian noise ``[size, size]`` of mean 0 and variance 1 whose waves run along ``angle`` (radians from x)."""
     fy, fx = np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size), indexing="ij")
     radius = np.hypot(fx, fy)
-    radius[0, 0] = 1.0  # any positive number: the constant is taken out below
+    radius[0, 0] = 1.0  # any positive number: the amplitude of the mean is set to 0 below
     turn = np.arctan2(fy, fx) - angle
-    off_axis = np.arctan2(np.abs(np.sin(turn)), np.abs(np.cos(turn)))  # a wave and its opposite are one
+    off_axis = np.arctan2(np.abs(np.sin(turn)), np.abs(np.cos(turn)))  # a wave and its opposite are the same
     amplitude = np.exp(-((np.log(radius / frequency) / _BANDWIDTH) ** 2 + (off_axis / _SPREAD) ** 2) / 2)
     amplitude[0, 0] = 0.0
     white = np.fft.fft2(rng.standard_normal((size, size)))
@@ -168,7 +166,7 @@ def _oriented_noise(rng: np.random.Generator, size: int, angle: float, frequency
 
 
 def write_textures(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     num_classes: int = 8,
     images_per_class: int | None = None,
     validation_per_class: int | None = None,
@@ -181,7 +179,7 @@ def write_textures(
     The folder appears under its name only once it is complete.
 
     Args:
-        folder: where; it must not exist yet, or be empty.
+        folder: where to write; it must not exist, or be empty.
         num_classes: as for ``TextureDataset``.
         images_per_class: of 'train'; by default 100.
         validation_per_class: of 'validation'; by default 50.

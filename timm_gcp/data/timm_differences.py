@@ -1,4 +1,4 @@
-"""Where timm's own scripts read an image folder in another way than we do."""
+"""Lists how timm's own scripts read an image folder differently from ``timm-gcp train``."""
 
 import os
 from collections import Counter
@@ -15,14 +15,14 @@ from .folder_scan import scan_folder
 __all__ = ["timm_differences"]
 
 _ORIENTATION = 0x0112  # tag of EXIF
-_LOOKED_AT = 64  # photographs whose orientation is read
+_LOOKED_AT = 64  # at most so many images are opened for their orientation
 
 
 def timm_differences(dataset: Any) -> list[str]:
-    """Sentences on what timm reads of an image folder in another way than ``timm-gcp train`` does.
+    """Lists what timm reads differently in an image folder, one sentence per difference.
 
     Args:
-        dataset: of timm's ``create_dataset``; one that does not read image folders has no differences.
+        dataset: of timm's ``create_dataset``; the list is empty for one that does not read image folders.
     """
     reader = getattr(dataset, "reader", None)
     if not isinstance(reader, ReaderImageFolder):
@@ -45,7 +45,7 @@ def timm_differences(dataset: Any) -> list[str]:
     turned = sum(_is_turned(path) for path in looked_at)
     if turned:
         said.append(
-            f"timm does not turn photographs by their EXIF orientation, and {turned} of {len(looked_at)} that were "
+            f"timm does not turn images by their EXIF orientation, and {turned} of {len(looked_at)} that were "
             f"looked at in {root} need it; timm-gcp turns them unless --ignore-exif-orientation is given."
         )
     return said
@@ -55,5 +55,5 @@ def _is_turned(path: str) -> bool:
     try:
         with Image.open(path) as image:
             return image.getexif().get(_ORIENTATION, 1) not in (0, 1)
-    except Exception:  # the script itself meets what cannot be read
+    except Exception:  # timm's script reports an unreadable image itself
         return False

@@ -1,4 +1,4 @@
-"""Data sets that torchvision reads: its lists of images, so that they are opened and checked like all others."""
+"""Reads data sets by torchvision: the paths and labels only, so that images are opened and checked as elsewhere."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,39 +10,45 @@ from ..errors import GCPError
 from ..text import one_line
 from .reader import Listing
 
-# torchvision gives out images only; the attributes with their paths are the same from 0.21 to 0.29.
+# torchvision's interface gives images, not paths; the private attributes with paths are the same from 0.21 to 0.29.
 
 
 def read_aircraft(folder: Path, split: str) -> Listing:
-    """FGVC-Aircraft by variant. Source: Maji et al., arXiv:1306.5151."""
+    """Reads a split of FGVC-Aircraft by variant. Source: Maji et al., arXiv:1306.5151."""
     dataset = _open(datasets.FGVCAircraft, folder, split)
     return _pairs(zip(dataset._image_files, dataset._labels, strict=True)), list(dataset.classes)
 
 
 def read_cars(folder: Path, split: str) -> Listing:
-    """Stanford Cars. Source: Krause et al., 3D Object Representations for Fine-Grained Categorization, 3dRR 2013."""
+    """Reads a split of Stanford Cars.
+
+    Source: Krause et al., 3D Object Representations for Fine-Grained Categorization, 3dRR 2013.
+    """
     dataset = _open(datasets.StanfordCars, folder, split)
     return _pairs(dataset._samples), list(dataset.classes)
 
 
 def read_flowers(folder: Path, split: str) -> Listing:
-    """Flowers-102; 'trainval' is its two small lists together. Source: Nilsback and Zisserman, ICVGIP 2008."""
+    """Reads a split of Flowers-102; 'trainval' joins 'train' and 'val'. Source: Nilsback and Zisserman, ICVGIP 2008."""
     samples, names = [], None
     for part in ("train", "val") if split == "trainval" else (split,):
         dataset = _open(datasets.Flowers102, folder, part)
         samples += _pairs(zip(dataset._image_files, dataset._labels, strict=True))
-        names = getattr(dataset, "classes", None)  # torchvision 0.21 does not know them
+        names = getattr(dataset, "classes", None)  # torchvision 0.21 has no names
     return samples, names and list(names)
 
 
 def read_pets(folder: Path, split: str) -> Listing:
-    """Oxford-IIIT Pets, 37 breeds. Source: Parkhi et al., Cats and Dogs, CVPR 2012."""
+    """Reads a split of Oxford-IIIT Pets, 37 breeds. Source: Parkhi et al., Cats and Dogs, CVPR 2012."""
     dataset = _open(datasets.OxfordIIITPet, folder, split)
     return _pairs(zip(dataset._images, dataset._labels, strict=True)), list(dataset.classes)
 
 
 def read_food(folder: Path, split: str) -> Listing:
-    """Food-101. Source: Bossard et al., Food-101 - Mining Discriminative Components with Random Forests, ECCV 2014."""
+    """Reads a split of Food-101.
+
+    Source: Bossard et al., Food-101 - Mining Discriminative Components with Random Forests, ECCV 2014.
+    """
     dataset = _open(datasets.Food101, folder, split)
     return _pairs(zip(dataset._image_files, dataset._labels, strict=True)), [
         name.replace("_", " ") for name in dataset.classes
@@ -52,7 +58,7 @@ def read_food(folder: Path, split: str) -> Listing:
 def _open(kind: Any, folder: Path, split: str) -> Any:
     try:
         return kind(str(folder.parent), split)
-    except Exception as error:  # whatever torchvision raises at a damaged list
+    except Exception as error:  # torchvision raises errors of many classes at a damaged list
         raise GCPError(
             f"{str(folder)!r} cannot be read ({one_line(error)}): remove the folder and extract the archive again."
         ) from error

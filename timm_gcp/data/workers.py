@@ -1,4 +1,4 @@
-"""Loader processes: start, shutdown, and error messages when one of them fails."""
+"""Starts and stops loader processes, and explains their failures."""
 
 import contextlib
 import ctypes
@@ -40,17 +40,16 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class GuardedLoader:
-    """A loader of timm whose failures are sentences, and whose processes never outlast it.
+    """Wraps a loader of timm: reports the failures of its processes in one sentence, and ends them with itself.
 
-    A worker that dies raises `LoaderError` where the next batch is awaited, within seconds, and never in the middle
-    of an update.
+    A worker that dies raises ``LoaderError`` within seconds, when the next batch is awaited, never during an update.
 
     Args:
         loader: a ``DataLoader``, or timm's ``PrefetchLoader`` around one.
-        dataset: what is shown as the loader's data set; None for its own.
+        dataset: what the attribute ``dataset`` shows; None for the loader's own.
 
     Attributes:
-        awaiting: makes the context in which a batch is awaited.
+        awaiting: is called for a context manager in which a batch is awaited.
     """
 
     def __init__(self, loader: Any, dataset: Any = None) -> None:
@@ -72,7 +71,7 @@ class GuardedLoader:
 
     @property
     def mixup_enabled(self) -> bool:
-        """Whether batches are mixed as they are collated; can be set."""
+        """Whether mixup is applied when batches are collated; can be set."""
         return getattr(self.loader, "mixup_enabled", False)
 
     @mixup_enabled.setter
@@ -110,10 +109,10 @@ class GuardedLoader:
             yield batch
 
     def _remember(self, before: set[Any] | None) -> None:
-        """Takes note of the processes that were started since; None if none can have been."""
+        """Adds the processes started since ``before`` was recorded; None if none can have been started."""
         if before is None:
             return
-        # Those that have ended already are known to torch's iterator alone.
+        # Processes that have ended are known only to torch's iterator.
         iterator = getattr(self._inner, "_iterator", None)
         new = {*getattr(iterator, "_workers", ()), *multiprocessing.active_children()} - before
         old = {worker for worker in self._workers if worker.exitcode != 0}
@@ -124,14 +123,14 @@ class GuardedLoader:
         return getattr(self.loader, "loader", self.loader)
 
     def close(self) -> None:
-        """Ends the loader's processes at once; the loader can be used again, with new ones."""
+        """Kills the loader's processes; the loader can be used again, with new ones."""
         _kill(self._workers)
         self._workers.clear()
         inner = self._inner
         iterator = getattr(inner, "_iterator", None)
         if iterator is not None:
             inner._iterator = None
-            # torch's own shutdown takes a lock that a killed process may hold: it must not be waited for without end.
+            # torch's own shutdown takes a lock that a killed process may hold, so it is not waited for indefinitely.
             shutdown = threading.Thread(target=iterator._shutdown_workers, daemon=True)
             shutdown.start()
             shutdown.join(10)
@@ -153,8 +152,8 @@ def _kill(workers: list[Any]) -> None:
 
 
 def _release(error: BaseException) -> None:
-    """Frees what the frames of an error hold: queues, and with them the open files that a checkpoint needs."""
-    hook, sys.unraisablehook = sys.unraisablehook, _no_action  # torch cannot delete what it has half built
+    """Clears the frames of an error, whose queues hold open files, so that a checkpoint can still be written."""
+    hook, sys.unraisablehook = sys.unraisablehook, _no_action  # deleting torch's incomplete iterator raises
     try:
         traceback.clear_frames(error.__traceback__)
     finally:
@@ -162,9 +161,9 @@ def _release(error: BaseException) -> None:
 
 
 def _defer_deaths() -> None:
-    """Takes torch's SIGCHLD handler away, which raises at any place of the main thread, such as within an update.
+    """Removes torch's SIGCHLD handler, which would raise anywhere in the main thread, such as during an update.
 
-    Where a batch is awaited, torch looks at its workers every 5 seconds all the same.
+    While a batch is awaited, torch still checks its workers every 5 seconds.
     """
     if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, _no_action)
@@ -175,11 +174,11 @@ def _no_action(*_: object) -> None:
 
 
 def _reason(error: BaseException, workers: list[Any]) -> str | None:
-    """What to say of an error of the loader; None for one that is not about its processes."""
+    """The message for an error of the loader; None if the error does not come from its processes."""
     kind = short_of(error)
     if kind is not None:
         return _REASONS[kind]
-    broken = isinstance(error, (EOFError, ConnectionError))  # it died while it handed a batch over
+    broken = isinstance(error, (EOFError, ConnectionError))  # the process died while it sent a batch
     if broken:
         _await_an_end(workers)
     ended = [worker for worker in workers if worker.exitcode not in (None, 0)]
@@ -199,7 +198,7 @@ def _reason(error: BaseException, workers: list[Any]) -> str | None:
 
 
 def _await_an_end(workers: list[Any], seconds: float = 5.0) -> None:
-    """Waits until one of the processes has ended: the system reports a death later than the broken connection."""
+    """Waits until one of the processes has ended: the system reports that after the broken connection."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and all(worker.exitcode is None for worker in workers):
         time.sleep(0.02)
@@ -215,10 +214,10 @@ def _how(exit_code: int) -> str:
 
 
 def start_worker(worker: Any) -> int:
-    """Prepares a loader process; a ``worker_seeding`` of timm's loader.
+    """Prepares a loader process; to be passed to timm's loader as ``worker_seeding``.
 
-    The process ignores the signals that a terminal, ``torchrun`` and batch systems send to every process of a run:
-    without its workers the main one could not finish its update. It ends when the main process ends it, or has ended.
+    The process ignores the signals that a terminal, ``torchrun`` and batch systems send to every process of a run,
+    because without its workers the main process could not finish its update. It ends with the main process.
 
     Args:
         worker: what ``torch.utils.data.get_worker_info`` returns.
@@ -229,7 +228,7 @@ def start_worker(worker: Any) -> int:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    # An error in the thread that sends batches would lose the batch, and the main process would wait for ever.
+    # An error in the thread that sends batches would lose the batch, and the main process would wait forever.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_cannot_send)  # type: ignore[attr-defined]
     sys.excepthook = _excepthook
     _end_with_parent()
@@ -244,20 +243,20 @@ def _cannot_send(error: BaseException, _: object) -> None:
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Silent where the main process, as it stops, gives up a batch that the thread of shared tensors hands over."""
+    """Prints nothing for the broken connection that a stopping main process leaves to the thread of shared tensors."""
     if not isinstance(error, (EOFError, ConnectionError)):
         sys.__excepthook__(kind, error, trace)  # type: ignore[arg-type]
 
 
 def _end_with_parent() -> None:
-    """Ends this process when its parent ends, even if it is busy or blocked."""
+    """Makes this process end when its parent ends, even if it is busy or blocked."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
     if sys.platform.startswith("linux"):
         prctl = getattr(ctypes.CDLL(None), "prctl", None)
         if prctl is not None and prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) == 0:
-            if not parent.is_alive():  # it ended before
+            if not parent.is_alive():  # it ended before the call
                 os._exit(1)
             return
     threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
@@ -269,7 +268,7 @@ def _watch_parent(parent: Any) -> None:
 
 
 def seed_worker(seed: int) -> None:
-    """Seeds every generator of this process, as timm does when a loader process starts."""
+    """Seeds Python's, torch's and NumPy's generators in this process, as timm does when a loader process starts."""
     random.seed(seed)
     torch.manual_seed(seed)
-    np.random.seed(seed % (2**32 - 1))  # noqa: NPY002  what transforms draw from
+    np.random.seed(seed % (2**32 - 1))  # noqa: NPY002  transforms draw from it
