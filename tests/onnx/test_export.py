@@ -207,6 +207,7 @@ def test_export_in_a_process_of_its_own(name, folder, images, tmp_path):
     assert len(json.loads(entries["mean"])) == len(json.loads(entries["std"])) == 3
 
 
+@pytest.mark.slow
 def test_checkpoint_textures_and_plain_models(run, folder, tmp_path, capsys):
     out = tmp_path / "m.onnx"
     assert main(["export", "--checkpoint", str(run / "model_best.pth.tar"), "--method", "seb", "--out", str(out)]) == 0

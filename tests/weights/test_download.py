@@ -14,9 +14,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from tests.support.published import PADE, state_dict
-from tests.support.tools import timm_gcp_command
+from timm_gcp.__main__ import main
 from timm_gcp.errors import GCPError
 from timm_gcp.weights import download as module
 from timm_gcp.weights.download import download, is_web_page
@@ -336,6 +337,7 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written(server, target, monkeyp
         download(f"{server.at}/w", target, what="The weights", remedy="get them elsewhere")
 
 
+@pytest.mark.slow
 def test_two_processes_fetch_a_file_once(server, target):
     server.delay = 1.0
     code = (
@@ -352,29 +354,28 @@ def test_two_processes_fetch_a_file_once(server, target):
     assert sorted(said)[0] == ""
 
 
-def test_convert_downloads_what_it_is_given(server, tmp_path):
+def test_convert_downloads_what_it_is_given(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     torch.save({k: v.half() if v.is_floating_point() else v for k, v in state_dict(PADE, 2).items()}, tmp_path / "w")
     server.content = (tmp_path / "w").read_bytes()
     digits = hashlib.sha256(server.content).hexdigest()[:8]
     source, out = f"{server.at}/pade.pth", tmp_path / "out"
-    arguments = ("--model", "resnet50_svdpade", "--out", out)
+    arguments = ("--model", "resnet50_svdpade", "--out", str(out))
     cache = tmp_path / "hub" / "checkpoints"
-    done = timm_gcp_command("convert", source, "--sha256", digits, *arguments, env={"TORCH_HOME": str(tmp_path)})
-    assert done.returncode == 0, done.stderr
+    assert main(["convert", source, "--sha256", digits, *arguments]) == 0
     assert (out / "model.safetensors").is_file()
     assert f"from `{source}`" in (out / "README.md").read_text()
     assert [path.name[12:] for path in cache.glob("*.pth")] == ["-pade.pth"]
     # What is no checkpoint does not stay in the cache.
     server.content = CONTENT
     again = (*arguments, "--overwrite")
-    done = timm_gcp_command("convert", f"{server.at}/noise.pth", *again, env={"TORCH_HOME": str(tmp_path)})
-    assert done.returncode == 2
-    assert "damaged" in done.stderr
+    assert main(["convert", f"{server.at}/noise.pth", *again]) == 2
+    assert "damaged" in capsys.readouterr().err
     assert (out / "model.safetensors").is_file()
     assert len(list(cache.glob("*.pth"))) == 1
     assert not list(cache.glob("*.part*"))
-    offline = {"TORCH_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    done = timm_gcp_command("convert", "drive:1ecVE3EklMgg0", *again, env=offline)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "download it by hand from https://drive.google.com/file/d/1ecVE3EklMgg0 and convert it with" in done.stderr
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert main(["convert", "drive:1ecVE3EklMgg0", *again]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "download it by hand from https://drive.google.com/file/d/1ecVE3EklMgg0 and convert it with" in error
