@@ -153,7 +153,7 @@ def test_eigensolvers_break_the_graph_at_most_once(method):
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("method", ["isqrt", "svdpade"])
+@pytest.mark.parametrize("method", ["isqrt", pytest.param("svdpade", marks=pytest.mark.slow)])
 def test_compiled_for_many_sizes(method):
     pool = GlobalCovariancePool(8, method, reduce=5)
     compiled = torch.compile(pool, fullgraph=True, backend="eager")

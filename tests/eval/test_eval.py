@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from eval import accuracy, imagenet, memory
+from eval.__main__ import main
 from eval.record import append_row, provenance, read_cells, read_table, write_table
 from tests.support.tools import ROOT
 from timm_gcp import GCPError
@@ -66,14 +67,12 @@ def test_conditioning(run, tmp_path):
         conditioning.main([str(tmp_path), "--results", str(tmp_path)])
 
 
-def test_the_command_line():
-    def run(*argv):
-        return subprocess.run([sys.executable, "-m", "eval", *argv], cwd=ROOT, capture_output=True, text=True)
-
-    assert "experiment" in run("--help").stdout
-    missing = run("experiment", "--data-dir", "nowhere")
-    assert missing.returncode == 2
-    assert missing.stderr.strip() == (
+def test_the_command_line(monkeypatch, capsys):
+    shown = subprocess.run([sys.executable, "-m", "eval", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert "experiment" in shown.stdout
+    monkeypatch.setattr(sys, "argv", ["eval", "experiment", "--data-dir", "nowhere"])
+    assert main() == 2
+    assert capsys.readouterr().err.strip() == (
         "eval: error: No train.txt in nowhere; --data-dir takes the folder of the grocery data set."
     )
 
@@ -112,6 +111,7 @@ def test_imagenet_compares_with_what_the_authors_printed():
         imagenet.chosen(rows, ["resnet"])
 
 
+@pytest.mark.slow
 def test_accuracy(images, run, tmp_path):
     """Two sources of one model; a line that is there is not made again; one that fails costs no other its line."""
     results, folder = tmp_path / "accuracy.csv", str(run / "model")

@@ -556,6 +556,7 @@ def _process(rank: int, folder: str) -> None:
     os._exit(0)  # gloo's threads now and then abort an interpreter that takes itself apart; all is written by now
 
 
+@pytest.mark.slow
 def test_two_processes_switch_together_when_the_conditioning_settles(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     if "GLOO_SOCKET_IFNAME" not in os.environ and os.path.exists("/sys/class/net/lo"):

@@ -90,6 +90,7 @@ assert torch.equal(again(image), model(image))
 """
 
 
+@pytest.mark.slow
 def test_a_graft_pushed_to_the_hub_loads_again(tmp_path):
     hub = LoopbackHub()
     try:
