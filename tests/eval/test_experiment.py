@@ -56,6 +56,7 @@ def test_the_order_is_that_of_the_numbers():
     assert split_blocks(lines, 0)[1] == [f"a/x_{i}.jpg, 0" for i in (1, 2)]
 
 
+@pytest.mark.slow
 def test_a_hybrid_starts_from_the_shared_checkpoint_bit_for_bit(photographs, tmp_path):
     """A hybrid has the same results trained from the first epoch and from the other hybrid's checkpoint."""
     base = Run(settings.BASE_HYBRID, 0.05, 1, 6)

@@ -55,6 +55,7 @@ def test_layers_beside_floors_and_the_published_ones(checkouts, tmp_path, capsys
         assert min(plot.size) > 200
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch's compiler needs a C++ compiler on the CPU")
 def test_a_compiled_method_has_a_line_of_its_own(tmp_path):
     given = [

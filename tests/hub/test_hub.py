@@ -183,6 +183,7 @@ def test_card(desk, published):
         assert text in card
 
 
+@pytest.mark.slow
 def test_the_card_works_in_a_new_process(desk, published, tmp_path):
     repo = desk.hub.repos[REPO]
     code = re.search(r"```python\n(.*?)```", repo.commits[repo.head]["README.md"].decode(), re.DOTALL)[1]
@@ -422,6 +423,7 @@ except GCPError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_pinned_row_resolves_to_its_checked_file(desk, published, tmp_path):
     def run(**env):
         argv = [sys.executable, "-c", RESOLVE, str(published[0]), NAME]

@@ -17,6 +17,7 @@ def _given(images, folder, manifest, name="test_resnet_svdpade.tiny"):
             "--evaluate", evaluation, "--data-name", "PHOTOGRAPHS", "--manifest", str(manifest)]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_is_packaged_with_its_accuracy(images, run, tmp_path):
     manifest = tmp_path / "manifest.json"
     shutil.copy(MANIFEST, manifest)
