@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status: 0, 2 for bad input (one sentence on stderr) or results that could not be printed, 1 for an error
-        of a library that nobody foresaw (one sentence, too), 130 when interrupted.
+        of a library that is unexpected (one sentence, too), 130 when interrupted.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     with lenient_output() as output:

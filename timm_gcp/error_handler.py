@@ -22,7 +22,7 @@ def exit_status(program: str, argv: Sequence[str], work: Callable[[], int | None
         work: the command.
 
     Returns:
-        What the command returns, 0 for None; 2 for bad input, 1 for an error that nobody foresaw (one sentence on
+        What the command returns, 0 for None; 2 for bad input, 1 for an unexpected error (one sentence on
         standard error), 130 when interrupted.
     """
     try:

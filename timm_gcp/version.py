@@ -1,1 +1,3 @@
+"""The version of timm_gcp."""
+
 __version__ = "0.1.0"

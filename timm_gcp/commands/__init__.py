@@ -1,0 +1,1 @@
+"""The commands of ``timm-gcp``: one file each, with parser, checks and ``main(argv)``."""

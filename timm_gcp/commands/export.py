@@ -52,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_ready(args.out)
     model: Any = load_model(model_choice(args))
     config = preprocessing(options_of(InputOptions, args), model, use_test_size=True)
-    pictures, source = _pictures(args.images, config["input_size"], not args.ignore_exif_orientation)
+    chosen, source = _images(args.images, config["input_size"], not args.ignore_exif_orientation)
     transform: Any = create_transform(**config, is_training=False)
-    images = torch.stack([transform(picture) for picture in pictures])
+    images = torch.stack([transform(image) for image in chosen])
 
     pools = find_pools(model)
     name = (model.pretrained_cfg or {}).get("architecture") or args.model
@@ -89,8 +89,8 @@ def _metadata(name: str, model: Any, config: Mapping[str, Any], orient: bool) ->
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}
 
 
-def _pictures(paths: Sequence[str], input_size: Sequence[int], orient: bool) -> tuple[list[Image.Image], str]:
-    """A handful of images, and what they are in words."""
+def _images(paths: Sequence[str], input_size: Sequence[int], orient: bool) -> tuple[list[Image.Image], str]:
+    """A few images for the check, and a description of them."""
     mode = image_mode(input_size[0])
     if not paths:
         textures = TextureDataset("validation", num_classes=_IMAGES, img_size=max(16, *input_size[1:]))

@@ -44,7 +44,7 @@ Options = TypeVar("Options")
 
 
 class Parser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` whose errors are ours: one sentence, no page of usage; its help names every default."""
+    """An ``ArgumentParser`` whose errors are one sentence without a page of usage, and whose help names every default."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"formatter_class": HelpFormatter, **kwargs})
@@ -57,6 +57,11 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
+        """Raises what argparse would print with a page of usage.
+
+        Raises:
+            GCPError: the message, and how to see the help.
+        """
         raise GCPError(f"{message} (see {self.prog} --help)")
 
 
@@ -72,6 +77,7 @@ class Pairs(ParseKwargs):
     """timm's ``K=V …``; what is no pair is refused."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Checks each pair by itself, to name the one at fault."""
         for value in values:
             try:
                 super().__call__(parser, argparse.Namespace(), [value], option_string)

@@ -36,7 +36,7 @@ _NAMES = {
     **dict.fromkeys(("topk", "top-k"), "top"),
     **dict.fromkeys(("classes",), "num-classes"),
 }
-"""Names that other trainers have for an option; those that a command lacks are passed over."""
+"""Names that other trainers have for an option; those that a command lacks are left out."""
 
 _OF_TIMM = (
     *("aug-repeats", "aug-splits", "jsd-loss", "split-bn", "resplit", "log-wandb", "wandb-project", "wandb-tags"),

@@ -26,12 +26,12 @@ _LAST_PART = 0.2
 
 @dataclass
 class History:
-    """What a rule may look at: the course of the run up to now.
+    """The course of the run up to now: all that a rule looks at.
 
     Attributes:
         epoch: the epoch that runs or is about to start, from 0.
         position: the same, with the part of the epoch that is done.
-        lr: learning rate of the base group in force now; nan where nobody can know it yet.
+        lr: learning rate of the base group in force now; nan where it is not known yet.
         highest: the highest learning rate so far.
         peak: the highest learning rate of the whole run, where a preview gave it.
         peak_at: the position at which the preview has that peak first.
@@ -70,7 +70,7 @@ class History:
         return self.past_peak and self.reference > 0 and self.lr <= fraction * self.reference * (1 + TOLERANCE)
 
     def record(self, lr: float, epoch: int, update: int | None = None) -> None:
-        """Takes in the learning rate in force from here on."""
+        """Records the learning rate in force from here on."""
         self.lr, self.epoch, self.position = lr, epoch, float(epoch)
         if update is not None and self.updates_per_epoch:
             self.position = update / self.updates_per_epoch
@@ -83,7 +83,7 @@ class History:
 
 
 class SwitchRule(Protocol):
-    """When to switch. A rule has no state of its own: all it knows is the `History`."""
+    """When to switch. A rule has no state of its own; it looks at the `History`."""
 
     def reached(self, history: History) -> bool:
         """Whether the moment has come."""
@@ -92,7 +92,7 @@ class SwitchRule(Protocol):
         """The rule as the end of a sentence that starts with 'switches'."""
 
     def foreseen(self, lrs_known: bool) -> bool:
-        """Whether a rehearsal over the previewed rates finds the very moment, not only the latest one."""
+        """Whether the previewed learning rates alone tell the moment."""
 
     def refusal(self, lrs: Sequence[float] | None, epochs: int) -> str:
         """One sentence for a run in which the moment never comes: why, and the remedy."""
@@ -103,15 +103,15 @@ def epochs_in_words(number: float) -> str:
 
 
 def _remedy(epochs: int) -> str:
-    """What to do about a switch that does not come, by the names on the command line and in a loop of one's own."""
-    alone = "train with the final method alone (`hybrid=False`; without HybridSchedule in a loop of your own)"
+    """What to do about a switch that would not come."""
+    alone = "train with the final method alone (`hybrid=False`; without HybridSchedule in your own loop)"
     if epochs == 1:
         return (
             "one epoch without a step of the learning rate in it has no moment for a switch: train longer "
             "(`epochs=2`), step at every update and have more than one (`sched_on_updates`, a smaller `batch_size`; "
             f"updates_per_epoch), or {alone}."
         )
-    own = "latest_epoch in a loop of your own"
+    own = "latest_epoch in your own loop"
     return f"give an epoch for the switch under {epochs} (`switch_epoch`; {own}), or {alone}."
 
 
@@ -119,7 +119,7 @@ def _check_latest(latest_epoch: float | None) -> None:
     if latest_epoch is not None and not latest_epoch > 0:
         raise GCPError(
             f"The latest epoch for the switch is {latest_epoch}, but the warm method has to train before it: give 1 or "
-            "more, or train with the final method alone (`hybrid=False`; without HybridSchedule in a loop of your own)."
+            "more, or train with the final method alone (`hybrid=False`; without HybridSchedule in your own loop)."
         )
 
 
@@ -157,7 +157,7 @@ class LearningRateFraction:
     Args:
         fraction: of the peak, between 0 and 1.
         latest_epoch: switches at the start of this epoch (from 0) even if the rate has not fallen so far; what a
-            metric-driven schedule (plateau) needs, since nobody knows beforehand how far it falls.
+            metric-driven schedule (plateau) needs, whose rates are not known beforehand.
     """
 
     fraction: float = 0.1
@@ -172,23 +172,28 @@ class LearningRateFraction:
         _check_latest(self.latest_epoch)
 
     def reached(self, history: History) -> bool:
+        """Whether the moment of the switch has come."""
         return history.fallen_to(self.fraction) or _due(self.latest_epoch, history)
 
     def describe(self) -> str:
+        """The rule as the end of a sentence that starts with 'switches'."""
         return (
             f"when the learning rate has fallen to {100 * self.fraction:.4g} % of its peak"
             f"{at_the_latest(self.latest_epoch)}"
         )
 
     def foreseen(self, lrs_known: bool) -> bool:
+        """Whether the previewed learning rates alone tell the moment."""
         return lrs_known
 
     def refusal(self, lrs: Sequence[float] | None, epochs: int) -> str:
+        """One sentence for a run in which the moment would never come: why, and the remedy."""
         return f"The hybrid protocol would never switch: {self.missed(lrs, epochs)}; {_remedy(epochs)}"
 
     def missed(self, lrs: Sequence[float] | None, epochs: int) -> str:
+        """Why the rule may not be reached, as a clause."""
         if lrs is None:
-            return "a metric drives the schedule (plateau), and nobody knows how far the learning rate will fall"
+            return "a metric drives the schedule (plateau), so it is not known how far the learning rate will fall"
         peak = max(lrs)
         after = lrs[lrs.index(peak) :]
         low = min(after) / peak if peak > 0 else 1.0
@@ -222,15 +227,19 @@ class AtEpoch:
             )
 
     def reached(self, history: History) -> bool:
+        """Whether the moment of the switch has come."""
         return _due(self.epoch, history)
 
     def describe(self) -> str:
+        """The rule as the end of a sentence that starts with 'switches'."""
         return f"after {epochs_in_words(self.epoch)}"
 
     def foreseen(self, lrs_known: bool) -> bool:
+        """Whether the previewed learning rates alone tell the moment."""
         return True
 
     def refusal(self, lrs: Sequence[float] | None, epochs: int) -> str:
+        """One sentence for a run in which the moment would never come: why, and the remedy."""
         sooner = (
             f"give `switch_epoch={epochs - 1}` or less (AtEpoch), or train longer" if epochs > 1 else "train longer"
         )
@@ -251,7 +260,7 @@ class ConditioningSettles:
         window: epochs to compare, 2 or more.
         tolerance: spread of log10 κ under which they count as equal.
         latest_epoch: switches at the start of this epoch (from 0) even if nothing has settled. Needed for training,
-            since nobody knows beforehand whether κ settles.
+            since it is not known beforehand whether κ settles.
     """
 
     window: int = 3
@@ -267,6 +276,7 @@ class ConditioningSettles:
         _check_latest(self.latest_epoch)
 
     def reached(self, history: History) -> bool:
+        """Whether the moment of the switch has come."""
         return self._settled(history) or _due(self.latest_epoch, history)
 
     def _settled(self, history: History) -> bool:
@@ -277,19 +287,23 @@ class ConditioningSettles:
         return len(logs) == self.window and max(logs) - min(logs) < self.tolerance
 
     def describe(self) -> str:
+        """The rule as the end of a sentence that starts with 'switches'."""
         return (
             f"when log10 of the median condition number changes by less than {self.tolerance:g} over {self.window} "
             f"epochs{at_the_latest(self.latest_epoch)}"
         )
 
     def foreseen(self, lrs_known: bool) -> bool:
+        """Whether the previewed learning rates alone tell the moment."""
         return False
 
     def refusal(self, lrs: Sequence[float] | None, epochs: int) -> str:
+        """One sentence for a run in which the moment would never come: why, and the remedy."""
         return f"The hybrid protocol might never switch: {self.missed(lrs, epochs)}; {_remedy(epochs)}"
 
     def missed(self, lrs: Sequence[float] | None, epochs: int) -> str:
-        return "nobody knows beforehand whether the conditioning settles"
+        """Why the rule may not be reached, as a clause."""
+        return "it is not known beforehand whether the conditioning settles"
 
 
 DEFAULT_SWITCH = LearningRateFraction(0.1)

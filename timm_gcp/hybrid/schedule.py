@@ -92,7 +92,7 @@ class HybridSchedule:
     def check(self, lrs: Sequence[float] | None, epochs: int, updates_per_epoch: int | None = None) -> int | None:
         """Makes sure, before training, that the switch comes, and takes note of the peak.
 
-        Where the learning rate does not fall far enough, or nobody can know it, the rule gets a latest moment: the
+        Where the learning rate does not fall far enough, or is not known, the rule gets a latest moment: the
         final method trains the last fifth of the run (`describe` says so).
 
         When resuming, load the state first: a run that has switched is not refused.

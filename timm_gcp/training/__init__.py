@@ -1,1 +1,1 @@
-"""Training and evaluation: the hybrid protocol, its monitor, and the commands ``train``, ``validate`` and ``demo``."""
+"""Training and evaluation: options, the stages of the preparation, the loop, checkpoints and results."""

@@ -164,7 +164,7 @@ def _moment(seconds: float) -> str:
 
 
 def peak_memory(device: torch.device | None) -> str:
-    """The most memory that training has taken, as a phrase; '' where nobody can tell.
+    """The most memory that training has taken, as a phrase; '' where it cannot be told.
 
     On a CPU it is that of this process, without its loader processes.
     """
