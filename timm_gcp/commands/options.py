@@ -44,7 +44,7 @@ Options = TypeVar("Options")
 
 
 class Parser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` whose errors are one sentence without a page of usage, and whose help names every default."""
+    """An ``ArgumentParser`` whose errors are one sentence, without the usage, and whose help names every default."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"formatter_class": HelpFormatter, **kwargs})

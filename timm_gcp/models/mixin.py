@@ -115,7 +115,7 @@ class GCPMixin(nn.Module):
         if isinstance(pool, GlobalCovariancePool):
             pool.set_grad_checkpointing(enable)
 
-    def __reduce_ex__(self, protocol):  # type: ignore[override]
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:  # type: ignore[override]
         # The class was made at run time: it is found again through the class that it was made from.
         return _blank, (type(self).__mro__[2],), self.__dict__
 
