@@ -1,25 +1,27 @@
 """Evaluates several models or model folders on one data set, into one CSV file in the format of timm's results.
 
-Every model is evaluated by ``timm-gcp validate`` in its own process, with its own preprocessing, several in parallel
-with ``--jobs``; unknown options are passed to that command. Models that have a row already are skipped.
+Every model is evaluated as by ``timm-gcp validate``, with its own preprocessing, several in parallel with ``--jobs``;
+unknown options are those of that command. Models that have a row already are skipped.
 """
 
 import argparse
-import json
+import contextlib
+import io
 import shlex
-import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
 
 from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
-from timm_gcp.text import markdown_table
+from timm_gcp.commands.validate import evaluation_row, parse_validate_args
+from timm_gcp.text import first_line, markdown_table
 
 from .record import append_row, provenance, read_cells
 
@@ -47,54 +49,47 @@ def evaluate(models: Sequence[str], given: Sequence[str], results: Path, jobs: i
         models: values of ``timm-gcp validate --model``.
         given: further arguments of that command.
         results: the CSV file.
-        jobs: number of models evaluated in parallel.
+        jobs: number of processes.
 
     Raises:
-        GCPError: a model could not be evaluated; the rows of the others are written.
+        GCPError: the arguments are wrong, or a model could not be evaluated; the rows of the others are written.
     """
     arguments = shlex.join(given)
     rows = read_cells(results, ("arguments", "weights"))
     finished = set(rows["weights"][rows["arguments"] == arguments])
-    left = [model for model in dict.fromkeys(models) if model not in finished]
+    missing = [model for model in dict.fromkeys(models) if model not in finished]
+    parsed = {model: parse_validate_args(["--model", model, *given]) for model in missing}
     results.parent.mkdir(parents=True, exist_ok=True)
     failed: list[str] = []
-    with ThreadPoolExecutor(max(1, jobs)) as pool:
-        runs = {pool.submit(_validate, model, given): model for model in left}
+    # Spawned, not forked: a process that has used a GPU cannot be forked.
+    with ProcessPoolExecutor(max(1, jobs), mp_context=get_context("spawn")) as pool:
+        runs = {pool.submit(_evaluate, args): model for model, args in parsed.items()}
         for run in tqdm(as_completed(runs), total=len(runs), desc="models", disable=not sys.stderr.isatty()):
-            done = run.result()
-            if isinstance(done, str):
-                failed.append(f"{runs[run]} ({done})")
-            else:
-                append_row(results, {**_line(done), "arguments": arguments, **provenance()})
+            try:
+                append_row(results, {**_row(run.result()), "arguments": arguments, **provenance()})
+            except Exception as error:  # any error of one model: the others are evaluated all the same
+                failed.append(f"{runs[run]} ({first_line(error)})")
     if failed:
         raise GCPError(f"Not evaluated: {'; '.join(failed)}. The rows of the other models are in {results}.")
 
 
-def _validate(model: str, given: Sequence[str]) -> dict[str, object] | str:
-    """The result of one model, or the error message of ``timm-gcp validate``."""
-    with tempfile.TemporaryDirectory() as scratch:
-        result = Path(scratch) / "result.json"
-        command = [sys.executable, "-m", "timm_gcp", "validate", "--model", model, *given]
-        done = subprocess.run([*command, "--results-file", str(result)], capture_output=True, text=True)
-        if done.returncode:
-            said = done.stderr.strip().splitlines()
-            return said[-1].removeprefix("timm-gcp: error: ").rstrip(".") if said else f"exit status {done.returncode}"
-        return json.loads(result.read_text())
+def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """The result of one model, without messages and progress bars of its own."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return evaluation_row(args)
 
 
-def _line(result: dict[str, object]) -> dict[str, object]:
+def _row(result: Mapping[str, Any]) -> dict[str, object]:
     """The row of a result: the columns of timm's results, then ours."""
-    top1, top5 = (float(str(result[key])) for key in ("top1", "top5"))
+    top1, top5 = result["top1"], result["top5"]
     return {
         "model": result["model"],
         "top1": round(top1, 3),
         "top1_err": round(100 - top1, 3),
         "top5": round(top5, 3),
         "top5_err": round(100 - top5, 3),
-        "param_count": round(int(str(result["parameters"])) / 1e6, 2),
-        "img_size": result["img_size"],
-        "crop_pct": result["crop_pct"],
-        "interpolation": result["interpolation"],
+        "param_count": round(result["parameters"] / 1e6, 2),
+        **{key: result[key] for key in ("img_size", "crop_pct", "interpolation")},
         **{key: result[key] for key in ("weights", "method", "dataset", "split", "tta", "count")},
     }
 

@@ -9,15 +9,13 @@ import datetime
 import json
 import shlex
 import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
+from timm_gcp.commands.validate import evaluation_row, parse_validate_args
 from timm_gcp.files import sha256_of, written_aside
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest, write_manifest
 
@@ -52,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         raise GCPError(f"{args.folder} is not a model folder: it has no {weights.name}; give RUN/model.")
     if weights.stat().st_size > LIMIT:
         raise GCPError(f"{weights} has {weights.stat().st_size / 2**20:.1f} MiB; a packaged file has at most 4.")
-    result = evaluate(args.folder, shlex.split(args.evaluate))
+    result = evaluate(args.folder, args.evaluate)
     row = make_row(args, result)
     row.check()
     package = args.manifest.parent / "zoo" / str(row.package)
@@ -67,21 +65,23 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def evaluate(folder: Path, given: Sequence[str]) -> dict[str, float]:
-    """The line that ``timm-gcp validate`` gives for a model folder.
+def evaluate(folder: Path, given: str) -> dict[str, Any]:
+    """Evaluates a model folder as ``timm-gcp validate`` does.
+
+    Args:
+        folder: model folder.
+        given: arguments of that command, as one string.
+
+    Returns:
+        The row of a results file.
 
     Raises:
-        GCPError: the evaluation failed; its last line says why.
+        GCPError: the evaluation failed.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch) / "result.json"
-        command = [sys.executable, "-m", "timm_gcp", "validate", "--model", f"local-dir:{folder}", *given]
-        done = subprocess.run([*command, "--results-file", str(out)], stderr=subprocess.PIPE, text=True)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise GCPError(f"{folder} could not be evaluated: {last}")
-        line: Any = json.loads(out.read_text())
-    return line[0] if isinstance(line, list) else line
+    try:
+        return evaluation_row(parse_validate_args(["--model", f"local-dir:{folder}", *shlex.split(given)]))
+    except GCPError as error:
+        raise GCPError(f"{folder} could not be evaluated: {error}") from error
 
 
 def public(command: str, data: str | None) -> str:
@@ -96,7 +96,7 @@ def public(command: str, data: str | None) -> str:
     return shlex.join(words)
 
 
-def make_row(args: argparse.Namespace, result: dict[str, float]) -> Checkpoint:
+def make_row(args: argparse.Namespace, result: dict[str, Any]) -> Checkpoint:
     """The row of a model folder.
 
     Args:

@@ -128,3 +128,5 @@ def test_accuracy(images, run, tmp_path):
     accuracy.evaluate([folder], given, results)
     assert results.read_text() == before
     assert f"| {folder} | svdpade |" in accuracy.table(pd.DataFrame([line]))
+    with pytest.raises(GCPError, match="--no-such-option"):
+        accuracy.evaluate(["another"], [*given, "--no-such-option"], results)

@@ -36,7 +36,7 @@ from .options import (
     options_of,
 )
 
-__all__ = ["main"]
+__all__ = ["evaluation_row", "main", "parse_validate_args"]
 
 _logger = logging.getLogger(__name__)
 
@@ -62,14 +62,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.results_file:
         check_output(args.results_file, "--results-file")
         _check_columns(args.results_file)
-    model: Any = load_model(model_choice(args))
-    _check_held_out(args.model, args.val_fraction, args.val_seed)
-    found = evaluate_model(model, options_of(EvaluationOptions, args))
-    row = _row(args, model, found)
+    row = evaluation_row(args)
     _show(row)
     if args.results_file:
         _write(args.results_file, row)
     return 0
+
+
+def evaluation_row(args: argparse.Namespace) -> dict[str, Any]:
+    """Evaluates the model that the arguments name.
+
+    Args:
+        args: arguments of the command (`parse_validate_args`).
+
+    Returns:
+        The row of a results file.
+
+    Raises:
+        GCPError: the model cannot be loaded, or as `evaluate_model`.
+    """
+    model: Any = load_model(model_choice(args))
+    _check_held_out(args.model, args.val_fraction, args.val_seed)
+    return _row(args, model, evaluate_model(model, options_of(EvaluationOptions, args)))
 
 
 def _row(args: argparse.Namespace, model: Any, found: Evaluation) -> dict[str, Any]:
