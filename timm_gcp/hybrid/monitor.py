@@ -217,12 +217,12 @@ class ConditioningMonitor:
 
 def _hook(monitor: ConditioningMonitor) -> Callable[[nn.Module, Any, Tensor], None]:
     # A function, not a method: copying a model copies its hooks, and a method would take the monitor along.
-    @torch.compiler.disable
     def hook(module: nn.Module, inputs: Any, features: Tensor) -> None:
         if module.training:
             monitor.see(module, features)
 
-    return hook
+    uncompiled: Callable[[nn.Module, Any, Tensor], None] = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
+    return uncompiled
 
 
 def _median(column: Tensor) -> float:

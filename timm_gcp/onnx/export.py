@@ -67,7 +67,7 @@ def export_onnx(
     """
     check_ready(path)
     reference = copy_model(model).cpu().eval()
-    batches = [*images.cpu().split(batch_size), images[:1].cpu()]
+    batches = [*torch.split(images.cpu(), batch_size), images[:1].cpu()]
     with torch.no_grad():
         expected = torch.cat([reference(batch) for batch in batches])
         twin = with_eigenfree_pools(reference)

@@ -99,7 +99,7 @@ class _Gradient(torch.autograd.Function):
     """The gradient as a node of the graph, so that a second derivative can be refused."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         gradient: Callable[..., Tensor], present: tuple[bool, ...], constants: tuple[Any, ...], *tensors: Tensor
     ) -> Tensor:
         count = len(tensors) - sum(present)

@@ -36,7 +36,7 @@ class _Centre(BatchedFunction):
     linear = True
 
     @staticmethod
-    def forward(x: Tensor, dtype: torch.dtype, given: torch.dtype) -> Tensor:  # type: ignore[override]
+    def forward(x: Tensor, dtype: torch.dtype, given: torch.dtype) -> Tensor:
         mean = x.mean(-1, keepdim=True, dtype=dtype)
         centred = x.to(dtype, copy=True).sub_(mean)  # in place: on a CPU new memory takes the longest
         largest = torch.maximum(centred.amax(-1, keepdim=True), -centred.amin(-1, keepdim=True))
@@ -92,7 +92,7 @@ class _Rescale(BatchedFunction):
     keeps_inputs = (2,)
 
     @staticmethod
-    def forward(t: Tensor, factor: Tensor, grad_factor: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(t: Tensor, factor: Tensor, grad_factor: Tensor) -> Tensor:
         return t * factor
 
     @staticmethod
@@ -128,7 +128,7 @@ class _Triangle(BatchedFunction):
     linear = True
 
     @staticmethod
-    def forward(y: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(y: Tensor) -> Tensor:
         return y.flatten(-2).index_select(-1, _triangle_index(y.shape[-1], y.device))
 
     @staticmethod

@@ -94,7 +94,8 @@ def batched_eigh(a: Tensor) -> tuple[Tensor, Tensor]:
 
 def recorded(a: Tensor) -> bool:
     """Whether operations on this tensor become part of a graph, where nothing can be timed and values are unknown."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or type(a) is not Tensor or a.is_meta
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+    return torch.compiler.is_compiling() or tracing or type(a) is not Tensor or a.is_meta
 
 
 def in_parallel(a: Tensor, threads: int) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,7 @@
 """The symmetric eigensolver of all methods, which isolates matrices that cannot be solved."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -49,10 +51,13 @@ def _one_by_one(a: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(values).reshape(a.shape[:-1]), torch.stack(vectors).reshape(a.shape)
 
 
+# The first attempt finds the matrices at fault, since the solver does not say which of a batch they are.
+_ATTEMPTS: tuple[Callable[[Tensor], Tensor], ...] = (torch.clone, Tensor.double, lambda matrix: matrix.cpu().double())
+
+
 def _alone(matrix: Tensor) -> tuple[Tensor, Tensor]:
     global _retried
-    # The first attempt finds the matrices at fault, since the solver does not say which of a batch they are.
-    for again, prepare in enumerate((Tensor.clone, Tensor.double, lambda m: m.cpu().double())):
+    for again, prepare in enumerate(_ATTEMPTS):
         try:
             values, vectors = torch.linalg.eigh(prepare(matrix))
         except torch.linalg.LinAlgError:

@@ -41,7 +41,8 @@ def fused(function: Callable[P, R]) -> Callable[P, R]:
         if function in _failed or not _on_device(args):
             return function(*args, **kwargs)
         try:
-            return _compiled(function)(*args, **kwargs)
+            compiled: Callable[P, R] = _compiled(function)
+            return compiled(*args, **kwargs)
         except Exception as error:  # a compiler that does not fit the machine may raise anything
             result = function(*args, **kwargs)  # raises if the arguments are wrong
             _failed.add(function)

@@ -71,14 +71,12 @@ class _MatrixRoot(BatchedFunction):
     keeps_results = (0,)
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        sigma: Tensor, approximant: Approximant, degree: int, iterations: int
-    ) -> Tensor:
+    def forward(sigma: Tensor, approximant: Approximant, degree: int, iterations: int) -> Tensor:
         norm = torch.linalg.matrix_norm(sigma, keepdim=True)
         empty = norm == 0
         norm = norm.masked_fill(empty, 1)
-        root = (norm.sqrt() * symmetric(approximant(sigma / norm, degree))).masked_fill(empty, 0)
-        return root
+        root: Tensor = norm.sqrt() * symmetric(approximant(sigma / norm, degree))
+        return root.masked_fill(empty, 0)
 
     @staticmethod
     def gradient(kept: Sequence[Tensor], grads: Sequence[Tensor | None], constants: Sequence[Any]) -> Tensor:

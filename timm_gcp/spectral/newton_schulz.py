@@ -17,7 +17,7 @@ class _NewtonSchulz(BatchedFunction):
     keeps_inputs = (0,)
 
     @staticmethod
-    def forward(a: Tensor, iterations: int) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(a: Tensor, iterations: int) -> tuple[Tensor, ...]:
         y, t, _, steps = _iterate(a, iterations)
         return y @ t, *steps[1:]  # the first one is A
 
@@ -34,7 +34,7 @@ class _SmallSideEigenfree(BatchedFunction):
     keeps_inputs = (0,)
 
     @staticmethod
-    def forward(x: Tensor, iterations: int) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(x: Tensor, iterations: int) -> tuple[Tensor, ...]:
         gram = x.mT @ x
         trace = nonzero_trace(gram)
         _, t, z, steps = _iterate(gram.div_(trace), iterations)
@@ -83,8 +83,12 @@ def _adjoint(steps: Sequence[Tensor], dy: Tensor | None, dz: Tensor | None) -> T
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor:
-    assert a is not None or b is not None
-    return b if a is None else a if b is None else a + b  # type: ignore[return-value]
+    """The sum, in which None counts as zero; one of the two is a tensor."""
+    if a is not None and b is not None:
+        return a + b
+    one = b if a is None else a
+    assert one is not None
+    return one
 
 
 def _step(zy: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class _SmallSide(BatchedFunction):
     """For M < C, by the eigenvectors of X̄ᵀX̄."""
 
     @staticmethod
-    def forward(x: Tensor, iterations: int, exact: bool) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(x: Tensor, iterations: int, exact: bool) -> tuple[Tensor, ...]:
         gram = x.mT @ x
         trace = nonzero_trace(gram)
         eigenvalues, v = eigh(gram.div_(trace))
@@ -114,7 +114,7 @@ class _WholeMatrix(BatchedFunction):
     """For a given Σ, or M ≥ C."""
 
     @staticmethod
-    def forward(sigma: Tensor, iterations: int, exact: bool) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(sigma: Tensor, iterations: int, exact: bool) -> tuple[Tensor, ...]:
         trace = nonzero_trace(sigma)
         eigenvalues, v = eigh(sigma / trace)
         z = _inverse_roots(eigenvalues, sigma.shape[-1]) if exact else scalars(eigenvalues, iterations)

@@ -71,7 +71,7 @@ def _eps(precision: torch.dtype | str) -> float:
 _SCALINGS = {precision: scalings(smallest, _eps(precision)) for precision, smallest in SMALLEST.items()}
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
 def _float32_matmul_precision() -> str:
     """The precision of float32 products that is set in torch; timm's scripts allow TF32."""
     try:
@@ -107,7 +107,7 @@ def _decompose(x: Tensor, matmul_dtype: torch.dtype) -> tuple[Tensor, Tensor, Te
 
 class _PolarRoot(BatchedFunction):
     @staticmethod
-    def forward(x: Tensor, matmul_dtype: torch.dtype) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(x: Tensor, matmul_dtype: torch.dtype) -> tuple[Tensor, ...]:
         tall, p, root = _decompose(x, matmul_dtype)
         return root, tall, p
 

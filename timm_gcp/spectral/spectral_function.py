@@ -105,7 +105,7 @@ class _OfFeatures(BatchedFunction):
     keeps_inputs = (3,)
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         x: Tensor, function: SpectralFunction, matmul_dtype: torch.dtype, unit: Tensor | None
     ) -> tuple[Tensor, ...]:
         u, s, w = factor(x)
@@ -136,9 +136,7 @@ class _OfSigma(BatchedFunction):
     keeps_results = (1,)
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        sigma: Tensor, function: SpectralFunction, unit: Tensor | None
-    ) -> tuple[Tensor, ...]:
+    def forward(sigma: Tensor, function: SpectralFunction, unit: Tensor | None) -> tuple[Tensor, ...]:
         eigenvalues, v = eigh(sigma)
         mask = kept_or_nan(eigenvalues, sigma.shape[-1])
         eigenvalues = torch.where(mask, eigenvalues, 0)
