@@ -1,4 +1,4 @@
-"""Covariance-pooled timm models; importing this registers them."""
+"""Covariance-pooled timm models. Importing this package registers them with timm."""
 
 from .graft import graft
 from .registry import BACKBONES, ensure_registered, register_backbone, register_known, register_method

@@ -1,4 +1,4 @@
-"""AlexNet, which timm lacks: the paper's variant with batch norm, and the original's without."""
+"""AlexNet, which timm lacks: with batch norm, as the paper trains it, and without, as the original."""
 
 from collections import OrderedDict
 from typing import Any
@@ -37,7 +37,7 @@ class AlexNet(nn.Module):
     """AlexNet (Krizhevsky, 2014: *One weird trick*), with batch norm after every convolution as the paper trains it.
 
     The last max pooling is left out, as in the covariance networks: 13×13 maps of 256 channels at 224 px. Average
-    pooling feeds the two hidden layers, where the original flattens a 6×6 map; so every head sees the same map.
+    pooling feeds the two hidden layers, where the original flattens a 6×6 map, so that all heads see the same map.
 
     Args:
         num_classes: outputs of the classifier; 0 for none.
@@ -87,11 +87,11 @@ class AlexNet(nn.Module):
         self.reset_classifier(num_classes)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameter groups for layer decay, as timm asks for them."""
+        """The parameter groups of layer decay, in timm's form."""
         return dict(stem=r"^features\.0", blocks=r"^features\.(\d+)")
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keeps only a few activations of the convolutions and recomputes the others in the backward."""
+        """Keeps only some activations of the convolutions and recomputes the others in the backward pass."""
         self.grad_checkpointing = enable
 
     def get_classifier(self) -> nn.Module:
@@ -99,7 +99,7 @@ class AlexNet(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the classifier, and the pooling where it is named."""
+        """Replaces the classifier, and the pooling if it is given."""
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
@@ -108,20 +108,20 @@ class AlexNet(nn.Module):
         self.head = head.to(device=like.device, dtype=like.dtype)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images ``[B, in_chans, H, W]`` → the map ``[B, 256, H/16, W/16]``."""
+        """Computes the map ``[B, 256, H/16, W/16]`` of images ``[B, in_chans, H, W]``."""
         if self.grad_checkpointing and not torch.jit.is_scripting():
             return torch.utils.checkpoint.checkpoint_sequential(self.features, 3, x, use_reentrant=False)
         return self.features(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The map → logits ``[B, num_classes]``, or the last hidden layer ``[B, 4096]``."""
+        """Computes logits ``[B, num_classes]`` from the map, or the last hidden layer ``[B, 4096]``."""
         if isinstance(self.global_pool, SelectAdaptivePool2d) and self.global_pool.is_identity():
             return x
         x = self.head_drop(self.pre_logits(self.global_pool(x)))
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images ``[B, in_chans, H, W]`` → logits."""
+        """Computes logits ``[B, num_classes]`` of images ``[B, in_chans, H, W]``."""
         return self.forward_head(self.forward_features(x))
 
 

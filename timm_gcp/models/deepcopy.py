@@ -1,4 +1,4 @@
-"""Deep copies of models that keep tensors of a forward pass."""
+"""Deep-copies models, including those that keep tensors of a forward pass."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -12,16 +12,16 @@ _Model = TypeVar("_Model", bound=nn.Module)
 
 
 def copy_model(model: _Model) -> _Model:
-    """A deep copy of a model, also of one that keeps results of a forward pass with gradients.
+    """Deep-copies a model, including one that keeps results of a forward pass with gradients.
 
-    Attention of TinyViT, LeViT and others keeps its biases between evaluation passes. Such a tensor belongs to a graph,
-    and ``copy.deepcopy`` refuses it; the copy has it without its graph.
+    Attention layers of TinyViT, LeViT and others cache their biases between evaluation passes. ``copy.deepcopy`` fails
+    on such a tensor, because it belongs to an autograd graph; the copy holds it detached.
 
     Args:
         model: any module, without wrappers.
 
     Returns:
-        The copy: nothing in it is shared with the model.
+        The copy, which shares nothing with the model.
     """
     kept = (tensor for module in model.modules() for tensor in _tensors_in(vars(module)))
     return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf})

@@ -1,4 +1,4 @@
-"""timm's feature extractors of a backbone: they have no head, so nothing of the pool is in them."""
+"""Builds timm's feature extractor (``features_only``) of a backbone, which has no head and no pool."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,21 +24,21 @@ def features_of(
     last_stride: int | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """The backbone's own ``features_only`` network, of the kind that timm makes for its family.
+    """Builds the backbone's ``features_only`` network, of the class that timm uses for its family.
 
     Args:
         backbone: a timm model's name.
-        cfg: of the covariance-pooled model: its weights and preprocessing.
+        cfg: weights and preprocessing of the covariance-pooled model.
         plain: load the weights that the cfg names into the plain backbone.
-        whole: makes the covariance-pooled model with its weights; the backbone's are taken from it. None for none.
-        last_stride: as ``graft`` has it.
+        whole: builds the covariance-pooled model with its weights, of which the backbone's are taken; None for none.
+        last_stride: as in ``graft``.
         **kwargs: as ``timm.create_model``.
 
     Returns:
         timm's extractor.
 
     Raises:
-        GCPError: a ``last_stride`` that does not fit, or weights that the extractor does not find.
+        GCPError: ``last_stride`` does not fit, or weights of the extractor are missing.
     """
     own = {key: value for key, value in kwargs.items() if key not in _HEAD_ARGUMENTS}
     source: dict[str, Any] = {"pretrained": True, "pretrained_cfg": cfg} if plain else {}
@@ -62,7 +62,7 @@ def _set_stride(net: Any, backbone: str, last_stride: int | None) -> None:
         return
     trunk = getattr(net, "model", net)
     stage = info["module"] if _has(trunk, info["module"]) else info["module"].replace(".", "_")
-    if _has(trunk, stage):  # an extractor of earlier maps ends before it
+    if _has(trunk, stage):  # an extractor of earlier maps lacks this stage
         set_stage_stride(trunk, stage)
     info["reduction"] = 16
 
@@ -72,7 +72,7 @@ def _has(module: nn.Module, path: str) -> bool:
 
 
 def _copy_weights(whole: Any, net: nn.Module) -> None:
-    # Extractors join the first two names of a path by '_', or keep the model, with its own head, as their 'model'.
+    # Extractors join the first two names of a path by '_', or keep the model, with its own head, as 'model'.
     head = whole.gcp_head
     without = tuple(f"model.{path.partition('.')[0]}." for path in (head.classifier, *head.replaced, "pre_logits"))
     given = {key.replace(".", "_"): value for key, value in whole.state_dict().items()}

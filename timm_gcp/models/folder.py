@@ -1,4 +1,4 @@
-"""Model folders, ``config.json`` with ``model.safetensors`` and a card, as timm's ``local-dir:`` takes them."""
+"""Writes model folders for timm's ``local-dir:``: ``config.json``, ``model.safetensors`` and a model card."""
 
 import json
 import os
@@ -22,12 +22,15 @@ from .names import split_name
 __all__ = ["OF_WEIGHTS", "architecture", "built_for", "model_arguments", "save_folder", "training_record"]
 
 OF_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
-"""What a cfg says of the weights of its name, which are not those that are saved or read from a checkpoint."""
+"""Entries of a cfg that describe the weights of the registered name, not those of a saved model."""
 _DATA_KEYS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
 
 
 def architecture(model: nn.Module) -> str:
-    """The registered name under which timm builds this model with the method now in force.
+    """The registered name under which timm builds this model with its present method.
+
+    Args:
+        model: a model of timm or ours; wrappers are removed.
 
     Raises:
         GCPError: the model was not built by timm, or no such name is registered.
@@ -46,13 +49,13 @@ def architecture(model: nn.Module) -> str:
 
 
 def built_for(model: nn.Module) -> tuple[int, int] | None:
-    """Height and width of the images that a model with position embeddings or windows was built for; else None."""
+    """Height and width of the images for which a model with position embeddings or windows was built; else None."""
     size = getattr(getattr(model, "patch_embed", None), "img_size", None)
     return tuple(size) if size is not None else None  # type: ignore[return-value]
 
 
 def model_arguments(model: nn.Module) -> dict[str, Any]:
-    """The arguments of ``timm.create_model`` beyond the number of classes that this model's weights need."""
+    """The arguments of ``timm.create_model``, besides the number of classes, that this model's weights need."""
     model = unwrap_model(model)
     arguments = {k: v for k, v in dict(getattr(model, "gcp_args", {})).items() if v is not None and v != {}}
     first = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv")
@@ -68,7 +71,7 @@ def model_arguments(model: nn.Module) -> dict[str, Any]:
 
 
 def training_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a model folder says of its training (``about`` of `save_folder`); empty where it says nothing."""
+    """Reads the training record of a model folder (``about`` of ``save_folder``); empty if there is none."""
     config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     record = config.get("training")
     return record if isinstance(record, dict) else {}
@@ -85,31 +88,31 @@ def save_folder(
     origin: str = "",
     about: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes what ``timm.create_model('local-dir:<folder>', pretrained=True)`` loads after ``import timm_gcp``.
+    """Writes a model folder, which ``timm.create_model('local-dir:<folder>', pretrained=True)`` loads.
 
-    The folder appears under its name only once it is whole; one that was there before is replaced.
+    The folder appears only when it is complete; an existing one is replaced.
 
     Args:
-        model: a model of timm's registry or ours, on any device and in any memory layout; DDP and compile wrappers are
-            seen through. Its present method is the one that the folder builds.
+        model: a model of timm's registry or ours, on any device and in any memory layout; wrappers of DDP and compile
+            are removed. The folder builds a model with its present method.
         folder: where to write.
-        class_names: one name a class, in the order of the logits.
-        metrics: what the card shows, name → value.
+        class_names: one name per class, in the order of the logits.
+        metrics: results for the card, name → value.
         data_config: preprocessing (``timm.data.resolve_data_config``); None keeps the model's own.
-        model_args: further arguments of ``timm.create_model``, beside those the model carries itself.
+        model_args: further arguments of ``timm.create_model``, besides those that the model records.
         origin: where the weights come from, for the card; Markdown.
-        about: what the configuration says of these weights: ``tag``, ``license``, ``description``, ``origin_url``, and
-            ``training``, a dict of how they were trained. Nothing of this is taken from the model's name, whose own
-            weights are others; nor are its class names if ``training`` is given.
+        about: entries of the configuration that describe these weights: ``tag``, ``license``, ``description``,
+            ``origin_url``, and ``training``, a dict of how they were trained. They are not taken from the cfg of the
+            model's name, which describes other weights; nor are its class names if ``training`` is given.
 
     Returns:
         The folder.
 
     Raises:
-        GCPError: the model has no registered name, or ``class_names`` has another length than the logits.
+        GCPError: the model has no registered name, or the number of ``class_names`` is not that of the logits.
     """
     name = architecture(model)
-    # A copy: contiguous CPU tensors are what safetensors writes, and the caller's model stays as it is.
+    # safetensors needs contiguous CPU tensors; the copy keeps the caller's model unchanged.
     plain: Any = copy_model(unwrap_model(model)).cpu()
     for tensor in (*plain.parameters(), *plain.buffers()):
         tensor.data = tensor.data.contiguous()
@@ -123,7 +126,7 @@ def save_folder(
     config.update({key: value for key, value in (about or {}).items() if key in OF_WEIGHTS and value is not None})
     training = (about or {}).get("training")
     if training or class_names is not None or plain.num_classes != plain.pretrained_cfg.get("num_classes"):
-        # Those of the model that this one was fine-tuned from.
+        # These name the classes of the model from which this one was fine-tuned.
         for key in ("label_names", "label_descriptions"):
             config.pop(key, None)
     if data_config is not None:
@@ -141,10 +144,10 @@ def save_folder(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
         written = Path(scratch) / "new"
         save_for_hf(plain, str(written), model_config=model_config, model_args=arguments, safe_serialization=True)
-        _say_once(written / "config.json")
+        _tidy_config(written / "config.json")
         card = written / "README.md"
         card.write_text(_card(name, Path(folder).name, config, metrics, origin), encoding="utf-8")
-        # safetensors writes for the owner alone; who may read the card may read the weights.
+        # safetensors makes its file readable by the owner only; give it the card's permissions.
         (written / "model.safetensors").chmod(card.stat().st_mode)
         if target.is_dir():
             os.replace(target, Path(scratch) / "old")
@@ -153,8 +156,9 @@ def save_folder(
     return Path(folder)
 
 
-def _say_once(config: Path) -> None:
-    # timm repeats the number of classes and the pool among the arguments; transformers would pass the former twice.
+def _tidy_config(config: Path) -> None:
+    """Removes repeated entries from the ``config.json`` that timm wrote, and adds ``requires``."""
+    # timm repeats the number of classes among the arguments, and transformers would pass it twice.
     content = json.loads(config.read_text(encoding="utf-8"))
     method = split_name(content["architecture"]).method
     repeated = {"num_classes": content.get("num_classes"), **({"global_pool": method} if method else {})}
@@ -169,7 +173,7 @@ def _say_once(config: Path) -> None:
 
 
 def _registration(name: str) -> str:
-    """The line of a card that registers a backbone which the package does not register by itself."""
+    """The line of code that registers a backbone, for the card; '' if importing the package registers it."""
     backbone, method, _ = split_name(name)
     if not method or backbone in BACKBONES:
         return ""

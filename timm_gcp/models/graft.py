@@ -1,4 +1,4 @@
-"""Covariance pooling on a timm model that is there already."""
+"""Puts covariance pooling on an existing timm model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,21 +24,21 @@ def graft(
 ) -> nn.Module:
     """Replaces the global pooling of a timm model by covariance pooling, and its classifier by a fresh one.
 
-    The model itself is changed and returned; its class becomes a subclass of its own class, so everything else of
-    timm goes on working (``forward_features``, ``forward_head``, ``forward_intermediates``, ``group_matcher``, …). The
-    parameters of the backbone keep their names and values, and the classifier its name (``fc``, ``head.fc``,
-    ``classifier``, ``head``, …). Maps of all layouts are pooled: NCHW, NHWC (Swin) and tokens (ViT: the patch tokens;
-    class and register tokens take part in attention, but not in the covariance).
+    The model itself is changed and returned. Its class becomes a subclass of its own class, so timm's interface works
+    as before (``forward_features``, ``forward_head``, ``forward_intermediates``, ``group_matcher``, …). The parameters
+    of the backbone keep their names and values, and the classifier its name (``fc``, ``head.fc``, ``classifier``,
+    ``head``, …). Maps of all layouts are pooled: NCHW, NHWC (Swin) and tokens (ViT: the patch tokens; class and
+    register tokens take part in attention, but not in the covariance).
 
-    Of what a family has between its pooling and its classifier,
+    Of the layers between pooling and classifier,
 
     - a norm over the map's channels (ConvNeXt's ``head.norm``, ``fc_norm`` of some ViTs) keeps its name and weights
       and comes before the pool, where every position passes it;
     - dropout stays before the classifier;
     - the hidden layers of VGG and AlexNet (``pre_logits``) stay, as in the published covariance networks; the first
       is as wide as the covariance, so they start fresh;
-    - all other layers go, because they are as wide as the averaged map: MobileNetV3's ``conv_head``, the hidden
-      layer of ``convnext_large_mlp``, attention pools, the batch norm in SHViT's classifier.
+    - all other layers are removed, because they are as wide as the averaged map: MobileNetV3's ``conv_head``, the
+      hidden layer of ``convnext_large_mlp``, attention pools, the batch norm in SHViT's classifier.
 
     The model's ``pretrained_cfg`` names ``<backbone>_<method>`` from then on, and that name is registered with timm:
     what ``timm.models.save_for_hf``, ``push_to_hf_hub`` or ``save_folder`` saves loads again. In another process, call
@@ -49,9 +49,9 @@ def graft(
         method: a name of ``timm_gcp.METHODS``.
         reduce: channels after the 1×1 reduction; -1 takes 256, 64 for backbones of at most 256 channels, none for at
             most 64 and for AlexNet; 0 or None leaves the channels as they are.
-        last_stride: stride of the last stage of ResNets and VGGs: 1 (14×14 maps at 224 px, as the published networks
-            have it) or 2 (7×7). None takes 1 for a model of one of these families whose output stride is timm's own 32,
-            and leaves every other model as it is.
+        last_stride: stride of the last stage of ResNets and VGGs: 1 (14×14 maps at 224 px, as in the published
+            networks) or 2 (7×7). None takes 1 for a model of one of these families whose output stride is timm's own
+            32, and changes no other model.
         dtype: precision of the spectral part; None takes the method's own.
         method_args: the method's arguments.
         chunk_size: images of a batch that go through the spectral part at a time, for small memories; None for all.
@@ -60,13 +60,13 @@ def graft(
         The same model.
 
     Raises:
-        GCPError: a model that cannot take the pool (the message says why), or arguments that do not fit.
+        GCPError: the model cannot take the pool (the message says why), or arguments do not fit.
     """
     put_pool(model, method, reduce, last_stride, dtype, method_args, chunk_size)
     grafted: Any = model
     cfg = dict(getattr(model, "pretrained_cfg", None) or {})
     backbone = cfg.get("architecture")
-    if backbone:  # a model that timm has not built has no name to save under
+    if backbone:  # a model that timm has not built has no registered name
         name = f"{backbone}_{grafted.global_pool.method}"
         ensure_registered(name)
         cfg.update(architecture=name, classifier=grafted.gcp_head.classifier)

@@ -1,4 +1,4 @@
-"""What a timm model does between its feature map and its classifier, found by running its own head once."""
+"""Finds the parts of a timm model's head, between feature map and classifier, by running the head once."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ __all__ = ["Family", "Head", "family_of", "read_head"]
 
 @dataclass(frozen=True)
 class Family:
-    """What the published networks of a family have that cannot be read off a model.
+    """Properties of the published networks of a family that cannot be read from a model.
 
     Attributes:
         stride_one: the last stage keeps stride 1, so its map has twice the sides.
         hidden: two hidden layers of the family's own width (``pre_logits``) stay between the pool and the classifier.
-        reduce: channels of the covariance; None follows the width of the map.
+        reduce: channels of the covariance, 0 for all; None: by the width of the map.
     """
 
     stride_one: bool = False
@@ -42,29 +42,29 @@ _UNFIT = {
     "PoolingVisionTransformer": "its features are class tokens alone, without a map",
     "NaFlexVit": "its features are a dictionary with a mask of valid patches",
 }
-"""Families whose head runs on a map, while their features are none."""
+"""Families whose head runs on a map although their features are not one, with the reason for the message."""
 
 _UNCOUNTED_PREFIX = {"CoaT": 1}
-"""Prefix tokens of families that do not count them in ``num_prefix_tokens``."""
+"""Number of prefix tokens of families that have no ``num_prefix_tokens``."""
 
 
 def family_of(model: nn.Module) -> Family:
-    """The published peculiarities of a model's family; none for most."""
+    """The properties of a model's family; the defaults for most."""
     return next((row for cls, row in _FAMILIES.items() if isinstance(model, cls)), Family())
 
 
 @dataclass(frozen=True)
 class Head:
-    """The parts of a timm head that a covariance pool works with.
+    """The parts of a timm head, as a covariance pool needs them.
 
     Attributes:
         classifier: path of the last linear layer.
         input_fmt: layout of the feature map, ``'NCHW'``, ``'NHWC'`` or ``'NLC'``.
-        prefix: class and register tokens in front of the patch tokens; they are left out of the covariance.
+        prefix: number of class and register tokens before the patch tokens; they are left out of the covariance.
         norm: path of a norm over the map's channels; it keeps its weights and comes before the pool.
         drop: path of the dropout module; None where the model drops by its ``drop_rate``.
-        hidden: the family's two hidden layers, ``pre_logits``, stay behind the pool.
-        replaced: layers without place behind a covariance: pooling, and what is as wide as the pooled map.
+        hidden: the family's two hidden layers, ``pre_logits``, stay after the pool.
+        replaced: paths of the layers that are removed: pooling, and layers as wide as the pooled map.
     """
 
     classifier: str
@@ -85,10 +85,10 @@ class Head:
 def read_head(model: nn.Module) -> Head:
     """Finds the parts of a timm model's head.
 
-    ``forward_head`` runs once on zeros of a small map. A norm over the map's channels that comes first (ConvNeXt's
-    ``head.norm``, a ViT's ``fc_norm``) is kept and will see every position instead of the mean; what runs on the
-    pooled vector (MobileNetV3's ``conv_head``, the hidden layer of ``convnext_large_mlp``, attention pools) is as wide
-    as the map and goes.
+    ``forward_head`` runs once on a small map of zeros. A norm over the map's channels that comes first (ConvNeXt's
+    ``head.norm``, a ViT's ``fc_norm``) is kept and applied to every position instead of the mean. Layers on the pooled
+    vector (MobileNetV3's ``conv_head``, the hidden layer of ``convnext_large_mlp``, attention pools) are as wide as the
+    map and are removed.
 
     Args:
         model: a timm classification model, also one without classes; unchanged afterwards.
@@ -97,20 +97,20 @@ def read_head(model: nn.Module) -> Head:
         The head.
 
     Raises:
-        GCPError: a family that cannot take the pool; the message says why.
+        GCPError: the family cannot take the pool; the message says why.
     """
     name = type(model).__name__
     if name in _UNFIT:
         raise GCPError(f"{name} cannot pool a covariance: {_UNFIT[name]}.")
     missing = [part for part in ("forward_features", "forward_head", "get_classifier") if not hasattr(model, part)]
     if missing:
-        raise GCPError(f"{name} is no classification model of timm's kind: it lacks {', '.join(missing)}.")
+        raise GCPError(f"{name} is not a classification model of timm: it lacks {', '.join(missing)}.")
     classifier = _classifier_of(model)
     calls: list[_Call] = []
     for input_fmt in _formats(model):
         try:
             calls = _run(model, input_fmt)
-        except Exception as error:  # a head that does not take this layout fails in its own way
+        except Exception as error:  # heads raise errors of many classes for a wrong layout
             refusal = error
             continue
         break
@@ -146,7 +146,7 @@ def _classifier_of(model: nn.Module) -> str:
 
 
 def _formats(model: nn.Module) -> Iterator[str]:
-    """The layouts to try, likeliest first."""
+    """The layouts to try, the most likely first."""
     given = getattr(model, "output_fmt", None)
     if given is not None:
         yield str(getattr(given, "value", given))
@@ -237,7 +237,7 @@ def _pooling_above(model: nn.Module, path: str) -> str | None:
 
 
 def _normalises(module: nn.Module, channels: int) -> bool:
-    """Whether a layer is a norm that treats every position by itself, over the map's channels."""
+    """Whether a layer is a norm over the map's channels, applied to each position separately."""
     weight = getattr(module, "weight", None)
     position = "norm" in type(module).__name__.lower() and not isinstance(module, nn.modules.batchnorm._BatchNorm)
     return position and isinstance(weight, Tensor) and weight.shape == (channels,)

@@ -1,4 +1,4 @@
-"""The class of a grafted model: a timm model's own class with the head of covariance pooling."""
+"""The class of a grafted model: a timm model's class with a covariance-pooled head in place of its own."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,16 +16,16 @@ from .stride import set_last_stride
 __all__ = ["DEFAULT_REDUCE", "GCPMixin", "default_width", "put_pool"]
 
 DEFAULT_REDUCE = -1
-"""``reduce`` of a head whose width follows the backbone: see ``default_width``."""
+"""The value of ``reduce`` that stands for ``default_width``."""
 
 GENERIC_POOL = "gcp"
-"""The ``global_pool`` of folders that name the method in their architecture alone."""
+"""The ``global_pool`` of folders whose architecture alone names the method."""
 
-register_notrace_module(GlobalCovariancePool)  # one node of an fx graph, as timm's own layers with control flow
+register_notrace_module(GlobalCovariancePool)  # one node of an fx graph, like timm's layers with control flow
 
 
 def default_width(in_features: int) -> int:
-    """The field's number of channels for the covariance: 256, 64 for tiny backbones, 0 (all) where there are no more.
+    """The usual number of channels of the covariance: 256, 64 for tiny backbones, 0 (all) for at most 64 channels.
 
     Args:
         in_features: channels of the last feature map.
@@ -34,7 +34,7 @@ def default_width(in_features: int) -> int:
 
 
 class GCPMixin(nn.Module):
-    """What a grafted model has beyond its own class. ``graft`` makes a subclass of the model's class."""
+    """Overrides the head in timm's interface; ``graft`` derives a class from this and from the model's own."""
 
     gcp_args: dict[str, Any]
     gcp_head: Head
@@ -43,10 +43,15 @@ class GCPMixin(nn.Module):
     head_hidden_size: int
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The feature map → logits, or what the classifier would see of it (``pre_logits``).
+        """Computes logits from the feature map: norm, pool, hidden layers of VGG and AlexNet, dropout, classifier.
 
-        Norm, covariance pool, hidden layers where the family has them, dropout, classifier. Without a pool
-        (``global_pool=''``) the map itself, behind its norm.
+        Args:
+            x: feature map, in the backbone's layout.
+            pre_logits: return the input of the classifier.
+
+        Returns:
+            Logits ``[B, num_classes]``, or the features ``[B, head_hidden_size]``. Without a pool (``global_pool=''``)
+            the normalised map.
         """
         head = self.gcp_head
         if head.norm is not None:
@@ -70,20 +75,20 @@ class GCPMixin(nn.Module):
         return part
 
     def get_classifier(self, name_only: bool = False) -> Any:
-        """The classifier, or the path under which the backbone's own family keeps it."""
+        """The classifier, or its path, which is that of the backbone's own family."""
         name = self.gcp_head.classifier
         return name if name_only else self._part(name)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the classifier, in timm's manner.
+        """Replaces the classifier, as timm's models do.
 
         Args:
             num_classes: outputs of the new classifier; 0 for none.
-            global_pool: None keeps the pool, ``''`` takes it away (the model then returns its feature map), the name
-                of a method sets the pool's method.
+            global_pool: None keeps the pool, ``''`` removes it (the model then returns its feature map), the name of a
+                method sets the pool's method.
 
         Raises:
-            GCPError: a pooling that is none of these; the plain backbone has the others.
+            GCPError: any other pooling, which only the plain backbone has.
         """
         pool = self._part("global_pool")
         width = self.num_features
@@ -105,10 +110,10 @@ class GCPMixin(nn.Module):
         self.set_submodule(self.gcp_head.classifier, classifier)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes the activations of the backbone's stages, and of the pool, in the backward.
+        """Recomputes the activations of the backbone's stages and of the pool in the backward pass.
 
         Raises:
-            AssertionError: a family that does not support it, as timm has it.
+            AssertionError: the family does not support it (raised by timm).
         """
         super().set_grad_checkpointing(enable)  # type: ignore[misc]
         pool = self._part("global_pool")
@@ -116,12 +121,12 @@ class GCPMixin(nn.Module):
             pool.set_grad_checkpointing(enable)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:  # type: ignore[override]
-        # The class was made at run time: it is found again through the class that it was made from.
+        # The class is made at run time; unpickling derives it again from the class of timm.
         return _blank, (type(self).__mro__[2],), self.__dict__
 
 
 def _grafted_class(base: type) -> type:
-    """The subclass of a timm class that carries the pool; the same object for the same class."""
+    """The subclass of a timm class with a covariance-pooled head; one object per class."""
     if base not in _GRAFTED:
         namespace = {"__module__": __name__, "__doc__": base.__doc__}
         _GRAFTED[base] = type(f"{base.__name__}GCP", (GCPMixin, base), namespace)
@@ -145,7 +150,7 @@ def put_pool(
     method_args: Mapping[str, Any] | None = None,
     chunk_size: int | None = None,
 ) -> nn.Module:
-    """Replaces a model's pooling and classifier as ``graft`` does, with its arguments, and leaves the model's name."""
+    """Replaces a model's pooling and classifier as ``graft`` does, with its arguments, but keeps the model's name."""
     if isinstance(model, GCPMixin):
         raise GCPError(
             f"{type(model).__name__} has a covariance pool already; set another method by model.global_pool.method."
@@ -172,11 +177,11 @@ def put_pool(
         hidden = hidden_layers(pool.out_features, grafted.head_hidden_size, grafted.drop_rate)
         grafted.pre_logits = hidden.to(device=like.device, dtype=like.dtype).train(model.training)
     grafted.global_pool = pool.to(device=like.device, dtype=like.dtype).train(model.training)
-    # What a saved folder has to say so that the same model is built again.
+    # A saved folder records these, so that the same model is built again.
     grafted.gcp_args = {"last_stride": last_stride, "reduce": width, "method_args": dict(method_args or {})}
     if dtype is not None:
         grafted.gcp_args["spectral_dtype"] = str(dtype).removeprefix("torch.")
-    # timm records here what its own savers write into config.json.
+    # timm's own savers write these into config.json.
     given = {key: value for key, value in grafted.gcp_args.items() if value not in (None, {})}
     grafted._model_args = {**getattr(model, "_model_args", {}), **given}
     grafted.reset_classifier(grafted.num_classes)
@@ -184,7 +189,7 @@ def put_pool(
 
 
 def _keep(model: nn.Module, head: Head) -> None:
-    """Leaves of a head what a covariance pool works with."""
+    """Removes from a head all layers that do not stay beside a covariance pool."""
     for path in head.replaced:
         if path != head.container:
             model.set_submodule(path, nn.Identity())

@@ -28,17 +28,20 @@ from ..weights.file import (
 )
 from . import ensure_registered
 from .folder import OF_WEIGHTS, built_for
-from .names import SOURCES
+from .names import SOURCES, split_name
 from .stride import set_last_stride
 
 _PLACES_OF_WEIGHTS = ("url", "file", "hf_hub_id", "hf_hub_filename")  # where timm finds the weights of a name
 
 
 def source_of(name: str) -> str:
-    """The name as timm takes it: an existing model folder gets its ``local-dir:``.
+    """The name in timm's form: an existing model folder gets the prefix ``local-dir:``.
+
+    Args:
+        name: registered name, model folder (with or without prefix) or Hub id.
 
     Raises:
-        GCPError: no such model, method or folder; near matches are named.
+        GCPError: no such model, method or folder; the message names near matches.
     """
     if not name.startswith(SOURCES) and os.path.isdir(name):
         name = f"local-dir:{model_folder(name)}"
@@ -54,14 +57,14 @@ def source_of(name: str) -> str:
 
 
 def model_folder(folder: str) -> str:
-    """A run folder's model folder, or the folder itself."""
+    """The model folder in a run folder; the folder itself if it is none."""
     inner = Path(folder) / "model"
     own = (Path(folder) / "config.json").is_file()
     return str(inner) if not own and (inner / "config.json").is_file() else folder
 
 
 def checkpoint_in(folder: str | os.PathLike[str]) -> Path | None:
-    """The checkpoint of a run folder, ours or timm's: the best model, or the last one where none was ranked yet."""
+    """The checkpoint of a run folder, ours or timm's: the best one, or the last one if no epoch was ranked."""
     files = (Path(folder) / f"{name}{EXTENSION}" for name in ("model_best", "last"))
     return next((file for file in files if file.is_file()), None)
 
@@ -99,7 +102,10 @@ def _architecture(name: str) -> str:
 
 
 def register_named(name: str) -> None:
-    """Registers the model that a name, a model folder or a Hub id stands for, if it is one of ours and timm lacks it.
+    """Registers the model of a name, a model folder or a Hub id, if it is one of ours and not registered.
+
+    Args:
+        name: registered name, ``local-dir:`` folder or Hub id.
 
     Raises:
         GCPError: the backbone's family cannot pool a covariance.
@@ -115,26 +121,26 @@ def create_model(
     image_size: tuple[int, int] | None = None,
     **arguments: Any,
 ) -> nn.Module:
-    """``timm.create_model`` with clear errors, for all that a user may name.
+    """Creates a model as ``timm.create_model`` does, from any name that a user may give, with clear errors.
 
     Args:
         name: registered name, model folder (with or without ``local-dir:``) or ``hf-hub:`` id.
         pretrained: load the weights that belong to the name.
-        last_stride: stride of a ResNet's or VGG's last stage, also of one with average pooling; None leaves it.
+        last_stride: stride of a ResNet's or VGG's last stage, also of one with average pooling; None keeps it.
         image_size: height and width of the images, for models whose weights depend on it (the position embedding of a
-            ViT, Swin's windows); weights are adapted as timm does it. None takes the model's own.
+            ViT, Swin's windows); timm adapts the weights. None keeps the model's own.
         **arguments: as ``timm.create_model``; None counts as not given.
 
     Raises:
-        GCPError: no such model, weights that cannot be had, or arguments that do not fit.
+        GCPError: no such model, the weights cannot be had, or arguments do not fit.
     """
     name = source_of(name)
     try:
         architecture = _architecture(name)
         ensure_registered(architecture)
         if last_stride is not None:
-            backbone, _, method = architecture.rpartition("_")
-            if method in METHODS and timm.is_model(backbone):
+            backbone, method, _ = split_name(architecture)
+            if method and timm.is_model(backbone):
                 arguments["last_stride"] = last_stride
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
         if image_size and built_for(model) not in (None, tuple(image_size)):
@@ -143,7 +149,7 @@ def create_model(
             set_last_stride(model, last_stride)
     except GCPError:
         raise
-    except Exception as error:  # timm, torch and the Hub's client raise all kinds
+    except Exception as error:  # timm, torch and the Hub's client raise errors of many classes
         raise GCPError(f"{name} cannot be built: {first_line(error)}.") from error
     return model
 
@@ -218,18 +224,18 @@ def model_from_checkpoint(
     """Builds the model of a training checkpoint as it was trained and ranked: weights, method and preprocessing.
 
     Args:
-        path: a checkpoint of a run, ours or that of timm's ``train.py``, or one of another program or a bare state
-            dict (which need ``name``).
+        path: a checkpoint of our run, of timm's ``train.py`` or, with ``name``, of another program; or, with ``name``,
+            a bare state dict.
         name: another model than the checkpoint's own.
         use_ema: averaged weights; None takes those by which the run was ranked.
-        **arguments: of ``create_model``; they win over the checkpoint's. Without ``num_classes`` here and there, the
-            classifier in the file tells it.
+        **arguments: of ``create_model``; they override those in the checkpoint. If neither has ``num_classes``, it is
+            read from the classifier in the file.
 
     Returns:
-        The model; its ``pretrained_cfg`` tells the preprocessing, and nothing of the weights that belong to its name.
+        The model; its ``pretrained_cfg`` has the run's preprocessing, and no entries about the weights of its name.
 
     Raises:
-        GCPError: the file is damaged or no checkpoint, or it does not fit the model.
+        GCPError: the file is damaged or not a checkpoint, or it does not fit the model.
     """
     arguments = {key: value for key, value in arguments.items() if value is not None}
     if str(path).endswith(".safetensors"):
@@ -251,22 +257,22 @@ def model_from_checkpoint(
     if merged.get("num_classes") is None:
         _take_number_of_classes(model, weights)
     load_weights(model, weights, path)
-    strange = {*OF_WEIGHTS, *_PLACES_OF_WEIGHTS}  # these tell of the weights in the registry or in a folder
-    own: dict[str, Any] = {key: value for key, value in model.pretrained_cfg.items() if key not in strange}
+    foreign = {*OF_WEIGHTS, *_PLACES_OF_WEIGHTS}  # entries about the weights of the name or folder
+    own: dict[str, Any] = {key: value for key, value in model.pretrained_cfg.items() if key not in foreign}
     if record.get("data_config"):
         own.update(record["data_config"], test_input_size=None, test_crop_pct=None)
-    # So do the names of the classes.
+    # The class names in the cfg are those of other weights, too.
     own["label_names"] = list(record["class_names"]) if record.get("class_names") else None
     own.update(label_descriptions=None, num_classes=model.num_classes)
     model.pretrained_cfg = model.default_cfg = own
-    # Another model that the user names brings its own method.
+    # Another model that the user names has its own method.
     if record.get("method") and find_pools(model) and name.partition(".")[0] in ("", record["architecture"]):
         set_method(model, record["method"])
     return model
 
 
 def _take_number_of_classes(model: Any, weights: Mapping[str, Tensor]) -> None:
-    """Gives a model as many classes as the classifier among the weights has, where it has one."""
+    """Gives a model as many classes as the classifier among the weights, if there is one."""
     name = model.pretrained_cfg.get("classifier")
     matrix = weights.get(f"{name}.weight") if isinstance(name, str) else None
     if matrix is not None and matrix.dim() and matrix.shape[0] not in (0, model.num_classes):
@@ -274,7 +280,7 @@ def _take_number_of_classes(model: Any, weights: Mapping[str, Tensor]) -> None:
 
 
 def _record_of(checkpoint: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a checkpoint says of its model: ours, timm's, or one with torchvision's ``arch`` alone."""
+    """The description of its model in a checkpoint: ours, timm's, or torchvision's ``arch``; {} if there is none."""
     if not isinstance(checkpoint, dict):
         return {}
     record = _checked_record(checkpoint.get("gcp"), path) or _record_of_timm(checkpoint.get("args"))
@@ -285,7 +291,7 @@ def _record_of(checkpoint: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _checked_record(record: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a checkpoint of ours says of its model; empty where there is nothing."""
+    """The description of its model in a checkpoint of ours, its types checked; empty if there is none."""
     if record is None:
         return {}
     kinds = {
@@ -296,12 +302,12 @@ def _checked_record(record: Any, path: str | os.PathLike[str]) -> dict[str, Any]
     }
     sound = isinstance(record, dict) and isinstance(record.get("architecture"), str)
     if not sound or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
-        raise GCPError(f"{path} does not tell its model: its entry 'gcp' is none of ours; give another checkpoint.")
+        raise GCPError(f"{path} does not tell its model: its entry 'gcp' is not ours; give another checkpoint.")
     return {**record, "model_args": record.get("model_args") or {}}
 
 
 def _record_of_timm(args: Any) -> dict[str, Any]:
-    """What the arguments in a checkpoint of timm's ``train.py`` tell."""
+    """The description of its model in a checkpoint of timm's ``train.py``, from the arguments there."""
     if not isinstance(args, argparse.Namespace) or not getattr(args, "model", None):
         return {}
     values = vars(args)

@@ -20,21 +20,21 @@ def keeps_stride_one(backbone: str) -> bool:
 
 
 def set_last_stride(model: nn.Module, stride: int) -> nn.Module:
-    """Gives the last stage of a timm ResNet or VGG the stride 1 or 2, without dilation; weights are untouched.
+    """Sets the stride of the last stage of a timm ResNet or VGG, without dilation; the weights stay.
 
-    Stride 1 doubles the sides of the last map. A VGG's last stage ends in a pooling, which goes; the published
-    covariance VGG has it so.
+    Stride 1 doubles the sides of the last map. In a VGG the last max pooling is removed, as in the published
+    covariance VGG.
 
     Args:
         model: a model of timm's ResNet, ResNetV2 or VGG class, grafted or plain.
-        stride: 1, or 2, timm's own.
+        stride: 1 or 2 (timm's own).
 
     Returns:
         The same model.
 
     Raises:
-        GCPError: another stride, another class, a model of another output stride than 32, or a stage that downsamples
-            by a layer whose stride cannot be set.
+        GCPError: another stride, another class, an output stride other than 32, or a stage that downsamples by a layer
+            whose stride cannot be set.
     """
     if stride not in (1, 2):
         raise GCPError(f"The stride of the last stage is 1 or 2, not {stride}.")
@@ -55,7 +55,7 @@ def set_last_stride(model: nn.Module, stride: int) -> nn.Module:
 
 
 def set_pool_size(model: nn.Module) -> None:
-    """Brings the ``pool_size`` of a ResNet's or VGG's cfg, the size of its last map, up to the stride that it has."""
+    """Sets the ``pool_size`` in the cfg of a ResNet or VGG, the size of its last map, to match its stride."""
     if family_of(model).stride_one:
         cfg: Any = model.pretrained_cfg
         reduction = model.feature_info[-1]["reduction"]  # type: ignore[index, call-overload]
@@ -63,12 +63,13 @@ def set_pool_size(model: nn.Module) -> None:
 
 
 def set_stage_stride(model: nn.Module, stage: str) -> None:
-    """Makes a stage that halves the map keep its sides.
+    """Gives a stage with stride 2 the stride 1.
 
-    Convolutions and padded averages step by one position; 2×2 pooling and blurring, which only serve the stride, go.
+    Convolutions and padded average pooling get stride 1; 2×2 pooling and blurring, which serve only the stride, are
+    removed.
 
     Args:
-        model: what holds the stage.
+        model: the module that holds the stage.
         stage: its path.
 
     Raises:
@@ -83,6 +84,6 @@ def set_stage_stride(model: nn.Module, stage: str) -> None:
         elif isinstance(module, (nn.AvgPool2d, nn.MaxPool2d)) or "Blur" in type(module).__name__:
             model.set_submodule(name, nn.Identity())
         elif any(module.children()):
-            module.stride = 1  # a block's own record
+            module.stride = 1  # an attribute of a block
         else:
             raise GCPError(f"The last stage downsamples by {type(module).__name__}, whose stride cannot be set: use 2.")

@@ -1,1 +1,1 @@
-"""Weights on disk: model folders that timm loads."""
+"""Pretrained weights: finds, downloads, converts and reads their files."""

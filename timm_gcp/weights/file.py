@@ -1,4 +1,4 @@
-"""Files with weights: read without trusting them, loaded only where they fit."""
+"""Reads files with weights safely, and loads weights into a model that they fit."""
 
 import argparse
 import logging
@@ -36,7 +36,7 @@ EXTENSION = ".pth.tar"
 
 _WEIGHTS = ("state_dict", "model_state_dict", "model", "params", "weights", "net", "network", "module")
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema")
-_DEEPEST = 3  # levels of such keys, one in another
+_DEEPEST = 3  # levels of nested keys that are searched
 _WRAPPED = r"^((module|_orig_mod)\.)+"
 _COUNTERS = ("n_averaged", "total_ops", "total_params")  # torch's AveragedModel, the profiler thop
 _PREFIXES = ("model.", "net.", "network.", "backbone.")
@@ -45,7 +45,10 @@ _logger = logging.getLogger(__name__)
 
 
 def load_file(path: str | os.PathLike[str]) -> Any:
-    """What ``torch.save`` wrote, on the CPU; nothing in the file is executed, and nothing unpacked beyond its size.
+    """Loads what ``torch.save`` wrote to the CPU. Nothing in the file is executed or decompressed.
+
+    Args:
+        path: the file.
 
     Raises:
         GCPError: no such file, a damaged one, or one that holds pickled objects.
@@ -68,7 +71,7 @@ def load_file(path: str | os.PathLike[str]) -> Any:
 
 
 def _refuse_compressed(file: Path) -> None:
-    # torch.save stores its entries as they are; compressed ones could unpack to any size.
+    # torch.save does not compress its entries; compressed ones could unpack to any size.
     if not zipfile.is_zipfile(file):
         return
     try:
@@ -82,10 +85,13 @@ def _refuse_compressed(file: Path) -> None:
 
 
 def check_sums(path: str | os.PathLike[str]) -> None:
-    """Compares a checkpoint with the checksums in it, which torch writes and does not look at.
+    """Verifies the checksums in a checkpoint, which torch writes but does not verify.
+
+    Args:
+        path: the file.
 
     Raises:
-        GCPError: it is damaged.
+        GCPError: the file is damaged.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -99,14 +105,14 @@ def check_sums(path: str | os.PathLike[str]) -> None:
 
 
 def read_weights(path: str | os.PathLike[str], use_ema: bool = False) -> dict[str, Tensor]:
-    """The state dict of a checkpoint or weights file (``.safetensors`` too): see ``weights_of``.
+    """Reads the state dict of a checkpoint or weights file (also ``.safetensors``): see ``weights_of``.
 
     Args:
         path: the file.
-        use_ema: averaged weights where the file has them.
+        use_ema: take averaged weights if the file has them.
 
     Raises:
-        GCPError: as ``load_file``, or a file without weights.
+        GCPError: as ``load_file``, or the file has no weights.
     """
     if str(path).endswith(".safetensors") and Path(path).is_file():
         try:
@@ -122,16 +128,16 @@ def has_average(checkpoint: Any) -> bool:
 
 
 def weights_of(checkpoint: Any, path: str | os.PathLike[str], use_ema: bool = False) -> dict[str, Tensor]:
-    """The state dict inside a loaded checkpoint, whichever of the usual keys it is under.
+    """Finds the state dict in a loaded checkpoint, under any of the usual keys.
 
     The prefixes of wrappers (``module.`` of DDP, ModelEmaV3 and torch's AveragedModel, ``_orig_mod.`` of torch.compile)
-    are taken off; what wrappers and profilers add (``n_averaged``, ``total_ops``, ``total_params``) is left out, and
-    a warning says so. Averaged weights are taken where there are no others.
+    are removed; what wrappers and profilers add (``n_averaged``, ``total_ops``, ``total_params``) is left out with a
+    warning. Averaged weights are taken if there are no others.
 
     Args:
-        checkpoint: what ``load_file`` gave.
+        checkpoint: what ``load_file`` returned.
         path: the file, for messages.
-        use_ema: averaged weights where the checkpoint has them.
+        use_ema: take averaged weights if the checkpoint has them.
 
     Raises:
         GCPError: there are no weights.
@@ -169,9 +175,9 @@ def _without_wrappers(state_dict: Mapping[str, Tensor], path: str | os.PathLike[
 def without_prefix(
     weights: Mapping[str, Tensor], model: nn.Module, source: str | os.PathLike[str]
 ) -> dict[str, Tensor]:
-    """Takes off the prefix under which a wrapper (Lightning's ``model.``, ``net.``, ``backbone.``, …) keeps a model.
+    """Removes the prefix under which a wrapper (Lightning's ``model.``, ``net.``, ``backbone.``, …) keeps a model.
 
-    Weights that have no such prefix come back as they are. A warning says what was taken and what was left.
+    Weights without such a prefix are returned unchanged. A warning says what was taken and what was left out.
 
     Args:
         weights: state dict.
@@ -179,7 +185,7 @@ def without_prefix(
         source: what messages call the file.
 
     Raises:
-        GCPError: the model's weights are there several times, under prefixes of which none is usual.
+        GCPError: the weights contain the model several times, under prefixes of which none is usual.
     """
     own = model.state_dict().keys()
     counts: Counter[str] = Counter()
@@ -198,11 +204,11 @@ def without_prefix(
 def take_prefix(
     weights: Mapping[str, Tensor], prefixes: Sequence[str], source: str | os.PathLike[str]
 ) -> dict[str, Tensor]:
-    """The entries under a wrapper's prefix, without it. A warning says what was taken and what was left.
+    """Takes the entries under a wrapper's prefix and removes it. A warning says what was taken and what was left out.
 
     Args:
         weights: state dict.
-        prefixes: those under which there is a whole model; of several, a usual one is taken.
+        prefixes: each of them holds a whole model; of several, a usual one is taken.
         source: what messages call the file.
 
     Raises:
@@ -224,13 +230,13 @@ def take_prefix(
 def load_weights(
     model: nn.Module, weights: Mapping[str, Tensor], source: str | os.PathLike[str], optional: tuple[str, ...] = ()
 ) -> None:
-    """Loads weights that have to fit.
+    """Loads weights into a model; names and shapes must agree.
 
     Args:
-        model: where to, not wrapped; one on the meta device takes the tensors themselves.
-        weights: state dict, also one under a wrapper's prefix (see ``without_prefix``).
-        source: what the message calls it.
-        optional: prefixes of keys that may be missing or left over.
+        model: the model, without wrappers; one on the meta device shares the tensors.
+        weights: state dict, also under a wrapper's prefix (see ``without_prefix``).
+        source: what the message calls the file.
+        optional: prefixes of keys that may be missing or unexpected.
 
     Raises:
         GCPError: keys or shapes differ; the message names the first of each kind and counts the rest.
@@ -268,8 +274,11 @@ def load_training_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Nothing in the file is executed: ``weights_only=True``, with ``argparse.Namespace`` allowed.
 
+    Args:
+        path: the file.
+
     Raises:
-        GCPError: no such file, a damaged one, one that holds pickled objects, or no training checkpoint.
+        GCPError: no such file, a damaged one, one that holds pickled objects, or not a training checkpoint.
     """
     checkpoint = load_file(path)
     check_sums(path)

@@ -1,4 +1,4 @@
-"""The manifest: one row a checkpoint that can be had, and where. ``manifest.json`` beside this file holds the rows."""
+"""The manifest of pretrained checkpoints, one row per checkpoint; ``manifest.json`` beside this file holds the rows."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ class Upstream:
 
     Attributes:
         source: ``drive:<file id>`` of Google Drive, or an address.
-        sha256: of the file, 64 hex digits, or the first ones as torch's hub writes them into names; None if unknown.
+        sha256: of the file, 64 hex digits, or the first ones, as in the names of torch.hub's files; None if unknown.
         size: bytes; None if unknown.
     """
 
@@ -39,11 +39,11 @@ class Upstream:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One row: weights of one registered name, under one tag. Without a place they wait to be published.
+    """One row: the weights of one registered name under one tag. A row without a place is not published yet.
 
     Attributes:
         name: ``<backbone>_<method>.<tag>``.
-        description: a sentence for people.
+        description: one sentence for users.
         licence: SPDX identifier; None forbids publishing.
         model_args: arguments of ``timm.create_model`` that belong to the weights, such as ``last_stride``.
         package: file name under ``weights/zoo`` in this package; None for none.
@@ -51,16 +51,16 @@ class Checkpoint:
         upstream: the authors' file; None for none.
         sha256: of ``model.safetensors`` in the package and on the Hub; None where there is neither.
         size: its bytes.
-        verified: how somebody here evaluated the weights, with date; None if nobody could.
+        verified: how the weights were evaluated for this project, with date; None if they were not.
         input_size: channels, height and width.
         interpolation: resampling of the evaluation.
         crop_pct: share of the resized image that the centre crop keeps.
         mean: of the pixels.
         std: of the pixels.
         num_classes: width of the logits.
-        label_names: one a class, in the order of the logits; None if unknown.
+        label_names: one name per class, in the order of the logits; None if unknown.
         metrics: what was measured: ``{"data", "top1", "top5", "by", "command"}``; ``by`` is ``"upstream"`` for a number
-            that the authors printed.
+            that the authors published.
         recipe: the command that trained the weights; None if unknown.
         origin_url: where a person can read about the weights.
     """
@@ -97,10 +97,10 @@ class Checkpoint:
         return self.name.partition(".")[2]
 
     def check(self) -> None:
-        """Refuses a row that could not be had or trusted.
+        """Checks the fields on which finding and trusting the weights depend.
 
         Raises:
-            GCPError: naming the row and the field.
+            GCPError: a field is not valid; the message names row and field.
         """
         problems = {
             "name": not _NAME.fullmatch(self.name) or self.tag == "init",
@@ -118,10 +118,16 @@ class Checkpoint:
 
 
 def read_manifest(path: str | os.PathLike[str] = MANIFEST) -> dict[str, Checkpoint]:
-    """The rows of a manifest by name, in its order.
+    """Reads a manifest.
+
+    Args:
+        path: of the JSON file.
+
+    Returns:
+        Name → row, in the order of the file.
 
     Raises:
-        GCPError: a file that is no manifest, or a row that is not valid.
+        GCPError: the file is not a manifest, or a row is not valid.
     """
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -140,10 +146,14 @@ def read_manifest(path: str | os.PathLike[str] = MANIFEST) -> dict[str, Checkpoi
 
 
 def write_manifest(rows: Mapping[str, Checkpoint], path: str | os.PathLike[str] = MANIFEST) -> None:
-    """Writes a manifest aside and renames it; fields that hold their default are left out.
+    """Writes a manifest; fields with their default value are left out.
+
+    Args:
+        rows: name → row.
+        path: of the JSON file.
 
     Raises:
-        GCPError: a row that is not valid; nothing is written.
+        GCPError: a row is not valid; nothing is written.
     """
     for row in rows.values():
         row.check()

@@ -1,4 +1,4 @@
-"""Resolves a row of the manifest to a file on this machine."""
+"""Finds or downloads the weights file of a row of the manifest."""
 
 import contextlib
 import hashlib
@@ -30,20 +30,21 @@ _ARGUMENTS = "model_args"
 
 
 def resolve(row: Checkpoint) -> Path:
-    """The file with a checkpoint's weights in our layout, downloaded and converted if need be.
+    """Finds the file with a checkpoint's weights in our layout; downloads and converts it if necessary.
 
-    In this order: the folder that ``TIMM_GCP_ZOO`` names (``<name>/model.safetensors`` or ``<name>.safetensors``), the
-    package, the Hugging Face Hub at the row's revision, the authors' release. What is downloaded is checked against the
-    row's sha256, and kept in the cache of huggingface_hub, or, converted, in ``cache_folder``.
+    The places are tried in this order: the folder that ``TIMM_GCP_ZOO`` names (``<name>/model.safetensors`` or
+    ``<name>.safetensors``), the package, the Hugging Face Hub at the row's revision, the authors' release. A downloaded
+    file is checked against the row's sha256 and kept in the cache of huggingface_hub or, converted, in
+    ``cache_folder``.
 
     Args:
-        row: what is wanted.
+        row: of the manifest.
 
     Returns:
         A safetensors file.
 
     Raises:
-        GCPError: it cannot be had; the message says what was tried and what to do.
+        GCPError: the file cannot be had; the message says what was tried and what to do.
     """
     local = _in_zoo_folder(row)
     if local is not None:
@@ -58,12 +59,16 @@ def resolve(row: Checkpoint) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where converted checkpoints are kept: ``timm_gcp`` in huggingface_hub's home (``HF_HOME``)."""
+    """The folder of converted checkpoints: ``timm_gcp`` in huggingface_hub's home (``HF_HOME``)."""
     return Path(constants.HF_HOME) / "timm_gcp"
 
 
 def arguments_of(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Arguments of ``timm.create_model`` that a converted checkpoint's own file told, which the row may not know."""
+    """Reads the arguments of ``timm.create_model`` that were found in a checkpoint when it was converted.
+
+    Args:
+        path: a file that ``resolve`` returned.
+    """
     with safe_open(path, "pt") as file:
         return json.loads((file.metadata() or {}).get(_ARGUMENTS, "{}"))
 
@@ -101,7 +106,7 @@ def _on_hub(row: Checkpoint, hub: str) -> Path:
     try:
         _check(path, row, f"what the Hub gave for {hub}; try again")
     except GCPError:
-        # The cache must not hold it: the next call would trust it.
+        # Remove it from the cache: the next call would trust it.
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         raise
@@ -115,7 +120,7 @@ def _check(path: Path, row: Checkpoint, what: str) -> None:
 
 def _from_upstream(row: Checkpoint, upstream: Upstream) -> Path:
     source = upstream.source
-    # The name tells the row apart from an earlier one with another file.
+    # The hash tells this file from that of an earlier version of the row.
     target = cache_folder() / f"{row.name}-{hashlib.sha256(source.encode()).hexdigest()[:8]}.safetensors"
     with _one_process(target):
         if not target.is_file():
@@ -153,7 +158,7 @@ def _convert(raw: Path, row: Checkpoint, target: Path) -> None:
 
 @contextlib.contextmanager
 def _one_process(target: Path) -> Iterator[None]:
-    """Lets one process at a time make a file; the others wait and find it."""
+    """Lets one process at a time write a file; the others wait and then find it."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):

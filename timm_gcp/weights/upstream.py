@@ -22,7 +22,7 @@ from .upstream_layouts import Layout, find_last_stride, find_layout, wrapper_pre
 __all__ = ["PREPROCESSING", "TRIU_ORDERS", "Published", "convert", "read_published"]
 
 TRIU_ORDERS = ("row", "column")
-"""Orders in which a triangle of the covariance is read.
+"""Orders in which the entries of a covariance's triangle can be stored.
 
 ``row`` is ours, and that of fast-MPN-COV since its commit e68a5ee (2018-12-26) and of all of DifferentiableSVD: the
 upper triangle, row by row. Before that commit, the only one that changed it, the lower triangle was read row by row;
@@ -82,10 +82,10 @@ class Published:
         return "column" if self.sha256.startswith(_BY_COLUMN) else "row"
 
     def state_dict(self, triu_order: str | None = None) -> dict[str, Tensor]:
-        """The weights for our row-major upper triangle.
+        """The weights, with the entries of the covariance in our order (upper triangle, row by row).
 
         Args:
-            triu_order: order of the covariance's entries in the file (``TRIU_ORDERS``); None for the known one.
+            triu_order: order of the covariance's entries in the file (``TRIU_ORDERS``); None for ``self.triu_order``.
         """
         weights = dict(self.weights)
         if (triu_order or self.triu_order) == "column":
@@ -96,7 +96,7 @@ class Published:
         return weights
 
     def build(self, method: str, last_stride: int | None = None, triu_order: str | None = None) -> nn.Module:
-        """The network with these weights, for evaluation. The tensors are shared with ``weights``.
+        """Builds the network with these weights, for evaluation. It shares its tensors with ``weights``.
 
         Args:
             method: a name of ``timm_gcp.METHODS`` whose covariance has this form.
@@ -158,27 +158,27 @@ def convert(
     ordered: bool = True,
     sha256: str = "",
 ) -> Published:
-    """Brings a published state dict into our layout.
+    """Converts a published state dict to our layout.
 
     The layout is told from the names and shapes: ``features.*``, ``representation.*``, ``classifier.*`` (ResNet-50 and
     -101, VGG-16-BN, AlexNet with and without batch norm, also with DataParallel's ``module``), or the ResNets'
-    ``conv1`` … ``layer4``, ``layer_reduce``, ``layer_reduce_bn``, ``fc``. Every root has the same parameters, none. A
-    prefix of a wrapper, such as ``model.`` or ``net.``, is taken off with a warning that says what was left.
+    ``conv1`` … ``layer4``, ``layer_reduce``, ``layer_reduce_bn``, ``fc``. No root has parameters. The
+    prefix of a wrapper, such as ``model.`` or ``net.``, is removed, and a warning says what was left out.
 
-    The stride of a ResNet's last stage is not in the weights. It is 1 in the networks called ``mpncovresnet``, 2 in
-    those called ``resnet``, which ``arch`` tells, or else the order of the entries: upstream's wrapper puts an
-    ``mpncovresnet``'s representation after its classifier, a ``resnet``'s before.
+    The stride of a ResNet's last stage is not in the weights. It is 1 in the networks called ``mpncovresnet`` and 2 in
+    those called ``resnet``. ``arch`` tells the name, or else the order of the entries does: upstream puts the
+    representation of an ``mpncovresnet`` after its classifier, that of a ``resnet`` before.
 
     Args:
-        weights: entry → tensor.
+        weights: state dict.
         arch: upstream's name of the network, from a training checkpoint.
-        source: what messages call it.
-        ordered: the entries come in the order in which upstream saved them (safetensors sorts them).
+        source: what messages call the checkpoint.
+        ordered: the entries are in the order in which upstream saved them (safetensors sorts them).
         sha256: of the file.
 
     Raises:
-        GCPError: none of these layouts, entries that do not fit (the first are named), a head that does not see a
-            covariance, or weights that are not finite.
+        GCPError: another layout, entries that do not fit (the message names the first), a head without covariance, or
+            weights that are not finite.
     """
     plain = clean_state_dict(dict(weights))
     wrappers = wrapper_prefixes(plain)
