@@ -23,7 +23,7 @@ from timm_gcp.commands.option_types import path_object
 from timm_gcp.commands.validate import evaluation_row, parse_validate_args
 from timm_gcp.text import first_line, markdown_table
 
-from .record import append_row, provenance, read_cells
+from .record import RESULTS, append_row, provenance, read_cells
 
 
 def main(argv: list[str]) -> None:
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
         epilog="Further options are those of timm-gcp validate: --dataset, --data-dir, --split, --tta, …",
     )
     parser.add_argument("--models", nargs="+", required=True, metavar="NAME", help="registered names or model folders")
-    parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results" / "accuracy.csv")
+    parser.add_argument("--results", type=path_object, default=RESULTS / "accuracy.csv", help="file (%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="models evaluated in parallel (%(default)s)")
     args, given = parser.parse_known_args(argv)
     evaluate(args.models, given, args.results, args.jobs)

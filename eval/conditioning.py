@@ -15,7 +15,7 @@ from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
 from timm_gcp.plots import new_figure, save_figure
 
-from .record import provenance, read_table, write_table
+from .record import RESULTS, provenance, read_table, write_table
 
 QUANTITIES = {"kappa": "κ of Σ", "rank": "rank of Σ", "under_eps": "share of eigenvalues below eps"}
 
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "runs", type=path_object, nargs="+", metavar="RUN", help="run folders (those with a summary.csv)"
     )
-    parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=path_object, default=RESULTS, help="folder of the results (%(default)s)")
     args = parser.parse_args(argv)
     epochs = {run.name: monitored_epochs(run) for run in args.runs}
     args.results.mkdir(parents=True, exist_ok=True)

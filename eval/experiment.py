@@ -51,7 +51,7 @@ from .experiment_settings import (
 )
 from .folds import write_folds
 from .rate_search import rate_of, with_neighbours
-from .record import append_row, provenance, read_cells, write_table
+from .record import RESULTS, append_row, provenance, read_cells, write_table
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """Environment of a run."""
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--work", type=path_object, default=Path("runs/experiment"), help="folder for the runs (%(default)s)"
     )
-    parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=path_object, default=RESULTS, help="folder of the results (%(default)s)")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="epochs of a run (%(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs in parallel, one thread each")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="seeds of the final runs (%(default)s)")

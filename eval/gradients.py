@@ -19,7 +19,7 @@ from timm_gcp import METHODS, covariance_sqrt
 from timm_gcp.commands.option_types import path_object
 from timm_gcp.plots import new_figure, save_figure
 
-from .record import provenance, read_table, write_table
+from .record import RESULTS, provenance, read_table, write_table
 
 SHAPES = ((64, 49), (64, 196))
 EXPONENTS = (0, 1, 2, 3, 4, 5, 6, 7, 8)
@@ -33,9 +33,9 @@ OWN_FUNCTION = ("svdtopn", "rsqrt", "logm", "seb")
 def main(argv: list[str]) -> None:
     """Runs the command ``gradients``."""
     parser = argparse.ArgumentParser(prog="python -m eval gradients", description=__doc__.split("\n")[0])
-    parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=path_object, default=RESULTS, help="folder of the results (%(default)s)")
     parser.add_argument("--batch", type=int, default=4, help="random matrices per measurement (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="random seed (%(default)s)")
     args = parser.parse_args(argv)
     args.results.mkdir(parents=True, exist_ok=True)
     table = args.results / "gradients.csv"

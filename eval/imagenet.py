@@ -6,7 +6,6 @@ into ``results/imagenet.csv``.
 
 import argparse
 import shlex
-from pathlib import Path
 
 import pandas as pd
 
@@ -16,7 +15,7 @@ from timm_gcp.text import markdown_table
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
 
 from .accuracy import evaluate
-from .record import read_table
+from .record import RESULTS, read_table
 
 
 def main(argv: list[str]) -> None:
@@ -26,7 +25,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--split", default="validation")
     parser.add_argument("--models", nargs="+", default=[], metavar="NAME", help="rows of the manifest (default: all)")
     parser.add_argument("--manifest", type=path_object, default=MANIFEST)
-    parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=path_object, default=RESULTS, help="folder of the results (%(default)s)")
     args, others = parser.parse_known_args(argv)
     rows = chosen(read_manifest(args.manifest), args.models)
     given = ["--data-dir", args.data_dir, "--split", args.split, *others]

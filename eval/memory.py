@@ -25,17 +25,17 @@ from timm_gcp.models.stride import set_last_stride
 from timm_gcp.plots import new_figure, save_figure
 from timm_gcp.text import markdown_table
 
-from .record import provenance, read_table, write_table
+from .record import RESULTS, provenance, read_table, write_table
 
 _STATM = Path("/proc/self/statm")
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "average pooling": {"head": ""},
+    "average pooling": {"covariance": False},
     "covariance pooling": {},
     "chunks of 1": {"chunk_size": 1},
     "pool recomputed": {"recompute": "pool"},
     "pool recomputed, chunks of 1": {"recompute": "pool", "chunk_size": 1},
-    "average pooling, recomputed": {"head": "", "recompute": "model"},
+    "average pooling, recomputed": {"covariance": False, "recompute": "model"},
     "all recomputed, chunks of 1": {"recompute": "model", "chunk_size": 1},
 }
 
@@ -43,11 +43,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def main(argv: list[str]) -> None:
     """Runs the command ``memory``."""
     parser = argparse.ArgumentParser(prog="python -m eval memory", description=__doc__.split("\n")[0])
-    parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=path_object, default=RESULTS, help="folder of the results (%(default)s)")
     parser.add_argument("--backbone", default="resnet50", help="a timm ResNet or VGG (%(default)s)")
-    parser.add_argument("--method", default="svdpade")
-    parser.add_argument("--img-size", type=int, default=448)
-    parser.add_argument("-b", "--batch-size", type=int, default=10)
+    parser.add_argument("--method", default="svdpade", help="method of covariance pooling (%(default)s)")
+    parser.add_argument("--img-size", type=int, default=448, help="image size, pixels (%(default)s)")
+    parser.add_argument("-b", "--batch-size", type=int, default=10, help="images per batch (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--setting", choices=SETTINGS, help=argparse.SUPPRESS)  # measure this one here
     args = parser.parse_args(argv)
@@ -64,19 +64,19 @@ def main(argv: list[str]) -> None:
         given = {key: getattr(args, key) for key in ("backbone", "method", "img_size", "batch_size", "device")}
         rows.append({"setting": setting, **json.loads(done.stdout.splitlines()[-1]), **given, **provenance()})
         write_table(args.results / "memory.csv", rows)
-    table_of_settings = read_table(args.results / "memory.csv")
-    draw(table_of_settings, args.results / "memory.png")
-    print(table(table_of_settings))
+    measured = read_table(args.results / "memory.csv")
+    draw(measured, args.results / "memory.png")
+    print(table(measured))
 
 
 def measure(
-    args: argparse.Namespace, head: str | None = None, chunk_size: int | None = None, recompute: str = ""
+    args: argparse.Namespace, covariance: bool = True, chunk_size: int | None = None, recompute: str = ""
 ) -> Mapping[str, float]:
     """Measures two training steps of one setting.
 
     Args:
         args: the command's options.
-        head: '' for average pooling, None for covariance pooling.
+        covariance: whether the head pools covariances; otherwise it averages.
         chunk_size: images that the covariance pool processes at a time; None for all at once.
         recompute: 'model', 'pool' or '': whose activations are recomputed in the backward pass.
 
@@ -84,11 +84,11 @@ def measure(
         ``mib``: mebibytes that a step adds.
     """
     torch.manual_seed(0)
-    model: Any = timm.create_model(args.backbone if head == "" else f"{args.backbone}_{args.method}", num_classes=200)
-    if head == "":
-        set_last_stride(model, 1)
-    else:
+    model: Any = timm.create_model(f"{args.backbone}_{args.method}" if covariance else args.backbone, num_classes=200)
+    if covariance:
         model.global_pool.chunk_size = chunk_size
+    else:
+        set_last_stride(model, 1)
     if recompute == "model":
         model.set_grad_checkpointing()
     elif recompute == "pool":
@@ -129,7 +129,7 @@ def table(rows: pd.DataFrame) -> str:
 
 
 def draw(rows: pd.DataFrame, path: Path) -> None:
-    """One bar per setting."""
+    """Writes a plot with one bar per setting."""
     figure = new_figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.bar_label(axes.barh(rows["setting"][::-1], rows["mib"][::-1]), fmt="%.0f", padding=3)

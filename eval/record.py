@@ -12,6 +12,9 @@ import torch
 
 from timm_gcp.files import save_text
 
+RESULTS = Path(__file__).parent / "results"
+"""The recorded results."""
+
 
 def machine() -> str:
     """Name of the GPU, or of the processor with its number of cores."""

@@ -14,7 +14,7 @@ from timm_gcp.commands.option_types import path_object
 from timm_gcp.files import save_text
 
 from . import experiment_report, gradients, memory, speed, training_step
-from .record import read_cells, read_table
+from .record import RESULTS, read_cells, read_table
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ SECTIONS = (
 def main(argv: list[str]) -> None:
     """Runs the command ``report``."""
     parser = argparse.ArgumentParser(prog="python -m eval report", description=__doc__.split("\n")[0])
-    parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=path_object, default=RESULTS, help="folder of the results (%(default)s)")
     args = parser.parse_args(argv)
     out = args.results / "README.md"
     content = page(args.results)

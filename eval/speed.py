@@ -31,7 +31,7 @@ from timm_gcp.plots import new_figure, save_figure
 from timm_gcp.text import markdown_table
 
 from . import training_step
-from .record import provenance, read_table, write_table
+from .record import RESULTS, provenance, read_table, write_table
 from .training_step import synchronize
 from .upstream_layers import LAYERS, load
 
@@ -50,23 +50,31 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def main(argv: list[str]) -> None:
     """Runs the command ``speed``."""
     parser = argparse.ArgumentParser(prog="python -m eval speed", description=__doc__.split("\n")[0])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="METHOD", default=tuple(METHODS))
-    parser.add_argument("--batch", type=int, nargs="+", default=[16])
-    parser.add_argument("--channels", type=int, nargs="+", default=[256])
-    parser.add_argument("--maps", type=int, nargs="+", default=[7, 14], help="side of the feature map (%(default)s)")
-    parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=["float32"], help="of the features")
-    parser.add_argument("--precision", choices=DTYPES, nargs="+", default=[], help="other precisions, too")
-    parser.add_argument("--compiled", nargs="+", choices=METHODS, metavar="METHOD", default=[], help="also compiled")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, metavar="METHOD", default=tuple(METHODS), help="methods to time (all)"
+    )
+    parser.add_argument("--batch", type=int, nargs="+", default=[16], help="images per batch (16)")
+    parser.add_argument("--channels", type=int, nargs="+", default=[256], help="channels of the features (256)")
+    parser.add_argument("--maps", type=int, nargs="+", default=[7, 14], help="side of the feature map (7 and 14)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, nargs="+", default=["float32"], help="precision of the features (float32)"
+    )
+    parser.add_argument(
+        "--precision", choices=DTYPES, nargs="+", default=[], help="also time methods in these, where they can"
+    )
+    parser.add_argument(
+        "--compiled", nargs="+", choices=METHODS, metavar="METHOD", default=[], help="also time these compiled"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=9, help="rounds of timing (%(default)s)")
     parser.add_argument(
         "--upstream", type=path_object, metavar="DIR", help="folder with checkouts of the two repositories"
     )
     parser.add_argument("--step", metavar="BACKBONE", help="time training steps of this backbone instead")
-    parser.add_argument("--img-size", type=int, default=224, help="of a training step (%(default)s)")
-    parser.add_argument("--amp", action="store_true", help="training steps under bfloat16 autocast")
-    parser.add_argument("--results", type=path_object, default=Path(__file__).parent / "results")
+    parser.add_argument("--img-size", type=int, default=224, help="image size of training steps (%(default)s)")
+    parser.add_argument("--amp", action="store_true", help="run training steps under bfloat16 autocast")
+    parser.add_argument("--results", type=path_object, default=RESULTS, help="folder of the results (%(default)s)")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -275,7 +283,7 @@ def comparison(rows: pd.DataFrame, side: int) -> list[tuple[str, str, str, str]]
 
 
 def draw(rows: pd.DataFrame, path: Path) -> None:
-    """Forward and backward time of every layer; one plot per shape."""
+    """Writes a figure of forward and backward time, one plot per shape."""
     shapes = rows.groupby(SHAPE, sort=False)
     figure = new_figure(figsize=(6.4 * shapes.ngroups, 0.9 + 0.27 * shapes.size().max()), layout="constrained")
     panels = figure.subplots(1, shapes.ngroups, squeeze=False)[0]
