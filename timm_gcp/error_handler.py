@@ -14,12 +14,12 @@ _LONGEST = 400
 
 
 def exit_status(program: str, argv: Sequence[str], work: Callable[[], int | None]) -> int:
-    """Runs a command, whichever library raises.
+    """Runs a command and reports any error in one sentence.
 
     Args:
-        program: its name, which starts the message.
-        argv: its arguments; with ``--debug`` among them errors are raised.
-        work: the command.
+        program: name of the command, which starts the message.
+        argv: its arguments; with ``--debug`` among them errors are raised instead.
+        work: runs the command.
 
     Returns:
         What the command returns, 0 for None; 2 for bad input, 1 for an unexpected error (one sentence on
@@ -59,10 +59,10 @@ def with_flags(message: str) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    """The library's error on one line, with the place where it was raised."""
+    """An unexpected error on one line, with the place where it was raised."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if any(line.startswith("Traceback ") or line.startswith("Original Traceback") for line in lines):
-        lines = [lines[0].rstrip("."), lines[-1]]  # of a loader worker: what it was caught in, what it is
+        lines = [lines[0].rstrip("."), lines[-1]]  # from a loader worker: where it was caught, and the error itself
     text = ": ".join(lines[:2]).rstrip(".")
     text = f"{text[:_LONGEST]}…" if len(text) > _LONGEST else text
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,8 +1,8 @@
-"""Files that are whole or not there: what a command writes, and where it may write it.
+"""Writes files completely or not at all, and checks where a command may write.
 
-A path that a user gives may be a regular file, a link, a pipe or a device. Only regular files are renamed over. Links
-are followed to the file that they name. Pipes and devices take text, straight, and no binary format. Nothing is written
-into a cache of the Hugging Face Hub, whose files stand for what was downloaded.
+A path that a user gives may be a regular file, a link, a pipe or a device. A regular file is written aside and renamed.
+Links are followed to the file that they name. Text, but no binary format, is written directly to pipes and devices.
+Nothing is written into a cache of the Hugging Face Hub.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ def sha256_of(path: PathLike) -> str:
 
 
 def sync_folder(folder: PathLike) -> None:
-    """Brings a folder's names to the disk, where the system can."""
+    """Flushes a folder's entries to the disk, on systems that support it."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -62,9 +62,9 @@ def sync_folder(folder: PathLike) -> None:
 
 
 def _descriptor(path: PathLike) -> int | None:
-    """The open descriptor that a name such as /dev/stdout stands for.
+    """The open descriptor that a name such as /dev/stdout stands for; None for any other path.
 
-    Whatever is behind it is written through it: a file opened anew would start again at its first byte.
+    A file behind it has to be written through the descriptor: opened again, it would be written from its first byte.
     """
     match = _DESCRIPTOR.fullmatch(os.fspath(path)) if os.name == "posix" else None
     if match is None:
@@ -73,7 +73,7 @@ def _descriptor(path: PathLike) -> int | None:
 
 
 def _mode(path: PathLike, option: str = "") -> int | None:
-    """``st_mode`` of what a path leads to; None where there is nothing yet."""
+    """``st_mode`` of what a path leads to; None if there is nothing."""
     try:
         return os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -90,7 +90,7 @@ def _unusable(path: PathLike, option: str, error: Exception) -> GCPError:
 
 
 def is_stream(path: PathLike) -> bool:
-    """Whether a path leads to a pipe or a device, which takes text and keeps nothing."""
+    """Whether a path leads to a pipe or a device."""
     if _descriptor(path) is not None:
         return True
     mode = _mode(path)
@@ -98,14 +98,17 @@ def is_stream(path: PathLike) -> bool:
 
 
 def output_target(path: PathLike, option: str = "") -> Path:
-    """The regular file or folder that a write to a path changes: links are followed to their end.
+    """The regular file or folder that a write to a path changes, after following links.
 
     Args:
         path: where to write; it need not exist.
         option: the option that gave it, for the message; '' for none.
 
+    Returns:
+        The absolute path of the file or folder.
+
     Raises:
-        GCPError: it is a pipe, a device or a socket, the links go round in a circle, or they lead into a cache of the
+        GCPError: the path is a pipe, a device or a socket, its links form a loop, or it leads into a cache of the
             Hugging Face Hub.
     """
     mode = None if _descriptor(path) is not None else _mode(path, option)
@@ -119,19 +122,19 @@ def output_target(path: PathLike, option: str = "") -> Path:
     for folder, below in itertools.pairwise(folders):
         if _HUB_REPOSITORY.fullmatch(folder.name) and below.name in ("blobs", "snapshots", "refs"):
             raise GCPError(
-                f"{option} {path} leads into the cache of the Hugging Face Hub ({folder}), whose files stand for what "
-                "was downloaded; choose another.".lstrip()
+                f"{option} {path} leads into the cache of the Hugging Face Hub ({folder}), whose files must stay as "
+                "they were downloaded; choose another.".lstrip()
             )
     return target
 
 
 def check_output(path: PathLike, option: str = "", *, binary: bool = False) -> None:
-    """Makes sure, before any work is done, that a file can be written to a path. Missing folders do not matter.
+    """Checks, before any work is done, that a file can be written to a path. Missing folders are allowed.
 
     Args:
         path: where the file will be written.
         option: the option that gave it, for the message.
-        binary: the format is no text, so that pipes and devices are refused.
+        binary: the format is binary, so pipes and devices are refused.
 
     Raises:
         GCPError: the path is a folder, lies under a file, or cannot be written to.
@@ -145,7 +148,11 @@ def check_output(path: PathLike, option: str = "", *, binary: bool = False) -> N
 
 
 def check_output_folder(path: PathLike, option: str = "") -> None:
-    """Makes sure, before any work is done, that a folder can be made at a path, or written to where it exists.
+    """Checks, before any work is done, that a folder can be made at a path, or written to if it exists.
+
+    Args:
+        path: of the folder.
+        option: the option that gave it, for the message.
 
     Raises:
         GCPError: the path is a file, lies under one, or cannot be written to.
@@ -167,10 +174,13 @@ def _check_writable(folder: Path, path: PathLike, option: str) -> None:
 
 
 def make_parents(path: PathLike) -> None:
-    """Makes the folders above a file to write, where they are missing; a pipe or a device has none.
+    """Makes the missing folders above a file to write; a pipe or a device needs none.
+
+    Args:
+        path: of the file.
 
     Raises:
-        GCPError: the system refuses, or as `output_target`.
+        GCPError: a folder cannot be made, or as ``output_target``.
     """
     if is_stream(path):
         return
@@ -183,17 +193,20 @@ def make_parents(path: PathLike) -> None:
 
 @contextlib.contextmanager
 def written_aside(path: PathLike) -> Iterator[Path]:
-    """A temporary file beside the one to write; at the end of the block it is brought to the disk and put in place.
+    """Writes a file aside: the block writes a temporary file, which is then flushed to the disk and renamed.
 
     Args:
         path: the file; links are followed.
 
+    Yields:
+        The path of the temporary file, which lies beside the file.
+
     Raises:
-        GCPError: the path takes no binary file (`output_target`), the disk is full, or the place cannot be written; the
-            file that was there before is as it was.
+        GCPError: the path takes no binary file (``output_target``), the disk is full, or the folder cannot be written
+            to; an existing file is unchanged.
     """
     target = output_target(path)
-    # A name takes 255 bytes on most file systems.
+    # Most file systems allow 255 bytes per name.
     name = os.fsencode(target.name)[:200].decode(errors="ignore")
     scratch = target.with_name(f".{name}.{os.getpid()}")
     try:
@@ -203,7 +216,7 @@ def written_aside(path: PathLike) -> Iterator[Path]:
         os.replace(scratch, target)
         sync_folder(target.parent)
     except (OSError, RuntimeError) as error:
-        # torch's writer hides the disk's error behind a RuntimeError of its own.
+        # torch's writer replaces the OSError by a RuntimeError.
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
@@ -216,20 +229,20 @@ def written_aside(path: PathLike) -> Iterator[Path]:
 def _unwritten(path: PathLike, error: OSError) -> GCPError:
     reason = error.strerror or one_line(error)
     if error.errno == errno.EPIPE:
-        return GCPError(f"Cannot write {path} ({reason}): nobody reads it any more.")
+        return GCPError(f"Cannot write {path} ({reason}): the reader of the pipe has ended; start it again.")
     return GCPError(f"Cannot write {path} ({reason}): make room there or choose another place.")
 
 
 def put_in_place(source: PathLike, path: PathLike) -> None:
-    """Renames a finished file over another, or to a free name.
+    """Moves a finished file to a path, replacing an existing file.
 
     Args:
-        source: the file; gone afterwards.
-        path: where to; links are followed, also to another disk.
+        source: the file; it is moved.
+        path: the new path; links are followed, also to another disk.
 
     Raises:
-        GCPError: as `written_aside`.
-        OSError: the system refuses the renaming.
+        GCPError: as ``written_aside``.
+        OSError: the file cannot be renamed.
     """
     target = output_target(path)
     try:
@@ -244,28 +257,28 @@ def put_in_place(source: PathLike, path: PathLike) -> None:
 
 
 def save_atomically(path: PathLike, write: Callable[[Any], None]) -> None:
-    """Writes a file under a temporary name beside it, brings it to the disk, then puts it in place.
+    """Writes a file under a temporary name, flushes it to the disk and renames it.
 
     Args:
         path: the file; links are followed.
-        write: writes the content to the binary file it is given.
+        write: is called with a binary file, to which it writes the content.
 
     Raises:
-        GCPError: as `written_aside`.
+        GCPError: as ``written_aside``.
     """
     with written_aside(path) as scratch, open(scratch, "wb") as file:
         write(file)
 
 
 def save_text(path: PathLike, text: str) -> None:
-    """Writes a text file in UTF-8: whole or not at all where it is a regular file, straight to a pipe or a device.
+    """Writes a text file in UTF-8: completely or not at all if it is a regular file, directly to a pipe or a device.
 
     Args:
         path: the file; links are followed.
         text: the whole content.
 
     Raises:
-        GCPError: as `written_aside`.
+        GCPError: as ``written_aside``.
     """
     if not is_stream(path):
         save_atomically(path, lambda file: file.write(text.encode()))
@@ -273,7 +286,7 @@ def save_text(path: PathLike, text: str) -> None:
     try:
         descriptor = _descriptor(path)
         if descriptor is None:
-            # Neither O_CREAT nor O_TRUNC: if the pipe has gone in the meantime, no file takes its place.
+            # Without O_CREAT and O_TRUNC, so that no file is created if the pipe was removed meanwhile.
             opened = os.open(path, os.O_WRONLY | getattr(os, "O_NOCTTY", 0))
         else:
             sys.stdout.flush()
@@ -286,7 +299,7 @@ def save_text(path: PathLike, text: str) -> None:
 
 
 def clear_scratch(folder: PathLike) -> None:
-    """Removes what a killed process left of its temporary files in a folder that no other process writes to."""
+    """Removes the temporary files of a killed process from a folder to which no other process writes."""
     for file in Path(folder).glob(".*"):
         if re.fullmatch(r"\..+\.\d+(\.tmp)?", file.name) and file.is_file():
             file.unlink(missing_ok=True)

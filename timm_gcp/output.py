@@ -1,8 +1,8 @@
-"""Standard output and standard error that never end a command.
+"""Makes standard output and standard error tolerate errors, so that printing never ends a command.
 
-A character that the stream's encoding lacks is spelled in ASCII; a line that cannot be written (closed pipe, full disk,
-lost terminal) is dropped, and the first such error is kept. Every command runs inside `lenient_output`, so that its own
-prints, progress bars, rich's tables, log records and the messages of other libraries are all covered.
+A character that the stream's encoding lacks is replaced by ASCII; a line that cannot be written (closed pipe, full
+disk, lost terminal) is dropped, and the first such error is kept. Every command runs inside ``lenient_output``, which
+covers its own prints, progress bars, rich's tables, log records and the messages of other libraries.
 """
 
 import codecs
@@ -17,7 +17,7 @@ from typing import Any
 __all__ = ["BAR", "LenientStream", "columns_of", "fold", "lenient_output", "lost"]
 
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {remaining} left"
-"""``bar_format`` of tqdm's bars: short enough for a terminal of 40 columns."""
+"""``bar_format`` of tqdm's bars, which fits a terminal of 40 columns."""
 
 _SPELLED = {
     **{"κ": "kappa", "λ": "lambda", "Σ": "Sigma", "δ": "delta", "ε": "eps", "α": "alpha", "Λ": "Lambda", "∂": "d"},
@@ -28,7 +28,7 @@ _CLOSED = {errno.EPIPE, errno.ESHUTDOWN, errno.EBADF, errno.EINVAL}  # EINVAL: a
 
 
 def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
-    """An error handler of codecs: ASCII in place of what an encoding lacks."""
+    """An error handler of ``codecs`` that replaces characters that an encoding lacks by ASCII."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return b"".join(map(_ascii, error.object[error.start : error.end])), error.end
@@ -36,7 +36,7 @@ def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
 
 def _ascii(character: str) -> bytes:
     if 0xDC80 <= ord(character) <= 0xDCFF:
-        return bytes([ord(character) - 0xDC00])  # a byte of a file name that is no text: given back as it is
+        return bytes([ord(character) - 0xDC00])  # an undecodable byte of a file name: written unchanged
     plain = _SPELLED.get(character) or unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
     return (plain or character).encode("ascii", "backslashreplace")
 
@@ -45,13 +45,13 @@ codecs.register_error("timm_gcp.spell", _spell)
 
 
 class LenientStream:
-    """A text stream whose ``write`` and ``flush`` never raise; everything else is the stream's own.
+    """A text stream whose ``write`` and ``flush`` never raise; all other attributes are the stream's own.
 
     Args:
-        stream: the stream; None, as under ``pythonw`` or after ``>&-``, swallows everything.
+        stream: the stream; None, as under ``pythonw`` or after ``>&-``, discards everything.
 
     Attributes:
-        failure: the first error of the system, None while all is well.
+        failure: the first error of the operating system; None if there was none.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -61,7 +61,7 @@ class LenientStream:
             self._stream.reconfigure(errors="timm_gcp.spell")
 
     def write(self, text: str) -> int:
-        """Writes what can be written."""
+        """Writes a text and returns its length; drops it if it cannot be written."""
         try:
             self._stream.write(text)
         except UnicodeEncodeError:  # a stream that cannot be reconfigured
@@ -72,19 +72,19 @@ class LenientStream:
         return len(text)
 
     def writelines(self, lines: Any) -> None:
-        """Writes several pieces."""
+        """Writes several texts."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Flushes what can be flushed."""
+        """Flushes the stream, if possible."""
         try:
             self._stream.flush()
         except (OSError, ValueError) as error:
             self._fail(error)
 
     def close_up(self) -> None:
-        """Flushes for the last time: what cannot be written by now is dropped, so that Python's own exit is quiet."""
+        """Flushes for the last time and drops what cannot be written, so that Python prints no error at exit."""
         already = self.failure
         self.failure = None
         self.flush()
@@ -100,7 +100,7 @@ class LenientStream:
             self._discard()
 
     def _discard(self) -> None:
-        """Sends what is in the buffer, and all that comes, to the null device, as Python's documentation advises."""
+        """Redirects the stream, with what is in its buffer, to the null device, as Python's documentation advises."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())
@@ -113,7 +113,7 @@ class LenientStream:
 
 @contextlib.contextmanager
 def lenient_output() -> Iterator[LenientStream]:
-    """Makes ``sys.stdout`` and ``sys.stderr`` lenient for a block; yields standard output."""
+    """Replaces ``sys.stdout`` and ``sys.stderr`` by ``LenientStream`` for a block; yields standard output."""
     before = sys.stdout, sys.stderr
     streams = [s if isinstance(s, LenientStream) else LenientStream(s) for s in before]
     sys.stdout, sys.stderr = streams
@@ -126,14 +126,14 @@ def lenient_output() -> Iterator[LenientStream]:
 
 
 def lost(stream: LenientStream) -> str:
-    """Why output was lost, '' if nothing was or if the reader closed its end (``… | head``)."""
+    """Why output was lost; '' if none was, or if the reader closed the pipe (``… | head``)."""
     stream.close_up()
     error = stream.failure
     return "" if error is None or error.errno in _CLOSED else error.strerror or str(error)
 
 
 def columns_of(stream: Any) -> int | None:
-    """Width of the terminal that a stream writes to, None where it writes to none."""
+    """Width of the terminal that a stream writes to; None if it is not a terminal."""
     try:
         if not stream.isatty():
             return None
@@ -144,12 +144,12 @@ def columns_of(stream: Any) -> int | None:
 
 
 def fold(parts: list[str], columns: int | None, indent: str = "  ") -> str:
-    """Joins parts of a line by two spaces, and goes on in an indented line where the terminal ends.
+    """Joins parts of a line by two spaces, and continues in an indented line at the width of the terminal.
 
     Args:
-        parts: what must not be divided.
-        columns: of the terminal; None gives one line.
-        indent: before every line but the first.
+        parts: texts that are not divided; empty ones are left out.
+        columns: width of the terminal; None gives one line.
+        indent: starts every line but the first.
     """
     lines: list[str] = []
     for part in filter(None, parts):

@@ -1,4 +1,4 @@
-"""Figures without a display: matplotlib's ``Figure`` on its Agg canvas, imported when something is drawn."""
+"""Draws plots without a display: matplotlib's ``Figure`` on the Agg canvas, imported when it is needed."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ _BACKEND = "MPLBACKEND"
 
 
 def _load_matplotlib() -> None:
-    """Imports matplotlib, also where the environment names a backend that is not there (a notebook's)."""
+    """Imports matplotlib, even if the environment names a backend that is missing (such as a notebook's)."""
     if "matplotlib" in sys.modules:
         return
     backend = os.environ.pop(_BACKEND, None)
@@ -26,7 +26,7 @@ def _load_matplotlib() -> None:
         if backend is not None:
             os.environ[_BACKEND] = backend
     if backend:
-        # What the import itself would have done; whoever uses pyplot in this process finds the backend in force.
+        # As the import itself would have done, so that pyplot uses this backend elsewhere in the process.
         with contextlib.suppress(ValueError):
             matplotlib.rcParams["backend"] = backend
 
@@ -40,7 +40,7 @@ def new_figure(**options: Any) -> "Figure":
 
 
 def integer_locator(**options: Any) -> Any:
-    """Ticks at whole numbers; takes the arguments of matplotlib's ``MaxNLocator``."""
+    """A locator of ticks at whole numbers; takes the arguments of matplotlib's ``MaxNLocator``."""
     _load_matplotlib()
     from matplotlib.ticker import MaxNLocator
 
@@ -48,10 +48,15 @@ def integer_locator(**options: Any) -> Any:
 
 
 def save_figure(figure: "Figure", out_png: str | os.PathLike[str], dpi: int = 150) -> None:
-    """Writes a plot as a PNG file, aside and renamed.
+    """Writes a plot as a PNG file, completely or not at all.
+
+    Args:
+        figure: of ``new_figure``.
+        out_png: the file.
+        dpi: dots per inch.
 
     Raises:
-        GCPError: the place cannot be written, or is a pipe or a device.
+        GCPError: the file cannot be written, or is a pipe or a device.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

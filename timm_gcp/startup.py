@@ -1,4 +1,4 @@
-"""Ctrl-C while a command is still importing its libraries: one line and status 130, no traceback."""
+"""Handles Ctrl-C while a command imports its libraries: prints one line and exits with status 130."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ __all__ = ["is_command", "raise_on_interrupt", "stop_on_interrupt"]
 
 
 def is_command(argv: list[str]) -> bool:
-    """Whether a command line starts ``timm-gcp`` or ``python -m timm_gcp...``, and is not another program's."""
+    """Whether a command line starts ``timm-gcp`` or ``python -m timm_gcp...``, not another program."""
     if "-m" in argv[1:]:
         module = argv[argv.index("-m") + 1 : argv.index("-m") + 2]
         return bool(module) and module[0].split(".")[0] == "timm_gcp"
@@ -17,13 +17,13 @@ def is_command(argv: list[str]) -> bool:
 
 
 def stop_on_interrupt() -> None:
-    """Ends this process at Ctrl-C: libraries that are half imported turn a ``KeyboardInterrupt`` into other errors."""
+    """Makes Ctrl-C end this process at once: during imports, libraries turn ``KeyboardInterrupt`` into other errors."""
     if is_command(sys.orig_argv) and _is_default(signal.default_int_handler):
         signal.signal(signal.SIGINT, _stop)
 
 
 def raise_on_interrupt() -> None:
-    """Has Ctrl-C raise ``KeyboardInterrupt`` again: the command runs, and cleans up after itself."""
+    """Makes Ctrl-C raise ``KeyboardInterrupt`` again, when the command runs and can clean up."""
     if _is_default(_stop):
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

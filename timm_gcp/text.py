@@ -9,7 +9,7 @@ __all__ = ["first_line", "markdown_table", "nearest", "one_line", "some_of", "so
 
 
 def one_line(error: BaseException) -> str:
-    """The whole message of another package's error on one line, without its full stop."""
+    """The message of another package's error on one line, without its full stop."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
@@ -20,13 +20,13 @@ def first_line(error: BaseException) -> str:
 
 
 def some_of(names: Sequence[str], shown: int = 5) -> str:
-    """The first few names of a list, then the number of the others: 'a, b and 3 more'."""
+    """Joins the first names of a list and counts the others: 'a, b and 3 more'."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return f"{', '.join(names[:shown])}{more}"
 
 
 def some_quoted(names: Sequence[str], shown: int = 5) -> str:
-    """As `some_of`, each name in quotes."""
+    """Joins names as ``some_of`` does, each in quotes."""
     return some_of([repr(name) for name in names], shown)
 
 
@@ -47,7 +47,7 @@ def markdown_table(titles: Sequence[object], rows: Iterable[Sequence[object]]) -
 
 
 def without_places(command: str) -> str:
-    """A command whose absolute paths are their last part: the folders of one machine tell a reader nothing."""
+    """Shortens the absolute paths in a command to their last part, because they are valid on one machine only."""
     words = []
     for word in shlex.split(command):
         name, equals, value = word.rpartition("=")
