@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from timm_gcp.commands.recipes import find_recipe, recipe_names  # noqa: E402
 from timm_gcp.data import FINE_GRAINED  # noqa: E402
+from timm_gcp.method import Argument  # noqa: E402
 from timm_gcp.methods import METHODS  # noqa: E402
 from timm_gcp.models.registry import BACKBONES  # noqa: E402
 from timm_gcp.weights.manifest import read_manifest  # noqa: E402
@@ -34,6 +35,21 @@ def methods() -> str:
                 row.reference,
             )
             for row in METHODS.values()
+        ),
+    )
+
+
+def arguments() -> str:
+    """One line per argument of a method; methods that share it are in one line."""
+    methods_of: dict[Argument, list[str]] = {}
+    for row in METHODS.values():
+        for argument in row.arguments:
+            methods_of.setdefault(argument, []).append(f"`{row.name}`")
+    return _table(
+        ("Argument", "Methods", "Default", "Meaning"),
+        (
+            (f"`{one.name}`", ", ".join(names), _value(one.default), one.description)
+            for one, names in methods_of.items()
         ),
     )
 
@@ -102,6 +118,7 @@ def checkpoints() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
+    "arguments": arguments,
     "backbones": backbones,
     "datasets": datasets,
     "recipes": recipes,

@@ -70,7 +70,7 @@ _ROWS = (
     Method(
         name="isqrt",
         forward="coupled Newton–Schulz, 5 iterations, compensated by the trace",
-        backward="its adjoint, by hand",
+        backward="adjoint of the iteration",
         reference="Li, Xie, Wang, Gao: iSQRT-COV, CVPR 2018",
         arguments=(Argument("iterations", int, 5, "steps of the iteration"),),
         of_features=newton_schulz_of_features,
@@ -145,7 +145,7 @@ _ROWS = (
     SpectralMethod(
         name="svdpi",
         forward="exact root",
-        backward="power iteration with deflation, which truncates the series of 1/(λi − λj) after as many terms",
+        backward="power iteration with deflation, which truncates the series of 1/(λi − λj) after that many terms",
         reference="Wang, Dang, Hu, Fua, Salzmann, NeurIPS 2019",
         arguments=(Argument("iterations", int, 20, "steps of the power iteration"),),
         function=lambda iterations: power(0.5, loewner.k_taylor(iterations)),
@@ -180,8 +180,8 @@ _ROWS = (
     ),
     Method(
         name="rsqrt",
-        forward="root of λ + δ less √δ, δ a share of the mean eigenvalue",
-        backward="exact, of δ too; smooth at zero",
+        forward="root of λ + δ minus √δ, δ a share of the mean eigenvalue",
+        backward="exact, with the derivative of δ; smooth at zero",
         reference="timm_gcp",
         arguments=(Argument("share", float, 0.1, "δ as a share of the mean eigenvalue"),),
         of_features=regularised_root_of_features,
@@ -192,7 +192,7 @@ _ROWS = (
     Method(
         name="logm",
         forward="logarithm of λ + δ, δ a share of the mean eigenvalue",
-        backward="exact, of δ too",
+        backward="exact, with the derivative of δ",
         reference="Ionescu, Vantzos, Sminchisescu: DeepO2P, ICCV 2015",
         arguments=(Argument("share", float, 1e-3, "δ as a share of the mean eigenvalue"),),
         of_features=regularised_log_of_features,

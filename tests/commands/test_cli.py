@@ -57,7 +57,7 @@ def test_list_of_a_name_shows_it(name, capsys):
         "resnet50_svdpade": ("parameters", "32,896", "resnet50_svdpade.init", "fresh head"),
         "resnet50_svdpade.in1k": ("resnet50_svdpade.in1k",),
         "test_vit": ("parameters", "test_vit_svdpade.init"),
-        "svdpade": ("alpha=0.5", "float64 (default)", "ICCV 2021"),
+        "svdpade": ("alpha=0.5", "power of the eigenvalues", "float64 (default)", "ICCV 2021"),
         "glossary": ("rank",),
     }[name]
     for text in expected:

@@ -116,7 +116,8 @@ def _show_method(console: Console, row: Method) -> None:
         {
             "output": row.forward,
             "gradient": row.backward,
-            "arguments": _arguments(row) or "none",
+            "arguments": "; ".join(f"{arg.name}={arg.default:g} ({arg.description})" for arg in row.arguments)
+            or "none",
             "precision": ", ".join(
                 f"{_name(dtype)}{' (default)' if dtype == row.dtype else ''}" for dtype in row.dtypes
             ),

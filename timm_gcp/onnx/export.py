@@ -22,10 +22,10 @@ _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
 def check_ready(path: str | os.PathLike[str]) -> None:
-    """Makes sure that a file can be exported to a place, before any work is done.
+    """Checks, before any work is done, that a file can be exported to a path.
 
     Raises:
-        GCPError: a package is not installed, or the place cannot be written.
+        GCPError: a package is not installed, or the path cannot be written.
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -52,11 +52,11 @@ def export_onnx(
     Args:
         model: any classifier, with covariance pooling or without, on any device.
         path: the file to write; missing folders are made.
-        images: ``[N, channels, height, width]``, float32, preprocessed: what the check is made on.
-        batch_size: images a batch in the check, at least 1; the first image is also checked alone. The model is traced
-            at another size, so that the check holds for sizes that were not traced.
-        tolerance: largest difference of a logit that passes, as a share of the largest logit.
-        opset: version of ONNX's operators, at least 18.
+        images: the images for the check, ``[N, channels, height, width]``, float32, preprocessed.
+        batch_size: images per batch in the check, at least 1; the first image is also checked alone. The model is
+            traced with another batch size, so that the check also covers sizes that were not traced.
+        tolerance: largest allowed difference of a logit, as a share of the largest logit.
+        opset: version of the ONNX operators, at least 18.
         metadata: entries of the file's metadata.
 
     Returns:
@@ -105,10 +105,10 @@ def _converted(model: nn.Module, sample: Tensor, opset: int) -> Any:
         assert program is not None
         proto = program.model_proto
         written = next(entry.version for entry in proto.opset_import if entry.domain == "")
-        if written != opset:  # a conversion that fails leaves the model as it was, with a line in the log
+        if written != opset:  # a failed conversion returns the model unchanged and logs a line
             raise RuntimeError(f"it stays at opset {written}")
         onnx.checker.check_model(proto, full_check=True)
-    except Exception as error:  # the exporter and the checker raise all kinds
+    except Exception as error:  # the exporter and the checker may raise anything
         cause = error.__cause__ or error
         raise GCPError(
             f"This {type(model).__name__} cannot be exported at opset {opset} ({first_line(cause)}); try another "
@@ -121,7 +121,7 @@ def _logits(path: Path, batches: Iterable[Tensor]) -> Tensor:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; what it warns of here concerns speed
+    options.log_severity_level = 3  # errors only; its warnings are about speed
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         outputs = [session.run(["logits"], {"images": batch.numpy()})[0] for batch in batches]
