@@ -83,6 +83,7 @@ def test_results_that_could_not_be_printed_are_an_error(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_head_closes_the_pipe():
     """As ``… | true`` does: nothing is said of it, not at Python's exit either."""
     reader, writer = os.pipe()

@@ -16,16 +16,8 @@ assert os.environ["MPLBACKEND"] == sys.argv[3]
 """
 
 
-@pytest.mark.parametrize(
-    "backend",
-    [
-        "nonsense",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("inline", "module://matplotlib_inline.backend_inline", "TkAgg")
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["inline", "module://matplotlib_inline.backend_inline", "nonsense", "TkAgg"])
 def test_a_plot_is_drawn_under_any_backend(backend, tmp_path):
     summary = tmp_path / "summary.csv"
     summary.write_text("epoch,train_loss,lr\n0,1.0,0.1\n1,0.5,0.01\n")

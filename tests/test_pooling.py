@@ -152,8 +152,9 @@ def test_eigensolvers_break_the_graph_at_most_once(method):
     assert torch._dynamo.explain(pool)(torch.randn(2, 8, 4, 4)).graph_break_count <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("method", ["isqrt", pytest.param("svdpade", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["isqrt", "svdpade"])
 def test_compiled_for_many_sizes(method):
     pool = GlobalCovariancePool(8, method, reduce=5)
     compiled = torch.compile(pool, fullgraph=True, backend="eager")
@@ -192,7 +193,10 @@ def test_traces(method, args):
     assert torch.allclose(traced(x), pool(x), atol=1e-5)
 
 
-@pytest.mark.parametrize(("method", "args"), ROWS)
+@pytest.mark.parametrize(
+    ("method", "args"),
+    [pytest.param(*row, marks=() if row[0] in ("isqrt", "svdpade", "polar") else pytest.mark.slow) for row in ROWS],
+)
 def test_exports_with_a_free_batch(method, args):
     pool = GlobalCovariancePool(8, method, reduce=5, method_args=args).eval()
     free = ({0: torch.export.Dim("batch")},)

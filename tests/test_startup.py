@@ -23,7 +23,14 @@ main(["train", "--help"])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-@pytest.mark.parametrize("module", ["torch", "timm", "timm_gcp.commands.train"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "torch",
+        pytest.param("timm", marks=pytest.mark.slow),
+        pytest.param("timm_gcp.commands.train", marks=pytest.mark.slow),
+    ],
+)
 def test_ctrl_c_while_a_library_is_imported(module):
     done = subprocess.run([sys.executable, "-c", IMPORTING, module], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "timm-gcp: stopped.\n")

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.support.published import GOLDEN, PADE, image, state_dict
-from tests.support.tools import timm_gcp_command, write_images
+from tests.support.tools import slow_but, timm_gcp_command, write_images
 from timm_gcp.commands import convert as command
 from timm_gcp.commands.convert_variants import choose_by_images
 from timm_gcp.errors import GCPError
@@ -384,7 +384,7 @@ def test_bad_commands(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("network", [PADE, STANDALONE, pytest.param("ds.alexnet.SVD_Pade", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("prefix", ["model.", "net.", "module.model.", "lit.encoder."])
+@pytest.mark.parametrize("prefix", slow_but({"lit.encoder."}, ["model.", "net.", "module.model.", "lit.encoder."]))
 def test_published_layouts_under_the_prefix_of_a_wrapper(network, prefix, tmp_path, caplog):
     plain = state_dict(network, CLASSES)
     beside = {"criterion.weight": torch.ones(CLASSES), "head.bias": torch.ones(2)}

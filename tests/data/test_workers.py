@@ -169,7 +169,8 @@ def test_an_error_of_the_data_set_stays_its_own():
         list(loader)
 
 
-@pytest.mark.parametrize("handles", [30, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("handles", [30, 50])
 def test_few_file_handles_and_many_workers(handles, images, tmp_path):
     limit = functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE, (handles, handles))
     done = subprocess.run(
@@ -206,7 +207,8 @@ list(workers.GuardedLoader(DataLoader(Busy(), num_workers=1, worker_init_fn=init
 """
 
 
-@pytest.mark.parametrize("how", ["prctl", pytest.param("watch", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["prctl", "watch"])
 def test_a_busy_worker_ends_with_its_parent(how, tmp_path):
     script = tmp_path / "orphan.py"
     script.write_text(ORPHAN)

@@ -52,6 +52,7 @@ def test_a_public_command_says_what_makes_the_weights():
     assert package.public("timm-gcp train photographs --lr 0.1", None) == "timm-gcp train photographs --lr 0.1"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_packaged(images, run, tmp_path, monkeypatch):
     manifest = tmp_path / "manifest.json"
     shutil.copy(MANIFEST, manifest)

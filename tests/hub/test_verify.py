@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from hub.__main__ import main
 from tests.support.loopback_hub import TOKEN, Fault
 from tests.support.maintainer import NAME, REPO
-from tests.support.tools import ROOT
 from timm_gcp.weights.manifest import Checkpoint, read_manifest, write_manifest
 
 
@@ -48,13 +48,12 @@ def test_verify(maintainer, published, tmp_path):
     assert "404" in out
 
 
-def test_the_command_line():
-    done = subprocess.run(
-        [sys.executable, "-m", "hub", "verify", "nothing.here"], capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("hub: error: The manifest has no row 'nothing.here'")
-    assert "Traceback" not in done.stderr
+def test_the_command_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["hub", "verify", "nothing.here"])
+    assert main() == 2
+    error = capsys.readouterr().err
+    assert error.startswith("hub: error: The manifest has no row 'nothing.here'")
+    assert "Traceback" not in error
 
 
 RESOLVE = """

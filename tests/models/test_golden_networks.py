@@ -23,7 +23,7 @@ BACKBONES = {
 }
 
 
-SMALL = [name for name in GOLDEN if "alexnet" not in name and "vgg" not in name]
+SMALL = ("fm.mpncovresnet50.standalone", PADE)
 
 
 @pytest.mark.parametrize("network", slow_but(SMALL, GOLDEN))

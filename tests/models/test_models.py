@@ -168,6 +168,7 @@ def test_copies(name):
         assert isinstance(other, timm.models.ResNet)
 
 
+@pytest.mark.slow
 def test_pickle_opens_in_a_new_process(tmp_path):
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(small()))
     code = f"import pickle; m = pickle.load(open({str(tmp_path / 'model.pkl')!r}, 'rb')); print(type(m).__name__)"

@@ -257,6 +257,7 @@ def test_refused(folder, images, tmp_path, capsys):
     assert "no pretrained weights" in error_of("test_resnet_svdlyap", "--out", out)
 
 
+@pytest.mark.slow
 def test_an_old_file_survives_a_failed_export(folder, tmp_path):
     out = tmp_path / "m.onnx"
     out.write_text("old")

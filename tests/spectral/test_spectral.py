@@ -360,6 +360,7 @@ def test_matmul_in_float32_costs_its_rounding(method, shape):
         assert (single[1].double() - exactly[1]).norm() < 1e-5 * g.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", COVARIANCE)
 def test_the_number_of_threads_does_not_matter(method):
     """Some builds of MKL fail in batched LU factors as soon as there are two threads."""

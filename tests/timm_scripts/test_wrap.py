@@ -140,6 +140,7 @@ def test_ranking_begins_anew_at_the_switch(base):
     assert "state_dict_ema" in best
 
 
+@pytest.mark.slow
 def test_a_kill_while_saving_leaves_the_last_checkpoint(images, tmp_path, monkeypatch):
     """timm's saver removes ``last`` before the new one is in place."""
     at = tmp_path / "run"

@@ -30,6 +30,7 @@ def has_settings() -> bool:
     return sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "mallopt")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_settings(), reason="a C library without mallopt")
 @pytest.mark.parametrize(("mode", "least", "most"), [("kept", 0.9, 3), ("as usual", -1, 0.5)])
 def test_memory_that_is_freed_stays(mode, least, most):

@@ -176,6 +176,7 @@ def _stopping(update):
     return stopping
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(images, tmp_path):
     """While the first one's checkpoint is being written: the one before stays, and nothing torn is left."""
     script = tmp_path / "twice.py"

@@ -74,6 +74,7 @@ def test_a_resumed_run_waits_for_the_end_of_the_one_before(tmp_path, caplog):
     assert content(tmp_path / "run") == ["last.pth.tar"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_the_claim_of_a_killed_process_is_void(tmp_path):
     script = (
