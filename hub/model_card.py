@@ -7,6 +7,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from timm_gcp import METHODS
+from timm_gcp.models.names import split_name
 from timm_gcp.text import markdown_table
 from timm_gcp.weights.manifest import Checkpoint
 
@@ -37,7 +38,7 @@ def render_card(
     """
     if recipe is None and row.recipe:
         recipe = {"command": row.recipe}
-    method = METHODS.get(row.architecture.rpartition("_")[2])
+    method = METHODS.get(split_name(row.name).method)
     sections = [
         f"# {row.name}\n\n{row.description}\n\n{_verification(row)}",
         f"## The model\n\n{_facts(row, parameters)}",

@@ -17,6 +17,7 @@ from ..method import Method
 from ..methods import METHODS
 from ..models import ensure_registered
 from ..models.create import create_on_meta
+from ..models.names import split_name
 from ..text import nearest
 from .glossary import GLOSSARY
 from .options import Parser, add_debug
@@ -68,8 +69,8 @@ def _registered() -> dict[str, list[str]]:
     """Methods by backbone, of all models that are registered."""
     found: dict[str, list[str]] = {}
     for name in timm.list_models():
-        backbone, _, method = name.rpartition("_")
-        if method in METHODS and timm.is_model(backbone):
+        backbone, method, _ = split_name(name)
+        if method and timm.is_model(backbone):
             found.setdefault(backbone, []).append(method)
     return found
 
@@ -132,8 +133,8 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _show_model(console: Console, name: str, timed: bool) -> None:
-    backbone, _, method = name.rpartition("_")
-    if not (method in METHODS and timm.is_model(backbone)):
+    backbone, method, _ = split_name(name)
+    if not timm.is_model(backbone):
         backbone, method = name, ""
     if not timm.is_model(backbone):
         raise GCPError(f"There is no model, backbone or method '{name}'{_near(name)}")

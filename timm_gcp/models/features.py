@@ -8,6 +8,7 @@ from timm.models import PretrainedCfg
 from torch import nn
 
 from ..errors import GCPError
+from ..text import some_of
 from .stride import keeps_stride_one, set_stage_stride
 
 __all__ = ["features_of"]
@@ -81,5 +82,7 @@ def _copy_weights(whole: Any, net: nn.Module) -> None:
     }
     missing = [key for key, name in wanted.items() if name not in given]
     if missing:
-        raise GCPError(f"The feature extractor wants weights that the model does not have: {', '.join(missing[:3])}.")
+        raise GCPError(
+            f"The feature extractor needs weights that the model lacks: {some_of(missing, 3)}; give pretrained=False."
+        )
     net.load_state_dict({key: given[name] for key, name in wanted.items()}, strict=False)

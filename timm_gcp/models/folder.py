@@ -120,19 +120,8 @@ def save_folder(
         raise GCPError(f"{len(class_names)} class names were given for a model of {plain.num_classes} classes.")
 
     arguments = {**model_arguments(plain), **(model_args or {})}
-    config = dict(plain.pretrained_cfg, architecture=name, num_classes=plain.num_classes)
-    for key in OF_WEIGHTS:
-        config.pop(key, None)
-    config.update({key: value for key, value in (about or {}).items() if key in OF_WEIGHTS and value is not None})
     training = (about or {}).get("training")
-    if training or class_names is not None or plain.num_classes != plain.pretrained_cfg.get("num_classes"):
-        # These name the classes of the model from which this one was fine-tuned.
-        for key in ("label_names", "label_descriptions"):
-            config.pop(key, None)
-    if data_config is not None:
-        for key in ("test_input_size", "test_crop_pct"):
-            config.pop(key, None)
-        config.update({key: data_config[key] for key in _DATA_KEYS if data_config.get(key) is not None})
+    config = _config_of(plain, name, class_names, data_config, about or {})
     plain.pretrained_cfg = plain.default_cfg = config
     model_config: dict[str, Any] = {"label_names": list(class_names)} if class_names is not None else {}
     if training:
@@ -154,6 +143,29 @@ def save_folder(
         os.replace(written, target)
         shutil.rmtree(Path(scratch) / "old", ignore_errors=True)
     return Path(folder)
+
+
+def _config_of(
+    model: Any,
+    name: str,
+    class_names: Sequence[str] | None,
+    data_config: Mapping[str, Any] | None,
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The pretrained cfg of a saved model: the model's own, without what describes other weights."""
+    config = dict(model.pretrained_cfg, architecture=name, num_classes=model.num_classes)
+    for key in OF_WEIGHTS:
+        config.pop(key, None)
+    config.update({key: value for key, value in about.items() if key in OF_WEIGHTS and value is not None})
+    if about.get("training") or class_names is not None or model.num_classes != model.pretrained_cfg.get("num_classes"):
+        # These name the classes of the model from which this one was fine-tuned.
+        for key in ("label_names", "label_descriptions"):
+            config.pop(key, None)
+    if data_config is not None:
+        for key in ("test_input_size", "test_crop_pct"):
+            config.pop(key, None)
+        config.update({key: data_config[key] for key in _DATA_KEYS if data_config.get(key) is not None})
+    return config
 
 
 def _tidy_config(config: Path) -> None:
