@@ -22,7 +22,7 @@ from timm_gcp.commands.predict import parse_predict_args, predict_parser
 from timm_gcp.commands.train import parse_train_args
 from timm_gcp.commands.train_options import train_parser
 from timm_gcp.commands.validate import parse_validate_args, validate_parser
-from timm_gcp.commands.value_checks import image_mode
+from timm_gcp.data.preprocessing import image_mode
 from timm_gcp.data.transforms import fit_policy
 from timm_gcp.errors import GCPError
 
