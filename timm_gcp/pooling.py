@@ -16,6 +16,8 @@ from .methods import get_method
 __all__ = ["GlobalCovariancePool", "find_pools"]
 
 _FORMATS = {"NCHW": 1, "NHWC": -1, "NLC": -1}
+_REDUCTIONS = ("conv", "linear")
+_FIRST_ORDERS = (None, "mean", "class")
 
 
 class GlobalCovariancePool(nn.Module):
@@ -23,7 +25,8 @@ class GlobalCovariancePool(nn.Module):
 
     ``[B, C, H, W]`` (``[B, H, W, C]`` with ``input_fmt='NHWC'``, ``[B, N, C]`` with ``'NLC'``) → ``[B, R(R+1)/2]``,
     with R the number of channels after an optional reduction (``bcnn`` and ``cbp`` have widths of their own). The
-    spectral part leaves autocast and runs in its own precision; the output has the dtype of the reduced features.
+    spectral part leaves autocast and runs in its own precision; the output has the dtype of the reduced features. With
+    ``first_order`` a first-order vector of C numbers comes before the triangle.
 
     A root has no parameters: ``pool.method = 'polar'`` switches the method at any time, as the hybrid protocol does.
 
@@ -38,19 +41,22 @@ class GlobalCovariancePool(nn.Module):
     Args:
         in_features: channels of the incoming map, C.
         method: a name of ``timm_gcp.METHODS``.
-        reduce: channels R after a 1×1 convolution, batch norm and ReLU; None or 0 uses none of the three and keeps the
-            channels as they are.
+        reduce: channels R after the reduction; None or 0 keeps the channels as they are.
         dtype: precision of the spectral part; None takes the method's own (float64 for the SVD family, float32 for
             ``isqrt``, and for ``polar`` on devices other than a CPU), also after a switch of the method.
         method_args: arguments of ``method``; another method runs with its own defaults.
         input_fmt: ``'NCHW'``, ``'NHWC'`` or ``'NLC'``.
         chunk_size: number of images of a batch that the spectral part takes at a time; None takes them all. The output
             is the same up to rounding.
+        reduction: ``'conv'`` reduces by a 1×1 convolution, batch norm and ReLU; ``'linear'`` by the 1×1 convolution
+            alone, without a bias, which commutes with the covariance: cov(WX) = W cov(X) Wᵀ.
+        first_order: ``'mean'`` puts the mean of the incoming map before the triangle, ``'class'`` the vector that
+            ``forward`` is given (the class token of a ViT); None nothing.
 
     Attributes:
         reduce: the reduction, an ``nn.Module``; its output is the map whose covariance is taken.
         channels: R.
-        out_features: R(R+1)/2, the width of the output.
+        out_features: R(R+1)/2, the width of the output; C more with ``first_order``.
         grad_checkpointing: whether the backward computes the spectral part again instead of keeping its results.
 
     Raises:
@@ -67,11 +73,17 @@ class GlobalCovariancePool(nn.Module):
         method_args: Mapping[str, Any] | None = None,
         input_fmt: str = "NCHW",
         chunk_size: int | None = None,
+        reduction: str = "conv",
+        first_order: str | None = None,
     ) -> None:
         """See the class."""
         super().__init__()
         if input_fmt not in _FORMATS:
             raise GCPError(f"Unknown input_fmt '{input_fmt}'; there are {', '.join(_FORMATS)}.")
+        if reduction not in _REDUCTIONS:
+            raise GCPError(f"Unknown reduction '{reduction}'; there are {', '.join(_REDUCTIONS)}.")
+        if first_order not in _FIRST_ORDERS:
+            raise GCPError(f"Unknown first_order '{first_order}'; there are mean and class, or None for neither.")
         self.chunk_size = chunk_size
         self.in_features = in_features
         self.channels = reduce or in_features
@@ -79,7 +91,9 @@ class GlobalCovariancePool(nn.Module):
         self.input_fmt = input_fmt
         self.chunk_size = chunk_size
         self.grad_checkpointing = False
-        self.reduce: nn.Module = _reduction(in_features, reduce) if reduce else nn.Identity()
+        self.reduction = reduction
+        self.first_order = first_order
+        self.reduce: nn.Module = _reduction(in_features, reduce, reduction) if reduce else nn.Identity()
         row = get_method(method)
         row.check_args(method_args or {})
         if dtype is not None:
@@ -94,8 +108,7 @@ class GlobalCovariancePool(nn.Module):
 
     @method.setter
     def method(self, name: str) -> None:
-        row = get_method(name)
-        width = row.width(self.channels, **self._args.get(name, {}))
+        row, width = get_method(name), self._width(name)
         if width != self.out_features:
             raise GCPError(
                 f"Method '{name}' gives {width} features where '{self._method}' gives {self.out_features}: "
@@ -113,7 +126,11 @@ class GlobalCovariancePool(nn.Module):
     @property
     def out_features(self) -> int:
         """Width of the output vector."""
-        return get_method(self._method).width(self.channels, **self.method_args)
+        return self._width(self._method)
+
+    def _width(self, method: str) -> int:
+        first = self.in_features if self.first_order else 0
+        return first + get_method(method).width(self.channels, **self._args.get(method, {}))
 
     @property
     def chunk_size(self) -> int | None:
@@ -137,14 +154,22 @@ class GlobalCovariancePool(nn.Module):
         """
         self.grad_checkpointing = enable
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, first: Tensor | None = None) -> Tensor:
         """Pools a feature map.
 
+        Args:
+            x: the map, laid out as ``input_fmt`` says.
+            first: the vector ``[B, C]`` that ``first_order='class'`` puts before the triangle; otherwise not given.
+
         Raises:
-            GCPError: the input does not have the channels or the dimensions that ``input_fmt`` says.
+            GCPError: the input does not have the channels or the dimensions that ``input_fmt`` says, or ``first`` is
+                missing or not expected.
         """
         if isinstance(x, torch.fx.Proxy):  # one node of a tracer's graph: control flow inside depends on shapes
-            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})
+            given = (x,) if first is None else (x, first)
+            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), given, {})
+        if (first is None) == (self.first_order == "class"):
+            raise GCPError("first_order='class' takes the class token as a second argument, and nothing else does.")
         dim = _FORMATS[self.input_fmt]
         if x.dim() != len(self.input_fmt) or x.shape[dim] != self.in_features:
             raise GCPError(
@@ -152,8 +177,11 @@ class GlobalCovariancePool(nn.Module):
                 f"not a tensor of shape {list(x.shape)}."
             )
         x = x if dim == 1 else x.movedim(dim, 1)  # a movedim without effect stops torch's compiler at dynamic sizes
-        x = self.reduce(x if x.dim() == 4 else x.unsqueeze(-1))
-        return self._vector(x.flatten(2))
+        x = x if x.dim() == 4 else x.unsqueeze(-1)
+        if self.first_order == "mean":
+            first = x.mean((2, 3))
+        second = self._vector(self.reduce(x).flatten(2))
+        return second if first is None else torch.cat([first.to(second.dtype), second], 1)
 
     def _vector(self, x: Tensor) -> Tensor:
         # The method is bound here, so that a switch before the backward does not change what the backward computes.
@@ -183,8 +211,11 @@ class GlobalCovariancePool(nn.Module):
         return f"{self.in_features}, method='{self.method}', out_features={self.out_features}{dtype}{chunk}"
 
 
-def _reduction(in_features: int, out_features: int) -> nn.Module:
+def _reduction(in_features: int, out_features: int, kind: str) -> nn.Module:
     conv = nn.Conv2d(in_features, out_features, 1, bias=False)
+    if kind == "linear":
+        nn.init.orthogonal_(conv.weight)
+        return nn.Sequential(OrderedDict(conv=conv))
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(
         OrderedDict(conv=conv, norm=nn.BatchNorm2d(out_features), act=nn.ReLU(inplace=True)),

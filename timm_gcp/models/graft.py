@@ -21,6 +21,8 @@ def graft(
     dtype: torch.dtype | None = None,
     method_args: Mapping[str, Any] | None = None,
     chunk_size: int | None = None,
+    reduction: str = "conv",
+    first_order: str | None = None,
 ) -> nn.Module:
     """Replaces the global pooling of a timm model by covariance pooling, and its classifier by a fresh one.
 
@@ -55,6 +57,9 @@ def graft(
         dtype: precision of the spectral part; None takes the method's own.
         method_args: the method's arguments.
         chunk_size: images of a batch that go through the spectral part at a time, for small memories; None for all.
+        reduction: ``'conv'`` (1×1 convolution, batch norm, ReLU) or ``'linear'`` (1×1 convolution alone).
+        first_order: ``'mean'`` puts the mean of the map before the triangle, ``'class'`` a ViT's class token; None
+            nothing. The classifier is one linear layer on both.
 
     Returns:
         The same model.
@@ -62,7 +67,17 @@ def graft(
     Raises:
         GCPError: the model cannot take the pool (the message says why), or arguments do not fit.
     """
-    put_pool(model, method, reduce, last_stride, dtype, method_args, chunk_size)
+    put_pool(
+        model,
+        method,
+        reduce,
+        last_stride,
+        dtype,
+        method_args=method_args,
+        chunk_size=chunk_size,
+        reduction=reduction,
+        first_order=first_order,
+    )
     grafted: Any = model
     cfg = dict(getattr(model, "pretrained_cfg", None) or {})
     backbone = cfg.get("architecture")

@@ -1,6 +1,5 @@
 """The class of a grafted model: a timm model's class with a covariance-pooled head in place of its own."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -59,7 +58,8 @@ class GCPMixin(nn.Module):
         pool = self._part("global_pool")
         if not isinstance(pool, GlobalCovariancePool):
             return x
-        x = pool(x[:, head.prefix :] if head.prefix else x)
+        tokens = x[:, head.prefix :] if head.prefix else x
+        x = pool(tokens, x[:, 0]) if pool.first_order == "class" else pool(tokens)
         if head.hidden:
             x = self._part("pre_logits")(x)
         if head.drop is not None:
@@ -147,8 +147,7 @@ def put_pool(
     reduce: int | None = DEFAULT_REDUCE,
     last_stride: int | None = None,
     dtype: torch.dtype | None = None,
-    method_args: Mapping[str, Any] | None = None,
-    chunk_size: int | None = None,
+    **pool_args: Any,
 ) -> nn.Module:
     """Replaces a model's pooling and classifier as ``graft`` does, with its arguments, but keeps the model's name."""
     if isinstance(model, GCPMixin):
@@ -164,7 +163,9 @@ def put_pool(
         width = default_width(num_features) if family.reduce is None else family.reduce
     if width < 0 or width > num_features:
         raise GCPError(f"reduce={width} does not fit a feature map of {num_features} channels; 0 leaves them all.")
-    pool = GlobalCovariancePool(num_features, method, width, dtype, method_args, head.input_fmt, chunk_size)
+    if pool_args.get("first_order") == "class" and not head.prefix:
+        raise GCPError(f"first_order='class' needs a class token, and {type(model).__name__} has none; use 'mean'.")
+    pool = GlobalCovariancePool(num_features, method, width, dtype, input_fmt=head.input_fmt, **pool_args)
     like = next(model.parameters())
     if last_stride is None and family.stride_one and grafted.feature_info[-1]["reduction"] == 32:
         last_stride = 1
@@ -177,15 +178,24 @@ def put_pool(
         hidden = hidden_layers(pool.out_features, grafted.head_hidden_size, grafted.drop_rate)
         grafted.pre_logits = hidden.to(device=like.device, dtype=like.dtype).train(model.training)
     grafted.global_pool = pool.to(device=like.device, dtype=like.dtype).train(model.training)
-    # A saved folder records these, so that the same model is built again.
-    grafted.gcp_args = {"last_stride": last_stride, "reduce": width, "method_args": dict(method_args or {})}
-    if dtype is not None:
-        grafted.gcp_args["spectral_dtype"] = str(dtype).removeprefix("torch.")
+    grafted.gcp_args = _arguments(pool, width, last_stride)
     # timm's own savers write these into config.json.
     given = {key: value for key, value in grafted.gcp_args.items() if value not in (None, {})}
     grafted._model_args = {**getattr(model, "_model_args", {}), **given}
     grafted.reset_classifier(grafted.num_classes)
     return model
+
+
+def _arguments(pool: GlobalCovariancePool, reduce: int, last_stride: int | None) -> dict[str, Any]:
+    """The arguments that a saved folder records, so that the same model is built again."""
+    arguments: dict[str, Any] = {"last_stride": last_stride, "reduce": reduce, "method_args": pool.method_args}
+    if pool.reduction != "conv":
+        arguments["reduction"] = pool.reduction
+    if pool.first_order:
+        arguments["first_order"] = pool.first_order
+    if pool.dtype is not None:
+        arguments["spectral_dtype"] = str(pool.dtype).removeprefix("torch.")
+    return arguments
 
 
 def _keep(model: nn.Module, head: Head) -> None:
