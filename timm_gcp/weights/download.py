@@ -1,7 +1,7 @@
 """Downloads a large file from a plain address or from Google Drive and checks that it is whole and right.
 
-Not by gdown (6.5): it continues the part of an earlier process without ``If-Range``, so that a file that has changed on
-the server meanwhile is joined to the old part, and two processes that want one file do not wait for each other.
+gdown (6.5.1) is not used: if a file changes on the server before a restart, it appends the new file's rest to the old
+part, it accepts a web page as the file, and two processes do not wait for each other.
 """
 
 import contextlib
