@@ -281,6 +281,7 @@ def recognisable(tmp_path_factory):
     return weights, folder, files
 
 
+@pytest.mark.slow
 def test_the_variant_is_found_by_images(recognisable):
     weights, _, files = recognisable
     lines = []

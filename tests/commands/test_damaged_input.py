@@ -162,6 +162,7 @@ def test_checkpoints(run, tmp_path):
         accepts(lambda: read_published(file), "convert")
 
 
+@pytest.mark.slow
 def test_checkpoints_of_odd_content(run, tmp_path):
     """Whole files in which a value is not what it should be."""
     state = torch.load(run / "last.pth.tar", weights_only=False)

@@ -98,6 +98,7 @@ def test_resumed_run_equals_the_uninterrupted_one(run, images, tmp_path):
     assert results[0]["loss"] == pytest.approx(results[1]["loss"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_stopped_run_goes_on_in_its_folder(images, tmp_path, monkeypatch, capsys):
     """Ctrl-C in the third epoch, with averaged weights and a rate that falls with every update."""
     more = ("--model-ema", "--model-ema-decay", "0.5", "--sched-on-updates", "--mixup", "0.2", "--reprob", "0.5")

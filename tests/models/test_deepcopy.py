@@ -6,13 +6,14 @@ import torch
 from torch import nn
 
 import timm_gcp
+from tests.support.tools import slow_but
 from timm_gcp.models.deepcopy import copy_model
 from timm_gcp.models.folder import save_folder
 
 KEEPERS = ("tiny_vit_5m_224", "levit_128s", "efficientformer_l1", "efficientvit_m0")  # of attention biases
 
 
-@pytest.mark.parametrize("name", KEEPERS)
+@pytest.mark.parametrize("name", slow_but({"tiny_vit_5m_224"}, KEEPERS))
 @pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 def test_a_model_that_keeps_its_attention_biases(name, context):
     model = timm.create_model(name, num_classes=3).eval()

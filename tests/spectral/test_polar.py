@@ -165,6 +165,7 @@ def test_half_precision_only_for_roots_without_an_eigensolver():
     assert torch.isfinite(covariance_sqrt(x.flatten(2), "polar", alpha=0.3, dtype=torch.bfloat16)).all()
 
 
+@pytest.mark.slow
 def test_compiles():
     torch.compiler.reset()
     pool = GlobalCovariancePool(8, "polar", reduce=None, dtype=torch.float32)

@@ -43,6 +43,7 @@ def test_a_plain_model():
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {"fc.weight", "fc.bias"}
 
 
+@pytest.mark.slow
 def test_two_stages(images, tmp_path):
     """From the packaged weights: stage one leaves the backbone as it was, batch norm too; stage two moves it."""
     common = ["--data-dir", str(images), "--img-size", "64", "-b", "4", "--epochs", "2", "--warmup-epochs", "0"]

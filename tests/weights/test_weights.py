@@ -89,6 +89,7 @@ def test_files_that_are_no_manifest(tmp_path):
         read_manifest(path)
 
 
+@pytest.mark.slow
 def test_a_packaged_model_works_offline_and_another_says_what_to_do(tmp_path):
     code = (
         "import time, timm, timm_gcp\n"
