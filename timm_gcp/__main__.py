@@ -11,6 +11,7 @@ from timm_gcp.startup import raise_on_interrupt
 COMMANDS = {
     "demo": "train, compare, save and load a tiny model on synthetic textures, in minutes",
     "train": "train a model on your images, with the hybrid protocol",
+    "probe": "fit a classifier with covariance features to a frozen backbone, in minutes",
     "validate": "evaluate a model, a checkpoint, a model folder or a Hub model",
     "predict": "print the most probable classes of images",
     "export": "write a model as an ONNX file, checked against the model",
@@ -18,7 +19,7 @@ COMMANDS = {
     "wrap": "run timm's own train.py, validate.py, ... with our models and the hybrid protocol",
     "list": "list backbones and methods, or show what is known of one",
 }
-WRITES_FOLDERS = ("demo", "train", "wrap")
+WRITES_FOLDERS = ("demo", "train", "probe", "wrap")
 """Commands whose results are files: what they print may be lost without loss."""
 
 

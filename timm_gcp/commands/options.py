@@ -192,8 +192,13 @@ def add_input(group: Any) -> None:
     )
 
 
-def add_weights(group: Any) -> None:
-    """Adds the checkpoint and the method of a trained model."""
+def add_weights(group: Any, method: bool = True) -> None:
+    """Adds the checkpoint, and the method of a trained model.
+
+    Args:
+        group: an argument group.
+        method: adds ``--method``.
+    """
     group.add_argument(
         "--checkpoint",
         type=file_path,
@@ -207,7 +212,8 @@ def add_weights(group: Any) -> None:
         default=None,
         help="take the averaged weights of a checkpoint (default: those by which the run was ranked)",
     )
-    group.add_argument("--method", metavar="NAME", help="pool by this method (default: the model's)")
+    if method:
+        group.add_argument("--method", metavar="NAME", help="pool by this method (default: the model's)")
 
 
 def add_device(group: Any) -> None:
@@ -277,10 +283,16 @@ def options_of(kind: type[Options], args: argparse.Namespace, **given: Any) -> O
     return kind(**{name: getattr(args, name) for name in names if hasattr(args, name)}, **given)
 
 
-def model_choice(args: argparse.Namespace) -> ModelChoice:
-    """The model that the arguments of ``validate``, ``predict`` and ``export`` name."""
+def model_choice(args: argparse.Namespace, **given: Any) -> ModelChoice:
+    """The model that parsed arguments name.
+
+    Args:
+        args: parsed arguments.
+        **given: fields of the choice that are not taken from them.
+    """
     size = options_of(InputOptions, args)
-    return options_of(ModelChoice, args, in_chans=size.channels, image_size=size.image_size)
+    own = {"in_chans": size.channels, "image_size": size.image_size}
+    return options_of(ModelChoice, args, **own, **given)
 
 
 def at_least(args: argparse.Namespace, name: str, least: int) -> None:

@@ -1,0 +1,255 @@
+"""``timm-gcp probe``: fits a classifier with covariance features to a frozen backbone, in minutes."""
+
+import argparse
+import csv
+import io
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import GCPError
+from ..files import check_output_folder, save_text
+from ..methods import get_method
+from ..models.folder import save_folder
+from ..models.mixin import GCPMixin
+from ..models.named import load_model
+from ..plots import new_figure, save_figure
+from ..probing.fold import fold
+from ..probing.options import ProbeOptions
+from ..probing.probe import Probe, Result, fit_probe
+from ..text import without_places
+from ..training.history import versions
+from .option_types import file_path, model_name
+from .options import (
+    Parser,
+    add_data_folder,
+    add_data_set,
+    add_debug,
+    add_device,
+    add_holdout,
+    add_image_size,
+    add_input,
+    add_loading,
+    add_weights,
+    at_least,
+    check_common,
+    model_choice,
+    options_of,
+)
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``timm-gcp probe``.
+
+    Args:
+        argv: arguments; None takes those of the process.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        GCPError: bad input, before anything is fitted.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = parse_probe_args(argv)
+    options = options_of(ProbeOptions, args)
+    out = Path(args.output)
+    check_output_folder(out, "--output")
+    probe = fit_probe(_plain(args), options, out / "cache")
+    model = fold(
+        _plain(args),
+        probe.directions,
+        probe.weights,
+        probe.bias,
+        method=probe.method,
+        first_order=probe.first_order,
+    )
+    _write(out, args, probe, model, shlex.join(["timm-gcp", "probe", *argv]))
+    _show(probe, out)
+    return 0
+
+
+def _plain(args: argparse.Namespace) -> Any:
+    """The backbone with its weights, without a covariance pool."""
+    model = load_model(model_choice(args, method=None))
+    if isinstance(model, GCPMixin):
+        raise GCPError(
+            f"{args.model or args.checkpoint} has a covariance pool already, and a probe puts its own on a plain "
+            "backbone: give a model of timm's, such as vit_small_patch14_dinov2."
+        )
+    return model
+
+
+def _write(out: Path, args: argparse.Namespace, probe: Probe, model: Any, command: str) -> None:
+    """Writes the model folder, the table and the plot."""
+    first = probe.results[0]
+    metrics = {"top1": first.validation, "top1_left_out": first.left_out}
+    data = {
+        "name": Path(args.data_dir).resolve().name if args.data_dir else args.dataset,
+        "classes": model.num_classes,
+        "images": {args.train_split: probe.images[0], args.val_split or "none": probe.images[1]},
+    }
+    training = {"data": data, "started_from": args.checkpoint or args.model, "command": without_places(command)}
+    training["versions"] = versions()
+    save_folder(
+        model,
+        out / "model",
+        class_names=probe.class_names,
+        metrics={name: round(value, 2) for name, value in metrics.items() if value is not None},
+        data_config=probe.data_config,
+        origin=f"A linear classifier on frozen features of `{args.model}`, fitted by `timm-gcp probe`.",
+        about={"description": f"A probe on {data['name']} ({data['classes']} classes).", "training": training},
+    )
+    result = {
+        "command": command,
+        "method": probe.method,
+        "first_order": probe.first_order,
+        "components": len(probe.directions),
+        "variance": round(probe.variance, 4),
+        "heads": [asdict(each) for each in probe.results],
+        "gain": probe.gain,
+        "images": probe.images,
+        "seconds": probe.seconds,
+        "versions": versions(),
+    }
+    save_text(out / "result.json", json.dumps(result, indent=2) + "\n")
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(asdict(first)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(each) for each in probe.results)
+    save_text(out / "heads.csv", buffer.getvalue())
+    if len(probe.results) > 1:
+        _draw(probe.results, out / "heads.png")
+
+
+def _draw(results: Sequence[Result], path: Path) -> None:
+    """Draws the accuracy of every head as a bar."""
+    shown = sorted(results, key=_accuracy)
+    figure = new_figure(figsize=(8, 0.5 * len(shown) + 1.2))
+    axes = figure.subplots()
+    colours = ["tab:blue" if "covariance" in each.head else "tab:gray" for each in shown]
+    bars = axes.barh([each.head for each in shown], [_accuracy(each) for each in shown], color=colours)
+    axes.bar_label(bars, fmt="%.1f", padding=3)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("top-1 %, validation" if shown[0].validation is not None else "top-1 %, leave-one-out")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def _accuracy(result: Result) -> float:
+    found = result.validation if result.validation is not None else result.left_out
+    return 0.0 if found is None else found
+
+
+def _show(probe: Probe, out: Path) -> None:
+    table = Table(title="Classifiers on frozen features, top-1 %")
+    table.add_column("head")
+    for name in ("features", "leave-one-out", "validation", "seconds"):
+        table.add_column(name, justify="right")
+    for each in sorted(probe.results, key=_accuracy, reverse=True):
+        left_out, validation = ("–" if v is None else f"{v:.2f}" for v in (each.left_out, each.validation))
+        table.add_row(each.head, str(each.features), left_out, validation, f"{each.seconds:.1f}")
+    console = Console()
+    console.print(table)
+    if probe.gain is not None:
+        console.print(_verdict(*probe.gain), highlight=False)
+    console.print(
+        f"Model folder: timm.create_model('local-dir:{out / 'model'}', pretrained=True)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _verdict(gain: float, error: float) -> str:
+    difference = f"{gain:+.1f} points of leave-one-out accuracy (standard error {error:.1f})"
+    if gain > 2 * error:
+        return f"Covariance is worth it here: {difference} over the best first-order classifier."
+    return f"Covariance is not worth it here: {difference} against the best first-order classifier."
+
+
+def probe_parser() -> Parser:
+    """The parser of ``timm-gcp probe``."""
+    defaults = ProbeOptions()
+    parser = Parser(
+        prog="timm-gcp probe",
+        usage="%(prog)s DIR --model NAME [options]",
+        description="Fit a classifier with covariance features to a frozen backbone. One pass over the images caches "
+        "their features; the rest takes minutes and no training. The result is a model folder.",
+    )
+    group = parser.add_argument_group("Data")
+    add_data_folder(group)
+    add_data_set(group)
+    group.add_argument("--train-split", default=defaults.train_split, metavar="NAME", help="split that is fitted to")
+    group.add_argument(
+        "--val-split", default=defaults.val_split, metavar="NAME", help="split that is evaluated; '' for none"
+    )
+    add_holdout(group, "where there is no --val-split, hold this part of every class out of the training images")
+    group = parser.add_argument_group("Backbone")
+    group.add_argument(
+        "-m", "--model", type=model_name, default="", metavar="NAME", help="a model of timm's, a folder or hf-hub:ID"
+    )
+    add_weights(group, method=False)
+    add_image_size(group)
+    add_input(group)
+    group = parser.add_argument_group("Head")
+    group.add_argument(
+        "--components", type=int, metavar="R", help="principal directions (default: 256, or all where there are fewer)"
+    )
+    group.add_argument("--method", default=defaults.method, metavar="NAME", help="method of the covariance's root")
+    group.add_argument(
+        "--first-order",
+        default=defaults.first_order,
+        choices=("auto", "none", "mean", "class"),
+        help="vector beside the covariance: mean of the map, class token, or (auto) the class token where there is one",
+    )
+    group.add_argument(
+        "--classifier",
+        default=defaults.classifier,
+        choices=("ridge", "logistic"),
+        help="ridge regression with exact leave-one-out, or multinomial logistic regression",
+    )
+    group.add_argument(
+        "--views", type=int, default=defaults.views, choices=(1, 2), help="2 adds the mirror image of every image"
+    )
+    group.add_argument(
+        "--compare", action="store_true", help="fit first-order and nearest-neighbour classifiers too, and compare"
+    )
+    group = parser.add_argument_group("Device and loading")
+    group.add_argument(
+        "-b", "--batch-size", type=int, default=defaults.batch_size, metavar="N", help="images per batch"
+    )
+    add_device(group)
+    add_loading(group)
+    parser.add_argument(
+        "--output", type=file_path, default="output/probe", metavar="DIR", help="folder of cache, model and table"
+    )
+    add_debug(parser)
+    return parser
+
+
+def parse_probe_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses and checks the arguments of ``timm-gcp probe``.
+
+    Raises:
+        GCPError: as ``parse_train_args``.
+    """
+    args: argparse.Namespace = probe_parser().parse_args(argv)
+    args.data_dir = args.data_dir or args.data
+    check_common(args)
+    if get_method(args.method).of_sigma is None:
+        raise GCPError(f"--method {args.method} is no function of the covariance; use isqrt, or another root.")
+    if args.components is not None:
+        at_least(args, "components", 1)
+    if not args.model and not args.checkpoint:
+        raise GCPError("Give the backbone by --model NAME, such as --model vit_small_patch14_dinov2.")
+    return args

@@ -1,0 +1,65 @@
+"""Principal directions of the within-image covariance: the linear reduction of a probe, which needs no training.
+
+For a linear reduction W, cov(WX) = W cov(X) Wᵀ. Good rows of W are the leading eigenvectors of the covariance that the
+pool takes, with the mean of each image removed, averaged over images.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ..errors import GCPError
+
+__all__ = ["principal_directions", "within_image_covariance"]
+
+
+def within_image_covariance(maps: Iterable[Tensor]) -> Tensor:
+    """The average over images of the covariance of the channels over the positions of an image.
+
+    Args:
+        maps: batches of feature maps ``[B, C, M]``.
+
+    Returns:
+        ``[C, C]`` in float64, on the CPU.
+
+    Raises:
+        GCPError: there is no map.
+    """
+    total, count = None, 0
+    for batch in maps:
+        x = batch.double().cpu()
+        x = (x - x.mean(2, keepdim=True)) / x.shape[2] ** 0.5
+        wide = x.transpose(0, 1).flatten(1)
+        part = wide @ wide.T
+        total, count = part if total is None else total + part, count + len(x)
+    if total is None:
+        raise GCPError("There is no image to find principal directions in.")
+    return total / count
+
+
+def principal_directions(covariance: Tensor, components: int | None = None) -> tuple[Tensor, float]:
+    """The leading eigenvectors of a covariance, largest eigenvalue first.
+
+    Args:
+        covariance: ``[C, C]``, symmetric.
+        components: number of directions, R; None takes 256, or C where that is less.
+
+    Returns:
+        The directions ``[R, C]`` in float32, and the share of the variance along them.
+
+    Raises:
+        GCPError: more directions than channels, fewer than one, or features that do not vary within an image.
+    """
+    channels = len(covariance)
+    number = min(256, channels) if components is None else components
+    if not 1 <= number <= channels:
+        raise GCPError(f"`components={number}`: the feature map has {channels} channels; give 1 to {channels}.")
+    values, vectors = torch.linalg.eigh(covariance)
+    values = values.flip(0).clamp_min(0)
+    if not values[0] > 0:
+        raise GCPError("The features do not vary within any image, so there is no covariance to pool.")
+    chosen = vectors.flip(1)[:, :number].T
+    # Eigenvectors have no sign of their own: the largest entry is positive, so that every machine finds the same.
+    largest = chosen.gather(1, chosen.abs().argmax(1, keepdim=True))
+    return (chosen * largest.sign()).float().contiguous(), float(values[:number].sum() / values.sum())

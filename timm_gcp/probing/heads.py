@@ -1,0 +1,147 @@
+"""Heads of a probe: first-order vectors and triangles, their kernels, and their weights as one linear layer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..functional import pool_features
+from .cache import Cache
+from .classifiers import Fit, centred
+
+__all__ = ["Head", "Part", "kernel_of", "linear_layer", "scores_of"]
+
+_CHUNK = 512
+"""Rows whose triangles are computed at a time."""
+_COLUMNS = 4096
+"""Columns of the features that are multiplied at a time."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the features of a head.
+
+    Attributes:
+        name: 'mean', 'token', or the name of a method.
+        components: directions of a triangle; None takes all.
+    """
+
+    name: str
+    components: int | None = None
+
+    @property
+    def first_order(self) -> bool:
+        """Whether it is a vector of the map's own channels."""
+        return self.name in ("mean", "token")
+
+
+@dataclass(frozen=True)
+class Head:
+    """Parts side by side, each divided by the root of its mean squared length and multiplied by its weight.
+
+    Attributes:
+        title: in the table.
+        parts: first order first.
+        weights: of the parts.
+    """
+
+    title: str
+    parts: tuple[Part, ...]
+    weights: tuple[float, ...]
+
+
+def _scaling(size: int) -> Tensor:
+    """Factors of the entries of a triangle that make its inner product that of the whole matrices."""
+    rows, columns = torch.triu_indices(size, size)
+    return torch.where(rows == columns, 1.0, 2.0**0.5)
+
+
+def _chunks(cache: Cache, part: Part) -> Iterator[tuple[slice, Tensor]]:
+    """The features of a part, some rows at a time, as the pool gives them."""
+    if part.first_order:
+        yield slice(0, cache.rows), cache.first(part.name)
+        return
+    for start in range(0, cache.rows, _CHUNK):
+        stop = min(start + _CHUNK, cache.rows)
+        yield slice(start, stop), pool_features(cache.maps(start, stop, part.components), part.name)
+
+
+class Kernel:
+    """The features of a part over the training rows, and their kernel.
+
+    Attributes:
+        features: ``[rows, D]`` in float32, centred, with the entries off the diagonal times √2.
+        mean: ``[D]``, what was taken away.
+        scaling: ``[D]``.
+        matrix: ``[rows, rows]`` in float64, divided by its mean diagonal.
+        factor: by which it was divided.
+    """
+
+    def __init__(self, cache: Cache, part: Part) -> None:
+        self.part = part
+        features: Tensor | None = None
+        for rows, chunk in _chunks(cache, part):
+            if features is None:
+                features = torch.empty(cache.rows, chunk.shape[1])
+                size = round((2 * chunk.shape[1] + 0.25) ** 0.5 - 0.5)
+                self.scaling = torch.ones(chunk.shape[1]) if part.first_order else _scaling(size)
+            features[rows] = chunk * self.scaling
+        assert features is not None
+        self.mean = features.double().mean(0).float()
+        self.features = features.sub_(self.mean)
+        matrix = torch.zeros(cache.rows, cache.rows, dtype=torch.float64)
+        for columns in self.features.split(_COLUMNS, 1):
+            matrix += (columns @ columns.T).double()
+        matrix = centred(matrix)
+        self.factor = float(matrix.diagonal().mean()) or 1.0
+        self.matrix = matrix / self.factor
+
+    def weights(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """The linear layer on what the pool gives that equals the dual coefficients.
+
+        Args:
+            coefficients: ``[rows, classes]``.
+
+        Returns:
+            Weights ``[classes, D]`` and the bias that stands for the mean, ``[classes]``; float64.
+        """
+        weights = torch.cat([coefficients.T @ columns.double() for columns in self.features.split(_COLUMNS, 1)], 1)
+        weights = weights / self.factor
+        bias = -weights @ self.mean.double()
+        return weights * self.scaling.double(), bias
+
+
+def kernel_of(head: Head, kernels: dict[Part, Kernel]) -> Tensor:
+    """The kernel of a head: the weighted sum of those of its parts."""
+    total = torch.zeros_like(kernels[head.parts[0]].matrix)
+    for part, weight in zip(head.parts, head.weights, strict=True):
+        total += weight * kernels[part].matrix
+    return total
+
+
+def linear_layer(head: Head, kernels: dict[Part, Kernel], fit: Fit) -> tuple[Tensor, Tensor]:
+    """The classifier of a head as one linear layer on its parts side by side, as the pool gives them.
+
+    Returns:
+        Weights ``[classes, D]`` and bias ``[classes]``, float64.
+    """
+    weights, bias = [], fit.intercept.clone()
+    for part, weight in zip(head.parts, head.weights, strict=True):
+        own, shift = kernels[part].weights(weight * fit.coefficients)
+        weights.append(own)
+        bias += shift
+    return torch.cat(weights, 1), bias
+
+
+def scores_of(cache: Cache, head: Head, weights: Tensor, bias: Tensor) -> Tensor:
+    """Scores of the images of a cache by a linear layer, averaged over the views; ``[images, classes]``."""
+    scores = bias.repeat(cache.rows, 1)
+    start = 0
+    for part in head.parts:
+        width = 0
+        for rows, chunk in _chunks(cache, part):
+            width = chunk.shape[1]
+            scores[rows] += chunk.double() @ weights[:, start : start + width].T
+        start += width
+    return scores.view(cache.images, cache.views, -1).mean(1)
