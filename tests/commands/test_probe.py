@@ -1,0 +1,178 @@
+"""``timm-gcp probe``: features, classifier and model folder of a frozen backbone, on real JPEG files."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from tests.support.tools import timm_gcp_command, write_images
+from timm_gcp import pool_features
+from timm_gcp.__main__ import main
+from timm_gcp.commands.validate import evaluation_row, parse_validate_args
+from timm_gcp.models.folder import save_folder
+from timm_gcp.probing import cache as caches
+from timm_gcp.probing.backbone import Backbone
+
+COMMON = ("--img-size", "64", "-j", "0", "-b", "8", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory):
+    """Folders of plain networks with random weights."""
+    found = {}
+    for name in ("test_resnet", "test_vit"):
+        torch.manual_seed(0)
+        folder = tmp_path_factory.mktemp("backbones") / name
+        save_folder(timm.create_model(name, num_classes=4), folder)
+        found[name] = folder
+    return found
+
+
+def probe(images, model, output, *more):
+    return main(["probe", str(images), "--model", str(model), "--output", str(output), *COMMON, *map(str, more)])
+
+
+@pytest.fixture(scope="module")
+def probed(images, backbones, tmp_path_factory):
+    output = tmp_path_factory.mktemp("probed")
+    assert probe(images, backbones["test_resnet"], output, "--compare", "--components", "16") == 0
+    return output
+
+
+def test_smoke(images, backbones, tmp_path):
+    argv = ["probe", images, "--model", backbones["test_resnet"], "--output", tmp_path, *COMMON]
+    done = timm_gcp_command(*argv)
+    assert done.returncode == 0, done.stderr
+    assert "Model folder" in done.stdout
+
+
+def test_what_it_writes(probed):
+    result = json.loads((probed / "result.json").read_text())
+    with open(probed / "heads.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["head"] for row in rows] == [each["head"] for each in result["heads"]]
+    assert rows[0]["head"] == "mean and isqrt of the covariance"
+    assert {"mean", "nearest neighbours of the mean", "isqrt of the covariance"} < {row["head"] for row in rows}
+    assert int(rows[0]["features"]) == timm.create_model("test_resnet").num_features + 16 * 17 // 2
+    assert result["components"] == 16
+    with Image.open(probed / "heads.png") as image:
+        assert image.size[0] > 300
+
+
+def test_the_folder_gives_the_accuracy_of_the_table(probed, images):
+    argv = ["--model", str(probed / "model"), "--data-dir", str(images), "-j", "0", "--device", "cpu"]
+    row = evaluation_row(parse_validate_args(argv))
+    first = json.loads((probed / "result.json").read_text())["heads"][0]
+    assert row["top1"] == pytest.approx(first["validation"], abs=1e-3)
+
+
+@pytest.mark.parametrize(("name", "first"), [("test_resnet", "mean"), ("test_vit", "class"), ("test_vit", "mean")])
+def test_logits_are_those_of_the_features(name, first, images, backbones, tmp_path):
+    """The model's own reduction, pool and classifier, against the same in float64 by hand."""
+    size = () if name == "test_resnet" else ("--img-size", "160")
+    assert probe(images, backbones[name], tmp_path, "--first-order", first, "--components", "12", *size) == 0
+    model = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
+    plain = Backbone(timm.create_model(f"local-dir:{backbones[name]}", pretrained=True), torch.device("cpu"))
+    x = torch.randn(3, *model.pretrained_cfg["input_size"])
+    features = plain.features(x)
+    directions = model.global_pool.reduce.conv.weight.flatten(1).double()
+    triangle = pool_features(directions @ features.maps.double(), "isqrt")
+    vector = features.token if first == "class" else features.maps.mean(2)
+    classifier = model.get_classifier()
+    expected = torch.cat([vector.double(), triangle], 1) @ classifier.weight.T.double() + classifier.bias.double()
+    logits = model(x).double()
+    assert (logits - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_stopped_and_started_again(images, backbones, tmp_path, monkeypatch):
+    """The features that are there are kept, and the model is the same to the last bit."""
+    assert probe(images, backbones["test_resnet"], tmp_path / "whole") == 0
+    real, calls = caches._Writer.add, []
+
+    def stopping(self, *args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        real(self, *args)
+
+    monkeypatch.setattr(caches._Writer, "add", stopping)
+    assert probe(images, backbones["test_resnet"], tmp_path / "stopped") == 130
+    assert not (tmp_path / "stopped" / "model").exists()
+    assert probe(images, backbones["test_resnet"], tmp_path / "stopped") == 0
+    files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "stopped")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    monkeypatch.undo()
+    # Everything is there: no image is looked at again.
+    monkeypatch.setattr(caches, "map_batches", lambda *args, **kwargs: pytest.fail("read again"))
+    assert probe(images, backbones["test_resnet"], tmp_path / "stopped") == 0
+
+
+@pytest.mark.parametrize("change", ["image", "weights", "size", "views"])
+def test_a_stale_cache_is_not_used(change, images, backbones, tmp_path):
+    shutil.copytree(images, tmp_path / "images")
+    model, more = backbones["test_resnet"], ()
+    assert probe(tmp_path / "images", model, tmp_path / "out") == 0
+    before = set((tmp_path / "out" / "cache").iterdir())
+    if change == "image":
+        file = next((tmp_path / "images" / "train").rglob("*.jpg"))
+        Image.new("RGB", (80, 80), "red").save(file)
+    elif change == "weights":
+        torch.manual_seed(9)
+        model = tmp_path / "other"
+        save_folder(timm.create_model("test_resnet", num_classes=4), model)
+    else:
+        more = ("--img-size", "96") if change == "size" else ("--views", "2")
+    assert probe(tmp_path / "images", model, tmp_path / "out", *more) == 0
+    assert set((tmp_path / "out" / "cache").iterdir()) > before
+
+
+def test_views_and_logistic_regression(images, backbones, tmp_path):
+    more = ("--views", "2", "--classifier", "logistic", "--val-split", "")
+    assert probe(images, backbones["test_resnet"], tmp_path, *more) == 0
+    first = json.loads((tmp_path / "result.json").read_text())["heads"][0]
+    assert first["left_out"] is first["validation"] is None
+    assert timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).num_classes == 3
+
+
+def bad_weights(backbones, tmp_path):
+    model = timm.create_model(f"local-dir:{backbones['test_resnet']}", pretrained=True)
+    with torch.no_grad():
+        model.conv1[0].weight[0, 0, 0, 0] = torch.nan
+    save_folder(model, tmp_path / "bad")
+    return tmp_path / "bad"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--components", "9999"), "--components 9999: the feature map has"),
+        (("--components", "0"), "--components must be at least 1"),
+        (("--first-order", "class"), "--first-order class needs a class token"),
+        (("--method", "bcnn"), "no function of the covariance"),
+        (("--method", "isqr"), "isqrt"),
+        (("--img-size", "8"), "1 position"),
+        (("--val-split", "dev"), "dev"),
+        (("--model", "test_resnet_svdpade"), "has a covariance pool already"),
+    ],
+)
+def test_refused(more, message, images, backbones, tmp_path, capsys):
+    assert probe(images, backbones["test_resnet"], tmp_path, *more) == 2
+    error = capsys.readouterr().err
+    assert message in error.replace("\n", " ")
+    assert "Traceback" not in error
+    assert not (tmp_path / "model").exists()
+
+
+def test_features_that_are_not_finite(images, backbones, tmp_path, capsys):
+    assert probe(images, bad_weights(backbones, tmp_path), tmp_path / "out") == 2
+    assert "not finite" in capsys.readouterr().err
+
+
+def test_one_class(backbones, tmp_path, capsys):
+    write_images(tmp_path / "images", per_class=4, classes=("only",))
+    assert probe(tmp_path / "images", backbones["test_resnet"], tmp_path / "out", "--val-split", "") == 2
+    assert "two classes or more" in capsys.readouterr().err
