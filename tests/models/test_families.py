@@ -241,6 +241,7 @@ def test_copies_pickle_and_folder(backbone, tmp_path):
     assert pickle.loads(pickle.dumps(entry)) is entry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", slow_but(QUICK, KINDS))
 def test_amp_channels_last_and_checkpointing(backbone):
     model, x = small(f"{backbone}_svdpade")

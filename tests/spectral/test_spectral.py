@@ -425,6 +425,7 @@ def test_pade_is_the_whole_series():
         assert abs(k_pade(one, x) * (1 - x) - 1) < 1e-15
 
 
+@pytest.mark.slow
 def test_topn_is_the_root_of_the_largest():
     x = torch.randn(2, 8, 30, dtype=torch.float64)
     values, vectors = torch.linalg.eigh(covariance(x))

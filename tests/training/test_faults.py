@@ -97,6 +97,7 @@ def test_stops_with_the_batch_saved(gradient, images, tmp_path, monkeypatch, cap
     assert not [path for path in (tmp_path / "x").iterdir() if path.name.startswith((".", "tmp"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_skips_and_counts(gradient, accumulate, images, tmp_path, monkeypatch, capsys, caplog):
