@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from timm_gcp.commands.recipes import find_recipe, recipe_names  # noqa: E402
 from timm_gcp.data import FINE_GRAINED  # noqa: E402
-from timm_gcp.method import Argument  # noqa: E402
+from timm_gcp.method import Argument, name_of_dtype  # noqa: E402
 from timm_gcp.methods import METHODS  # noqa: E402
 from timm_gcp.models.registry import BACKBONES  # noqa: E402
 from timm_gcp.weights.manifest import read_manifest  # noqa: E402
@@ -31,7 +31,7 @@ def methods() -> str:
                 row.forward,
                 row.backward,
                 ", ".join(f"`{name}={_value(value)}`" for name, value in row.defaults.items()),
-                str(row.dtype).removeprefix("torch."),
+                name_of_dtype(row.dtype),
                 row.reference,
             )
             for row in METHODS.values()

@@ -12,13 +12,18 @@ from .errors import GCPError
 from .spectral.polar import polar_root
 from .spectral.spectral_function import SpectralFunction, of_features, of_sigma
 
-__all__ = ["FULL_PRECISIONS", "Argument", "Method", "SpectralMethod"]
+__all__ = ["FULL_PRECISIONS", "Argument", "Method", "SpectralMethod", "name_of_dtype"]
 
 FULL_PRECISIONS = (torch.float32, torch.float64)
 """The precisions of most methods; the reduced ones are for methods that say so."""
 
 _RESERVED = {"self", "x", "sigma", "method", "dtype", "channels", "unit", "matmul_dtype"}
 """Names of the library's own parameters in functions that also take the arguments of a method."""
+
+
+def name_of_dtype(dtype: object) -> str:
+    """The name of a precision without its package: 'float32'."""
+    return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
@@ -147,9 +152,9 @@ class Method:
         """
         allowed = FULL_PRECISIONS if sigma else self.dtypes
         if dtype not in allowed:
-            names = ", ".join(str(one).removeprefix("torch.") for one in allowed)
+            names = ", ".join(name_of_dtype(one) for one in allowed)
             what = "of a given matrix" if sigma else f"of method '{self.name}'"
-            raise GCPError(f"The precision {what} is one of {names}, not {str(dtype).removeprefix('torch.')}.")
+            raise GCPError(f"The precision {what} is one of {names}, not {name_of_dtype(dtype)}.")
 
     def check_args(self, method_args: Mapping[str, Any]) -> None:
         """Refuses an argument that the method does not take, or a value outside its range.

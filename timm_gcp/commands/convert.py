@@ -20,6 +20,7 @@ from ..models.names import split_name
 from ..text_files import read_text
 from ..weights.download import download
 from ..weights.file import read_weights
+from ..weights.google_drive import page_address
 from ..weights.upstream import PREPROCESSING, TRIU_ORDERS, Published, read_published
 from ..weights.upstream_layouts import is_published
 from .convert_trained import convert_trained
@@ -116,7 +117,7 @@ def _read(args: argparse.Namespace) -> Published:
             raise GCPError(f"{args.file} has the SHA-256 {published.sha256}, not {args.sha256}; download it again.")
         return published
     name = Path(urllib.parse.unquote(urllib.parse.urlsplit(args.file).path)).name or "checkpoint"
-    by_hand = f" from https://drive.google.com/file/d/{name}" if args.file.startswith("drive:") else ""
+    by_hand = f" from {page_address(name)}" if args.file.startswith("drive:") else ""
     place = Path(torch.hub.get_dir()) / "checkpoints"
     file = download(
         args.file,

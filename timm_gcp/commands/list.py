@@ -13,7 +13,7 @@ from rich.table import Table
 from timm.models import get_arch_pretrained_cfgs
 
 from ..errors import GCPError
-from ..method import Method
+from ..method import Method, name_of_dtype
 from ..methods import METHODS
 from ..models import ensure_registered
 from ..models.create import create_on_meta
@@ -120,16 +120,12 @@ def _show_method(console: Console, row: Method) -> None:
             "arguments": "; ".join(f"{arg.name}={arg.default:g} ({arg.description})" for arg in row.arguments)
             or "none",
             "precision": ", ".join(
-                f"{_name(dtype)}{' (default)' if dtype == row.dtype else ''}" for dtype in row.dtypes
+                f"{name_of_dtype(dtype)}{' (default)' if dtype == row.dtype else ''}" for dtype in row.dtypes
             ),
             "source": row.reference,
             "models": f"<backbone>_{row.name}, such as resnet50_{row.name}",
         },
     )
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _show_model(console: Console, name: str, timed: bool) -> None:

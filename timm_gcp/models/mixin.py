@@ -7,6 +7,7 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from ..errors import GCPError
+from ..method import name_of_dtype
 from ..pooling import GlobalCovariancePool
 from .alexnet import hidden_layers
 from .head import Head, family_of, read_head
@@ -194,7 +195,7 @@ def _arguments(pool: GlobalCovariancePool, reduce: int, last_stride: int | None)
     if pool.first_order:
         arguments["first_order"] = pool.first_order
     if pool.dtype is not None:
-        arguments["spectral_dtype"] = str(pool.dtype).removeprefix("torch.")
+        arguments["spectral_dtype"] = name_of_dtype(pool.dtype)
     return arguments
 
 
