@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import GCPError
 
-__all__ = ["principal_directions", "within_image_covariance"]
+__all__ = ["principal_directions", "spectrum", "within_image_covariance"]
 
 
 def within_image_covariance(maps: Iterable[Tensor]) -> Tensor:
@@ -38,28 +38,43 @@ def within_image_covariance(maps: Iterable[Tensor]) -> Tensor:
     return total / count
 
 
-def principal_directions(covariance: Tensor, components: int | None = None) -> tuple[Tensor, float]:
-    """The leading eigenvectors of a covariance, largest eigenvalue first.
+def spectrum(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors of a covariance, largest first.
 
     Args:
-        covariance: ``[C, C]``, symmetric.
+        covariance: ``[C, C]``, symmetric, float64.
+
+    Returns:
+        Eigenvalues ``[C]``, and eigenvectors ``[C, C]`` as rows, whose largest entry is positive.
+
+    Raises:
+        GCPError: all eigenvalues are zero: the features do not vary within an image.
+    """
+    values, vectors = torch.linalg.eigh(covariance)
+    values, rows = values.flip(0).clamp_min(0), vectors.flip(1).T
+    if not values[0] > 0:
+        raise GCPError("The features do not vary within any image, so there is no covariance to pool.")
+    # The sign of an eigenvector is arbitrary; this one does not depend on the library.
+    largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
+    return values, (rows * largest.sign()).contiguous()
+
+
+def principal_directions(values: Tensor, vectors: Tensor, components: int | None = None) -> tuple[Tensor, float]:
+    """The leading eigenvectors.
+
+    Args:
+        values: eigenvalues ``[C]``, largest first.
+        vectors: eigenvectors ``[C, C]`` as rows.
         components: number of directions, R; None takes 256, or C where that is less.
 
     Returns:
         The directions ``[R, C]`` in float32, and the share of the variance along them.
 
     Raises:
-        GCPError: more directions than channels, fewer than one, or features that do not vary within an image.
+        GCPError: more directions than channels, or fewer than one.
     """
-    channels = len(covariance)
+    channels = len(values)
     number = min(256, channels) if components is None else components
     if not 1 <= number <= channels:
         raise GCPError(f"`components={number}`: the feature map has {channels} channels; give 1 to {channels}.")
-    values, vectors = torch.linalg.eigh(covariance)
-    values = values.flip(0).clamp_min(0)
-    if not values[0] > 0:
-        raise GCPError("The features do not vary within any image, so there is no covariance to pool.")
-    chosen = vectors.flip(1)[:, :number].T
-    # Eigenvectors have no sign of their own: the largest entry is positive, so that every machine finds the same.
-    largest = chosen.gather(1, chosen.abs().argmax(1, keepdim=True))
-    return (chosen * largest.sign()).float().contiguous(), float(values[:number].sum() / values.sum())
+    return vectors[:number].float().contiguous(), float(values[:number].sum() / values.sum())

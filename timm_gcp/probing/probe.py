@@ -20,7 +20,7 @@ from ..files import save_atomically
 from .backbone import Backbone
 from .cache import Cache, digest_of_images, digest_of_weights, map_batches, scale_of, write_cache
 from .classifiers import Fit, fit_logistic, fit_ridge, nearest_neighbours, temperature_of
-from .directions import principal_directions, within_image_covariance
+from .directions import principal_directions, spectrum, within_image_covariance
 from .heads import Head, Kernel, Part, kernel_of, linear_layer, scores_of
 from .options import ProbeOptions
 
@@ -202,7 +202,7 @@ def _directions(
 ) -> tuple[Tensor, float, float]:
     """The principal directions, their share of the variance and the scale of stored maps; kept in the folder."""
     wanted = {**key, "images": digest_of_images(train), "batch_size": options.batch_size}
-    file = folder / f"covariance-{_digest(json.dumps(wanted, sort_keys=True).encode())[:16]}.npz"
+    file = folder / f"directions-{_digest(json.dumps(wanted, sort_keys=True).encode())[:16]}.npz"
     if not file.is_file():
         indices = np.unique(np.linspace(0, len(train) - 1, _SUBSET).astype(int)).tolist()
         largest = 0.0
@@ -217,13 +217,15 @@ def _directions(
                 largest = max(largest, float(norms.max()))
                 yield x
 
-        covariance = within_image_covariance(maps())
+        values, vectors = spectrum(within_image_covariance(maps()))
         folder.mkdir(parents=True, exist_ok=True)
-        content = {"covariance": covariance.numpy(), "largest": np.float64(largest)}
+        # The eigenvectors, not the covariance: their last digits depend on the number of threads.
+        content = {"values": values.numpy(), "vectors": vectors.numpy(), "largest": np.float64(largest)}
         save_atomically(file, lambda out: np.savez(out, **content))
     with np.load(file) as stored:
-        covariance, largest = torch.from_numpy(stored["covariance"]), float(stored["largest"])
-    directions, variance = principal_directions(covariance, options.components)
+        values, vectors = torch.from_numpy(stored["values"]), torch.from_numpy(stored["vectors"])
+        largest = float(stored["largest"])
+    directions, variance = principal_directions(values, vectors, options.components)
     return directions, variance, scale_of(largest)
 
 
