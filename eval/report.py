@@ -107,6 +107,15 @@ SECTIONS = (
     ),
     Section("memory", "Memory of a training step", "python -m eval memory", _memory),
     Section(
+        "probe",
+        "A classifier on frozen features",
+        "# LITE0 holds the ImageNet weights of timm's tf_efficientnet_lite0; --val-split test measures the test part\n"
+        "timm-gcp probe --dataset grocery --data-dir GROCERY --val-split val --model tf_efficientnet_lite0 \\\n"
+        "    --checkpoint LITE0 --compare --channels-last -j 1 --output probe/grocery\n"
+        "timm-gcp probe --dataset list --data-dir CARS --val-split val --model tf_efficientnet_lite0 \\\n"
+        "    --checkpoint LITE0 --compare --channels-last -j 1 --output probe/cars",
+    ),
+    Section(
         "finetune",
         "Fine-tuning in two stages",
         "SETTINGS='--dataset list --data-dir COARSE --val-split val --img-size 112 --crop-pct 0.95 -b 32 --opt sgd\n"

@@ -13,7 +13,7 @@ from timm.models import save_for_hf
 import timm_gcp
 from tests.support.loopback_hub import TOKEN, LoopbackHub
 from timm_gcp import GCPError
-from timm_gcp.models.folder import save_folder
+from timm_gcp.models.folder import loading_code, save_folder
 
 IMAGE = torch.randn(1, 3, 64, 64)
 RECORDS_ARGUMENTS = "data_config" in inspect.signature(save_for_hf).parameters  # timm's savers do, since 1.0.29
@@ -105,3 +105,10 @@ def test_a_graft_pushed_to_the_hub_loads_again(tmp_path):
         assert done.returncode == 0, done.stderr
     finally:
         hub.close()
+
+
+def test_code_that_loads_a_folder(tmp_path):
+    """Backbones that importing the package does not register are registered first."""
+    assert loading_code("resnet50_isqrt", "m") == "timm.create_model('local-dir:m', pretrained=True)"
+    code = loading_code("tf_efficientnet_lite0_isqrt", "m")
+    assert code.startswith('timm_gcp.register_backbone("tf_efficientnet_lite0"); timm.create_model(')

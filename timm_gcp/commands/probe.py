@@ -17,7 +17,7 @@ from rich.table import Table
 from ..errors import GCPError
 from ..files import check_output_folder, save_text
 from ..methods import get_method
-from ..models.folder import save_folder
+from ..models.folder import architecture, loading_code, save_folder
 from ..models.mixin import GCPMixin
 from ..models.named import load_model
 from ..plots import new_figure, save_figure
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         first_order=probe.first_order,
     )
     _write(out, args, probe, model, shlex.join(["timm-gcp", "probe", *argv]))
-    _show(probe, out)
+    _show(probe, architecture(model), out)
     return 0
 
 
@@ -151,7 +151,7 @@ def _accuracy(result: Result) -> float:
     return 0.0 if found is None else found
 
 
-def _show(probe: Probe, out: Path) -> None:
+def _show(probe: Probe, name: str, out: Path) -> None:
     table = Table(title="Classifiers on frozen features, top-1 %")
     table.add_column("head")
     for name in ("features", "leave-one-out", "validation", "seconds"):
@@ -164,7 +164,7 @@ def _show(probe: Probe, out: Path) -> None:
     if probe.gain is not None:
         console.print(_verdict(*probe.gain), highlight=False)
     console.print(
-        f"Model folder: timm.create_model('local-dir:{out / 'model'}', pretrained=True)",
+        f"Model folder: {loading_code(name, out / 'model')}",
         highlight=False,
         soft_wrap=True,
     )

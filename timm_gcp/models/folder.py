@@ -19,7 +19,15 @@ from . import BACKBONES
 from .deepcopy import copy_model
 from .names import split_name
 
-__all__ = ["OF_WEIGHTS", "architecture", "built_for", "model_arguments", "save_folder", "training_record"]
+__all__ = [
+    "OF_WEIGHTS",
+    "architecture",
+    "built_for",
+    "loading_code",
+    "model_arguments",
+    "save_folder",
+    "training_record",
+]
 
 OF_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
 """Entries of a cfg that describe the weights of the registered name, not those of a saved model."""
@@ -190,6 +198,17 @@ def _registration(name: str) -> str:
     if not method or backbone in BACKBONES:
         return ""
     return f'timm_gcp.register_backbone("{backbone}")\n'
+
+
+def loading_code(name: str, folder: str | os.PathLike[str]) -> str:
+    """The code that loads a model folder after ``import timm, timm_gcp``, on one line.
+
+    Args:
+        name: registered name of its architecture.
+        folder: the folder.
+    """
+    steps = [_registration(name).strip(), f"timm.create_model('local-dir:{folder}', pretrained=True)"]
+    return "; ".join(filter(None, steps))
 
 
 def _card(name: str, folder: str, config: Mapping[str, Any], metrics: Mapping[str, Any] | None, origin: str) -> str:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from ..data.loaders import evaluation_loader
 from ..errors import GCPError
 from ..files import save_text
-from ..models.folder import save_folder
+from ..models.folder import architecture, loading_code, save_folder
 from ..models.named import set_method
 from ..pooling import find_pools
 from ..text import one_line
@@ -154,4 +154,4 @@ def _outcome(run: Run, result: Mapping[str, Any]) -> str:
             f"Cannot write the model folder {run.folder / 'model'} ({one_line(error)}): make room there; training is "
             "done, so --resume auto only writes it again."
         ) from error
-    return f"{text}. Model folder: timm.create_model('local-dir:{folder}', pretrained=True)"
+    return f"{text}. Model folder: {loading_code(architecture(model), folder)}"
