@@ -15,6 +15,7 @@ from timm_gcp.__main__ import main
 from timm_gcp.commands.validate import evaluation_row, parse_validate_args
 from timm_gcp.models.folder import save_folder
 from timm_gcp.probing import cache as caches
+from timm_gcp.probing import heads
 from timm_gcp.probing.backbone import Backbone
 
 COMMON = ("--img-size", "64", "-j", "0", "-b", "8", "--device", "cpu")
@@ -111,6 +112,17 @@ def test_stopped_and_started_again(images, backbones, tmp_path, monkeypatch):
     assert probe(images, backbones["test_resnet"], tmp_path / "stopped") == 0
 
 
+def test_features_beyond_memory(images, backbones, tmp_path, monkeypatch):
+    """They lie in a file that is gone afterwards; the model is the same."""
+    assert probe(images, backbones["test_resnet"], tmp_path / "memory") == 0
+    monkeypatch.setattr(heads, "IN_MEMORY", 0)
+    assert probe(images, backbones["test_resnet"], tmp_path / "file") == 0
+    files = [tmp_path / name / "model" / "model.safetensors" for name in ("memory", "file")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    names = [{file.name for file in (tmp_path / name / "cache").rglob("*")} for name in ("memory", "file")]
+    assert names[0] == names[1]
+
+
 @pytest.mark.parametrize("change", ["image", "weights", "size", "views"])
 def test_a_stale_cache_is_not_used(change, images, backbones, tmp_path):
     shutil.copytree(images, tmp_path / "images")
@@ -176,3 +188,26 @@ def test_one_class(backbones, tmp_path, capsys):
     write_images(tmp_path / "images", per_class=4, classes=("only",))
     assert probe(tmp_path / "images", backbones["test_resnet"], tmp_path / "out", "--val-split", "") == 2
     assert "two classes or more" in capsys.readouterr().err
+
+
+def test_the_folder_starts_fine_tuning(probed, images, tmp_path, capsys):
+    """Directions and classifier are those of the probe: the first epochs begin at its accuracy."""
+    given = ["--model", str(probed / "model"), "--data-dir", str(images), "--img-size", "64", "-j", "0", "-b", "8"]
+    more = [
+        "--epochs",
+        "1",
+        "--lr",
+        "1e-9",
+        "--warmup-epochs",
+        "0",
+        "--no-aug",
+        "--device",
+        "cpu",
+        "--output",
+        str(tmp_path),
+    ]
+    assert main(["train", *given, *more, "--experiment", "x", "--smoothing", "0"]) == 0
+    model = timm.create_model(f"local-dir:{tmp_path / 'x' / 'model'}", pretrained=True)
+    start = timm.create_model(f"local-dir:{probed / 'model'}", pretrained=True)
+    assert torch.allclose(model.global_pool.reduce.conv.weight, start.global_pool.reduce.conv.weight, atol=1e-5)
+    assert "with its classifier of 3 classes" in capsys.readouterr().out

@@ -1,8 +1,10 @@
 """Heads of a probe: first-order vectors and triangles, their kernels, and their weights as one linear layer."""
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,10 +12,12 @@ from ..functional import pool_features
 from .cache import Cache
 from .classifiers import Fit, centred
 
-__all__ = ["Head", "Part", "kernel_of", "linear_layer", "scores_of"]
+__all__ = ["Head", "Part", "kernel_of", "linear_layer", "scores_of", "triangle_scaling"]
 
 _CHUNK = 512
 """Rows whose triangles are computed at a time."""
+IN_MEMORY = 4 * 2**30
+"""Bytes of features that are kept in memory; larger ones lie in a temporary file beside the cache."""
 _COLUMNS = 4096
 """Columns of the features that are multiplied at a time."""
 
@@ -51,7 +55,7 @@ class Head:
     weights: tuple[float, ...]
 
 
-def _scaling(size: int) -> Tensor:
+def triangle_scaling(size: int) -> Tensor:
     """Factors of the entries of a triangle that make its inner product that of the whole matrices."""
     rows, columns = torch.triu_indices(size, size)
     return torch.where(rows == columns, 1.0, 2.0**0.5)
@@ -65,6 +69,14 @@ def _chunks(cache: Cache, part: Part) -> Iterator[tuple[slice, Tensor]]:
     for start in range(0, cache.rows, _CHUNK):
         stop = min(start + _CHUNK, cache.rows)
         yield slice(start, stop), pool_features(cache.maps(start, stop, part.components), part.name)
+
+
+def _empty(cache: Cache, width: int) -> Tensor:
+    """Room for the features of all rows: in memory, or in a file without a name where they are large."""
+    if 4 * cache.rows * width <= IN_MEMORY:
+        return torch.empty(cache.rows, width)
+    file = tempfile.TemporaryFile(dir=cache.folder)  # noqa: SIM115  the map keeps it open
+    return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=(cache.rows, width)))
 
 
 class Kernel:
@@ -83,9 +95,9 @@ class Kernel:
         features: Tensor | None = None
         for rows, chunk in _chunks(cache, part):
             if features is None:
-                features = torch.empty(cache.rows, chunk.shape[1])
+                features = _empty(cache, chunk.shape[1])
                 size = round((2 * chunk.shape[1] + 0.25) ** 0.5 - 0.5)
-                self.scaling = torch.ones(chunk.shape[1]) if part.first_order else _scaling(size)
+                self.scaling = torch.ones(chunk.shape[1]) if part.first_order else triangle_scaling(size)
             features[rows] = chunk * self.scaling
         assert features is not None
         self.mean = features.double().mean(0).float()

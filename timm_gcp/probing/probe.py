@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ..data import check_apart, divide, split_to_divide
 from ..data.open_dataset import open_dataset
 from ..data.preprocessing import preprocessing
 from ..errors import GCPError
 from ..files import save_atomically
+from ..output import BAR
 from .backbone import Backbone
 from .cache import Cache, digest_of_images, digest_of_weights, map_batches, scale_of, write_cache
 from .classifiers import Fit, fit_logistic, fit_ridge, nearest_neighbours, temperature_of
@@ -209,7 +212,9 @@ def _directions(
 
         def maps() -> Any:
             nonlocal largest
-            for features, _ in map_batches(backbone, train, indices, data_config, options, options.batch_size):
+            batches = map_batches(backbone, train, indices, data_config, options, options.batch_size)
+            total = math.ceil(len(indices) / options.batch_size)
+            for features, _ in tqdm(batches, "directions", total, unit="batch", disable=None, bar_format=BAR):
                 x = features[0].maps.cpu()
                 if not x.isfinite().all():
                     raise GCPError("The features of some images are not finite; check the weights.")
