@@ -64,6 +64,7 @@ def test_list_of_a_name_shows_it(name, capsys):
         assert text in out, text
 
 
+@pytest.mark.slow
 def test_list_measures_on_request(capsys):
     assert main(["list", "test_resnet_isqrt", "--time"]) == 0
     assert re.search(r"[\d.]+ images/s \(measured now: cpu", capsys.readouterr().out)

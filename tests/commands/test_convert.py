@@ -333,6 +333,7 @@ def test_the_command_writes_a_folder_that_timm_loads(weights, checkpoint, tmp_pa
     assert str(checkpoint.parent) not in card
 
 
+@pytest.mark.slow
 def test_the_command_finds_the_variant_by_images(recognisable, tmp_path, capsys):
     weights, folder, _ = recognisable
     torch.save(weights, tmp_path / "older.pth")
@@ -344,6 +345,7 @@ def test_the_command_finds_the_variant_by_images(recognisable, tmp_path, capsys)
     assert "chosen by images (top-1 100.0 %)" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_alexnet_without_batch_norm_says_so_in_its_folder(tmp_path, monkeypatch):
     shapes = {**GOLDEN["fm.alexnet.MPNCOV"]["keys"], "classifier.6.weight": [2, 4096], "classifier.6.bias": [2]}
     published = convert({key: torch.zeros(shape) for key, shape in shapes.items()}, "alexnet")
@@ -355,6 +357,7 @@ def test_an_alexnet_without_batch_norm_says_so_in_its_folder(tmp_path, monkeypat
     assert "without batch norm" in written["origin"]
 
 
+@pytest.mark.slow
 def test_bad_commands(checkpoint, tmp_path):
     used = tmp_path / "used"
     used.mkdir()

@@ -80,6 +80,7 @@ def test_model_folder_gives_the_logits_of_the_best_checkpoint(run):
     assert "```python\nimport timm_gcp\n" in card
 
 
+@pytest.mark.slow
 def test_resumed_run_equals_the_uninterrupted_one(run, images, tmp_path):
     """Resumed in the warm phase, with loader workers and augmentation: the switch comes after the resume."""
     done = timm_gcp_command(

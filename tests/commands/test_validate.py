@@ -29,6 +29,7 @@ def read(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_checkpoint_alone(run, images, result, tmp_path):
     """In a process of its own: model, classes, size and method come from the checkpoint."""
     done = timm_gcp_command(

@@ -83,6 +83,7 @@ def test_one_sentence_also_from_a_loader_process(folder, fail):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_predict_ends_where_the_system_fails(folder, fail):
     fail("bee/1.png", errno.EMFILE)
     with pytest.raises(ReadError, match="ulimit -n"):

@@ -158,6 +158,7 @@ def test_what_a_worker_lacks_is_named(where, error, match):
     assert not loader._workers
 
 
+@pytest.mark.slow
 def test_a_bus_error_is_a_lack_of_shared_memory():
     with loader_of(lambda: os.kill(os.getpid(), signal.SIGBUS)) as loader, pytest.raises(LoaderError, match="shm-size"):
         list(loader)

@@ -3,10 +3,13 @@
 import subprocess
 import sys
 
+import pytest
+
 from eval.__main__ import main
 from tests.support.tools import ROOT
 
 
+@pytest.mark.slow
 def test_the_command_line(monkeypatch, capsys):
     shown = subprocess.run([sys.executable, "-m", "eval", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert "experiment" in shown.stdout

@@ -1,5 +1,6 @@
 """``python -m eval gradients``."""
 
+import pytest
 import torch
 from PIL import Image
 
@@ -7,6 +8,7 @@ from eval import gradients
 from eval.record import read_table
 
 
+@pytest.mark.slow
 def test_gradients(tmp_path):
     torch.manual_seed(0)
     x = gradients.features(8, 5, 3, 2)

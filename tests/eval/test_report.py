@@ -47,6 +47,7 @@ def results(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_page(results):
     report.main(["--results", str(results)])
     page = (results / "README.md").read_text(encoding="utf-8")
@@ -77,6 +78,7 @@ def test_a_page_of_nothing(tmp_path):
         report.main(["--results", str(tmp_path)])
 
 
+@pytest.mark.slow
 def test_the_committed_page_is_what_the_command_makes(tmp_path):
     committed = Path(report.__file__).parent / "results"
     for file in committed.rglob("*"):

@@ -293,6 +293,7 @@ def test_distributed_data_parallel(backbone, tmp_path):
 @pytest.mark.parametrize(
     "backbone", slow_but({"test_vit"}, ["test_vit", "test_convnext", "test_efficientnet", "vgg11_bn"])
 )
+@pytest.mark.slow
 def test_trace_export_and_compile(backbone):
     model, x = small(f"{backbone}_isqrt")
     expected = model(x)
@@ -338,6 +339,7 @@ def test_channels_last_maps_of_swin():
     assert torch.allclose(model.forward_head(features, pre_logits=True), sigma, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_layers_after_the_pooling_go_or_stay_on_purpose():
     mobile, _ = small("mobilenetv3_small_050_polar")
     assert isinstance(mobile.conv_head, torch.nn.Identity)
@@ -416,6 +418,7 @@ def test_a_family_that_cannot_work_says_why(name, why):
 @pytest.mark.parametrize(
     "backbone", slow_but({"test_resnet"}, ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
 )
+@pytest.mark.slow
 def test_the_init_tag_is_the_plain_backbone_under_a_fresh_head(backbone, tmp_path):
     """As after timm's own download, without a network: the Hub's cache layout."""
     plain = timm.create_model(backbone)
@@ -462,6 +465,7 @@ def test_transformers_loads_a_folder(backbone, tmp_path):
     assert wrapped.config.id2label[1] == "birch"
 
 
+@pytest.mark.slow
 def test_importing_registers_without_building(tmp_path):
     """`import timm_gcp` builds no model and reads no heavy package."""
     code = (

@@ -183,6 +183,7 @@ def test_saved_folder_is_timms_own_format(tmp_path):
     assert torch.equal(again(IMAGES), model(IMAGES))
 
 
+@pytest.mark.slow
 def test_compile_and_trace():
     model = small("test_resnet_isqrt")
     traced = torch.jit.trace(model, IMAGES)

@@ -189,6 +189,7 @@ def of_file(file, folder, paths):
 
 
 @pytest.mark.parametrize("name", slow_but({"test_resnet_svdpade"}, ["test_resnet_svdpade", "test_resnet_logm"]))
+@pytest.mark.slow
 def test_export_in_a_process_of_its_own(name, folder, images, tmp_path):
     model = folder(name)
     out = tmp_path / "model.onnx"
@@ -226,6 +227,7 @@ def test_checkpoint_textures_and_plain_models(run, folder, tmp_path, capsys):
     assert [d.dim_value for d in shape] == [0, 3, 48, 48]
 
 
+@pytest.mark.slow
 def test_refused(folder, images, tmp_path, capsys):
     out = tmp_path / "out" / "m.onnx"
     out.parent.mkdir()
@@ -268,6 +270,7 @@ def test_an_old_file_survives_a_failed_export(folder, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_file_with_other_classes_is_not_kept(tmp_path, monkeypatch):
     model = Tokens("isqrt")
     nn.init.zeros_(model.fc.weight)  # all logits within the tolerance, so that rounding decides
@@ -278,6 +281,7 @@ def test_a_file_with_other_classes_is_not_kept(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_packages_are_asked_for_and_imported_late(tmp_path, monkeypatch):
     late = "import sys, timm_gcp, timm_gcp.commands.export; sys.exit('onnx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", late]).returncode == 0

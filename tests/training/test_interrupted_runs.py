@@ -138,6 +138,7 @@ def test_sigterm_and_ctrl_c_lose_no_update(whole, images, tmp_path):
     same_runs(whole, folder)
 
 
+@pytest.mark.slow
 def test_stopped_while_it_evaluates(images, tmp_path, monkeypatch):
     """Without loader processes, and gradients gathered over two batches: every wish to stop is heard once."""
     from timm_gcp.training import trainer as train
@@ -296,6 +297,7 @@ def test_a_damaged_checkpoint_is_passed_over(damage, whole, tmp_path, caplog):
         newest_checkpoint(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_goes_on_from_the_one_before(whole, images, tmp_path, capsys, caplog):
     """The last epoch's file is damaged under all its names, links that they are; the epoch is trained again."""
     folder = tmp_path / "run"
@@ -312,6 +314,7 @@ def test_goes_on_from_the_one_before(whole, images, tmp_path, capsys, caplog):
     same_runs(whole, folder)
 
 
+@pytest.mark.slow
 def test_within_another_epoch(images, tmp_path, capsys):
     """A checkpoint within an epoch fits only that epoch's batches."""
     more = ("-j", "0", "--epochs", "1", "--no-hybrid", "--recovery-interval", "3")

@@ -156,6 +156,7 @@ def test_started_from_a_file(option, scratch, tmp_path):
         assert start == {"name": "mine.safetensors", "sha256": sha256(weights)}
 
 
+@pytest.mark.slow
 def test_two_stages_tell_where_the_first_began(photos, tmp_path, capsys):
     """Published weights, then a folder, then its checkpoint resumed: the licence of the first is still told."""
     assert train(photos, tmp_path, "--experiment", "one", "--pretrained", "--train-only", "head") == 0
@@ -190,6 +191,7 @@ def test_a_checkpoint_that_does_not_tell_its_beginning(photos, scratch, tmp_path
     assert "weights that are not recorded" in (tmp_path / "run" / "model" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_demo_does_not_claim_to_know_groceries(tmp_path):
     assert main(["demo", "--output", str(tmp_path / "d"), "--epochs", "2", "--images", "6"]) == 0
     for head in ("average", "svdpade"):
