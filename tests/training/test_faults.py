@@ -129,7 +129,7 @@ def one_epoch(model, batches, faults):
         model=model,
         method=None,
         loaders=Loaders(_Loader(batches), None, None),
-        optimisation=Optimisation(LOSS, stepper, Scheduler(None, 1, None, None), None, nullcontext),
+        optimisation=Optimisation(stepper, Scheduler(None, 1, None, None), None),
         protocol=Protocol(None, None),
         progress=Progress(0, 1, 1, enabled=False),
         faults=faults,

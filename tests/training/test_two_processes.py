@@ -87,7 +87,6 @@ def test_a_download_comes_before_everything_else(monkeypatch, tmp_path):
         if split == "broken":
             raise GCPError("The address is gone.")
 
-    monkeypatch.setattr(stage, "create_dataset", create)
     monkeypatch.setattr(open_dataset, "create_dataset", create)
     monkeypatch.setattr(open_dataset, "check_images", lambda *args, **kwargs: None)
     given = ["--data-dir", str(tmp_path), "--model", MODEL, "--dataset", "cub", "--dataset-download"]

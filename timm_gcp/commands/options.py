@@ -5,13 +5,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar, cast
 
-import torch
 from timm.utils import ParseKwargs
 
 from ..data import CLASS_FROM, FINE_GRAINED
-from ..data.options import InputOptions
+from ..data.options import DatasetOptions, InputOptions, LoadingOptions, TrainingDataOptions, default_device
 from ..data.preprocessing import image_mode
 from ..errors import GCPError
+from ..hybrid.options import HybridOptions
 from ..models.named import ModelChoice
 from .help_formatter import HelpFormatter
 from .option_types import BELOW_ONE, CROP, DEVIATION, MEAN, SEED, file_path, resampling
@@ -114,7 +114,7 @@ def add_data_set(group: Any) -> None:
     )
     group.add_argument(
         "--class-from",
-        default="top",
+        default=DatasetOptions.class_from,
         choices=CLASS_FROM,
         help="image folders: the class is the first folder below the split (top) or the innermost one (leaf, as in "
         "timm)",
@@ -130,8 +130,16 @@ def add_holdout(group: Any, text: str) -> None:
         group: an argument group.
         text: what ``--val-fraction`` does in this command.
     """
-    group.add_argument("--val-fraction", type=BELOW_ONE, default=0.0, metavar="F", help=text)
-    group.add_argument("--val-seed", type=SEED, default=0, metavar="S", help="which images --val-fraction holds out")
+    group.add_argument(
+        "--val-fraction", type=BELOW_ONE, default=TrainingDataOptions.val_fraction, metavar="F", help=text
+    )
+    group.add_argument(
+        "--val-seed",
+        type=SEED,
+        default=TrainingDataOptions.val_seed,
+        metavar="S",
+        help="which images --val-fraction holds out",
+    )
 
 
 def add_image_size(group: Any) -> None:
@@ -227,8 +235,12 @@ def add_loading(group: Any) -> None:
     """Adds precision, memory layout and the loader's processes."""
     group.add_argument("--channels-last", action=Switch, help="channels_last memory layout")
     group.add_argument("--amp", action="store_true", help="mixed precision; the spectral part keeps its own precision")
-    group.add_argument("--amp-dtype", default="float16", choices=("float16", "bfloat16"), help="number format of --amp")
-    group.add_argument("-j", "--workers", type=int, default=4, metavar="N", help="processes that load images")
+    group.add_argument(
+        "--amp-dtype", default=LoadingOptions.amp_dtype, choices=("float16", "bfloat16"), help="number format of --amp"
+    )
+    group.add_argument(
+        "-j", "--workers", type=int, default=LoadingOptions.workers, metavar="N", help="processes that load images"
+    )
     group.add_argument("--pin-mem", action="store_true", help="pin CPU memory in the loader")
     group.add_argument("--no-prefetcher", action="store_true", help="disable timm's prefetcher")
 
@@ -253,7 +265,7 @@ def add_hybrid_arguments(group: Any) -> None:
     )
     group.add_argument(
         "--warm-method",
-        default="isqrt",
+        default=HybridOptions.warm_method,
         metavar="NAME",
         help="method of the first epochs of the hybrid protocol (default: %(default)s)",
     )
@@ -324,7 +336,7 @@ def choose_device(args: argparse.Namespace) -> None:
         GCPError: the device is not there.
     """
     if args.device is None:
-        args.device = "cuda" if torch.cuda.is_available() else "cpu"
+        args.device = default_device()
     check_device(args.device)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 
+from ..data.options import TrainingDataOptions
 from ..training.freezing import PARTS
 from .glossary import GLOSSARY
 from .optimisation_options import add_augmentation, add_averaging, add_learning_rate, add_optimiser
@@ -106,10 +107,12 @@ def _add_most_used(group: argparse._ArgumentGroup) -> None:
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
     add_data_set(group)
-    group.add_argument("--train-split", default="train", metavar="NAME", help="split that is trained on")
+    group.add_argument(
+        "--train-split", default=TrainingDataOptions.train_split, metavar="NAME", help="split that is trained on"
+    )
     group.add_argument(
         "--val-split",
-        default="validation",
+        default=TrainingDataOptions.val_split,
         metavar="NAME",
         help="split that is evaluated after every epoch; '' for none",
     )

@@ -166,7 +166,7 @@ def validate_parser() -> Parser:
     group = parser.add_argument_group("Data")
     add_data_folder(group)
     add_data_set(group)
-    group.add_argument("--split", default="validation", metavar="NAME", help="split that is evaluated")
+    group.add_argument("--split", default=EvaluationOptions.split, metavar="NAME", help="split that is evaluated")
     add_holdout(group, "evaluate on the part of the training images that train --val-fraction F held out")
     group = parser.add_argument_group("Model")
     group.add_argument(
@@ -178,7 +178,9 @@ def validate_parser() -> Parser:
     add_weights(group)
     add_image_size(group)
     add_input(group)
-    group.add_argument("-b", "--batch-size", type=int, default=256, metavar="N", help="images per batch")
+    group.add_argument(
+        "-b", "--batch-size", type=int, default=EvaluationOptions.batch_size, metavar="N", help="images per batch"
+    )
     group.add_argument("--tta", default="", choices=("", "mirror"), help="mirror: average logits with the mirror image")
     group = parser.add_argument_group("Device and loading")
     add_device(group)

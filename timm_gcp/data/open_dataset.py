@@ -1,15 +1,17 @@
-"""Opens a data set by its options and checks its images."""
+"""Opens data sets by their options and checks their images."""
 
 import sys
 from collections.abc import Callable
 from typing import Any
 
+from ..errors import GCPError
 from .factory import create_dataset
+from .holdout import check_apart, divide, split_to_divide
 from .image_check import check_images
-from .options import DatasetOptions
+from .options import DatasetOptions, TrainingDataOptions
 from .preprocessing import image_mode
 
-__all__ = ["open_dataset"]
+__all__ = ["download_splits", "open_dataset", "open_splits"]
 
 
 def open_dataset(
@@ -56,3 +58,63 @@ def open_dataset(
     if not options.no_check_images:
         check_images(dataset, progress=progress and sys.stderr.isatty())
     return dataset
+
+
+def download_splits(options: TrainingDataOptions, **arguments: Any) -> None:
+    """Downloads the splits of a data set where they are missing.
+
+    Args:
+        options: which data set, and its splits.
+        **arguments: further arguments of ``create_dataset``.
+    """
+    for split in filter(None, (options.train_split, options.val_split)):
+        create_dataset(options.dataset, options.data_dir, split, download=True, **arguments)
+
+
+def open_splits(
+    options: TrainingDataOptions, channels: int, *, progress: bool = True, **arguments: Any
+) -> tuple[Any, Any]:
+    """Opens the images to train on and those to evaluate; a part is held out where the options ask for it.
+
+    Fills in ``train_split``, ``val_split`` and ``held_out`` of the options.
+
+    Args:
+        options: which data set, its splits, and how it is read.
+        channels: of the images, 1 or 3.
+        progress: as in `open_dataset`.
+        **arguments: further arguments of ``create_dataset``.
+
+    Returns:
+        Two data sets in timm's form; None in place of the second without an evaluation split.
+
+    Raises:
+        GCPError: as `open_dataset`; the two hold the same images, or have different classes.
+    """
+
+    def opened(split: str, is_training: bool = False) -> Any:
+        return open_dataset(options, split, channels, is_training=is_training, progress=progress, **arguments)
+
+    divided = split_to_divide(
+        options.dataset, options.data_dir, options.train_split, options.val_split, options.val_fraction
+    )
+    if divided is not None:
+        # The parts need names for messages and records, also where the folder has none.
+        options.train_split, options.val_split = options.train_split or "train", options.val_split or "validation"
+        options.held_out = True
+        return divide(opened(divided, is_training=True), options.val_fraction, options.val_seed)
+    train = opened(options.train_split, is_training=True)
+    evaluation = opened(options.val_split) if options.val_split else None
+    if evaluation is not None:
+        check_apart(train, evaluation, options.train_split, options.val_split)
+        _check_same_classes(options, train, evaluation)
+    return train, evaluation
+
+
+def _check_same_classes(options: TrainingDataOptions, train: Any, evaluation: Any) -> None:
+    names, others = (getattr(each, "class_names", None) for each in (train, evaluation))
+    if names and others and list(names) != list(others):
+        differ = sorted(set(names) ^ set(others)) or list(others)
+        raise GCPError(
+            f"Splits '{options.train_split}' and '{options.val_split}' have different classes (such as "
+            f"'{differ[0]}'); make them agree, or give a --class-map."
+        )

@@ -3,10 +3,15 @@
 Names and meanings are timm's. The defaults here are those of the command line as well.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
-__all__ = ["DatasetOptions", "InputOptions", "LoadingOptions", "TrainingDataOptions"]
+import torch
+
+__all__ = ["DatasetOptions", "InputOptions", "LoadingOptions", "TrainingDataOptions", "default_device"]
 
 
 @dataclass(kw_only=True)
@@ -36,7 +41,7 @@ class DatasetOptions:
 
 @dataclass(kw_only=True)
 class TrainingDataOptions(DatasetOptions):
-    """The data of a training run.
+    """The images to train on or fit to, and those to evaluate.
 
     Attributes:
         train_split: split that is trained on.
@@ -46,10 +51,10 @@ class TrainingDataOptions(DatasetOptions):
         held_out: whether images are held out; known once the data set is open.
     """
 
-    train_split: str
-    val_split: str
-    val_fraction: float
-    val_seed: int
+    train_split: str = "train"
+    val_split: str = "validation"
+    val_fraction: float = 0.0
+    val_seed: int = 0
     held_out: bool = field(default=False, init=False)
 
 
@@ -110,3 +115,19 @@ class LoadingOptions:
     workers: int = 4
     pin_mem: bool = False
     no_prefetcher: bool = False
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device that ``device`` means."""
+        return torch.device(self.device or default_device())
+
+    def autocast(self, device: torch.device) -> Callable[[], Any]:
+        """The context of a forward pass on a device: autocast with ``amp``, else nothing."""
+        if not self.amp:
+            return contextlib.nullcontext
+        return partial(torch.autocast, device_type=device.type, dtype=getattr(torch, self.amp_dtype))
+
+
+def default_device() -> str:
+    """'cuda' where there is one, else 'cpu'."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -6,9 +6,8 @@ from typing import Any
 
 from timm.data import Mixup
 
-from ..data import check_apart, create_dataset, divide, split_to_divide
 from ..data.loaders import GuardedLoader, WorkerMixup, evaluation_loader, training_loader
-from ..data.open_dataset import open_dataset
+from ..data.open_dataset import download_splits, open_splits
 from ..data.transforms import CROP_AS_IN_EVALUATION, crop_as_in_evaluation, fit_policy
 from ..distributed import Processes
 from ..errors import GCPError
@@ -75,60 +74,23 @@ def open_data(options: TrainOptions, processes: Processes) -> Data:
     Raises:
         GCPError: a data set that does not exist, is empty or contradicts the options or the other split.
     """
-    channels = options.channels or 3
+    channels, batch_size = options.channels or 3, options.batch_size
     if options.dataset_download:
-        processes.by_first(lambda: _download(options))
-    train, evaluation = _splits(options, channels, processes)
-    options.num_classes = _number_of_classes(options, train, evaluation)
+        processes.by_first(lambda: download_splits(options, batch_size=batch_size))
+    train, evaluation = open_splits(
+        options, channels, progress=processes.first, batch_size=batch_size, seed=options.seed
+    )
+    options.num_classes = _number_of_classes(options.num_classes, train)
     return Data(train, evaluation, options.num_classes, channels)
 
 
-def _download(options: TrainOptions) -> None:
-    for split in filter(None, (options.train_split, options.val_split)):
-        create_dataset(options.dataset, options.data_dir, split, download=True, batch_size=options.batch_size)
-
-
-def _splits(options: TrainOptions, channels: int, processes: Processes) -> tuple[Any, Any]:
-    def opened(split: str, is_training: bool = False) -> Any:
-        return open_dataset(
-            options,
-            split,
-            channels,
-            is_training=is_training,
-            progress=processes.first,
-            batch_size=options.batch_size,
-            seed=options.seed,
-        )
-
-    divided = split_to_divide(
-        options.dataset, options.data_dir, options.train_split, options.val_split, options.val_fraction
-    )
-    if divided is not None:
-        # The parts need names for messages and records, also where the folder has none.
-        options.train_split, options.val_split = options.train_split or "train", options.val_split or "validation"
-        options.held_out = True
-        return divide(opened(divided, is_training=True), options.val_fraction, options.val_seed)
-    train = opened(options.train_split, is_training=True)
-    evaluation = opened(options.val_split) if options.val_split else None
-    if evaluation is not None:
-        check_apart(train, evaluation, options.train_split, options.val_split)
-    return train, evaluation
-
-
-def _number_of_classes(options: TrainOptions, train: Any, evaluation: Any) -> int:
-    given, classes = options.num_classes, getattr(train, "num_classes", None)
+def _number_of_classes(given: int | None, train: Any) -> int:
+    classes = getattr(train, "num_classes", None)
     if given is not None and classes is not None and given != classes:
         raise GCPError(f"--num-classes {given} contradicts the data set's {classes} classes; leave it out.")
     number = given or classes
     if number is None:
         raise GCPError("This data set does not tell its number of classes; give --num-classes N.")
-    names, others = (getattr(each, "class_names", None) for each in (train, evaluation))
-    if names and others and list(names) != list(others):
-        differ = sorted(set(names) ^ set(others)) or list(others)
-        raise GCPError(
-            f"Splits '{options.train_split}' and '{options.val_split}' have different classes (such as "
-            f"'{differ[0]}'); make them agree, or give a --class-map."
-        )
     return int(number)
 
 

@@ -25,7 +25,6 @@ from ..output import BAR
 from ..pooling import find_pools
 from .allocator import keep_heap
 from .out_of_memory import naming_the_batch
-from .precision import make_autocast
 
 __all__ = ["Evaluation", "EvaluationOptions", "check_labels", "evaluate", "evaluate_model"]
 
@@ -98,7 +97,7 @@ def evaluate_model(model: Any, options: EvaluationOptions) -> Evaluation:
         model = timm.create_model("local-dir:runs/birds/model", pretrained=True)
         print(evaluate_model(model, EvaluationOptions(data_dir="birds", split="test")).top1)
     """
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = options.torch_device
     keep_heap(device)
     model = model.to(device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format)
     data_config = preprocessing(options, model, use_test_size=True)
@@ -109,7 +108,7 @@ def evaluate_model(model: Any, options: EvaluationOptions) -> Evaluation:
             model,
             loader,
             device=device,
-            autocast=make_autocast(options, device),
+            autocast=options.autocast(device),
             channels_last=options.channels_last,
             tta=options.tta,
             description="evaluating",

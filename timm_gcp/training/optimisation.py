@@ -1,18 +1,18 @@
-"""The optimisation of a run: loss, optimiser with clipping and accumulation, scheduler, averaged weights, precision."""
+"""The optimisation of a run: loss, gradient scaler, optimiser, scheduler and averaged weights."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+import torch
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from ..data.options import LoadingOptions
 from .options import AugmentationOptions, AveragingOptions
 from .scheduler import Scheduler
 from .step import Stepper
 
-__all__ = ["Optimisation", "make_average", "make_loss"]
+__all__ = ["Optimisation", "make_average", "make_loss", "make_scaler"]
 
 
 @dataclass
@@ -20,23 +20,26 @@ class Optimisation:
     """What turns batches into updates of the weights.
 
     Attributes:
-        loss: logits and targets to a scalar.
-        stepper: the optimiser with clipping, accumulation and gradient scaler.
+        stepper: loss, optimiser with clipping and accumulation, gradient scaler and precision.
         scheduler: of the learning rate.
         average: exponential moving average of the weights, or None.
-        autocast: makes the context of a forward pass.
     """
 
-    loss: nn.Module
     stepper: Stepper
     scheduler: Scheduler
     average: ModelEmaV3 | None
-    autocast: Callable[[], Any]
 
     @property
     def epochs(self) -> int:
         """Length of the whole run."""
         return self.scheduler.epochs
+
+
+def make_scaler(options: LoadingOptions, device: torch.device) -> torch.amp.GradScaler | None:
+    """The gradient scaler that float16 needs on a GPU, or None."""
+    if options.amp and options.amp_dtype == "float16" and device.type == "cuda":
+        return torch.amp.GradScaler(device.type)
+    return None
 
 
 def make_average(options: AveragingOptions, model: nn.Module) -> ModelEmaV3 | None:

@@ -13,10 +13,9 @@ from .class_names import check_resumed_classes
 from .data import Loaders, make_loaders, open_data
 from .faults import Faults
 from .network import Network, make_network
-from .optimisation import Optimisation, make_average, make_loss
+from .optimisation import Optimisation, make_average, make_loss, make_scaler
 from .optimizer import learning_rate, make_optimizer
 from .options import TrainOptions
-from .precision import make_autocast, make_scaler
 from .progress import Progress
 from .protocol import Protocol, make_protocol
 from .resume import Start, find_checkpoint, load_resumed, load_start, resumed_position
@@ -99,20 +98,19 @@ def _optimisation(
             load_weights(average.module, weights_of(start.checkpoint, start.path, use_ema=True), start.path)
         if protocol.schedule is not None:
             protocol.schedule.add(average.module)
-    autocast, loss = make_autocast(options, device), make_loss(options).to(device)
     stepper = Stepper(
         model,
         optimizer,
-        loss,
+        make_loss(options).to(device),
         scaler=scaler,
         clip_grad=options.clip_grad,
         clip_mode=options.clip_mode,
         accumulate=options.grad_accum_steps,
         frozen=network.frozen,
-        autocast=autocast,
+        autocast=options.autocast(device),
     )
     scheduler = make_scheduler(options, optimizer, stepper.updates(len(loaders.train)))
-    return Optimisation(loss, stepper, scheduler, average, autocast)
+    return Optimisation(stepper, scheduler, average)
 
 
 def _go_to_start(

@@ -45,7 +45,7 @@ def finish(run: Run) -> None:
                 model,
                 loader,
                 device=run.device,
-                autocast=run.optimisation.autocast,
+                autocast=run.optimisation.stepper.autocast,
                 channels_last=options.channels_last,
                 tta=options.tta,
                 description="evaluating the best model",

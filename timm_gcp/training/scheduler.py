@@ -117,6 +117,16 @@ class Scheduler:
         else:
             self.scheduler.step(epoch)
 
+    def after_update(self, update: int, metric: float) -> None:
+        """Tells the scheduler how many updates are done since the start of the whole run, and the loss so far."""
+        if self.scheduler is not None:
+            self.scheduler.step_update(num_updates=update, metric=metric)
+
+    def after_epoch(self, epoch: int, metric: float) -> None:
+        """Tells the scheduler how many epochs are done, and the metric of the last one."""
+        if self.scheduler is not None:
+            self.scheduler.step(epoch, metric)
+
     def state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
         """The state of a metric-driven scheduler for a checkpoint; None for others, which have none."""
         if not hasattr(self.scheduler, "lr_scheduler"):

@@ -257,8 +257,7 @@ class Trainer:
         run.position.fallbacks += take_retried()
         if run.optimisation.average is not None:
             run.optimisation.average.update(run.model, step=number + 1)
-        if run.optimisation.scheduler.scheduler is not None:
-            run.optimisation.scheduler.scheduler.step_update(num_updates=number + 1, metric=run.position.loss)
+        run.optimisation.scheduler.after_update(number + 1, run.position.loss)
         if options.sched_on_updates:
             self._switch(epoch, number + 1)
         if options.recovery_interval and (number + 1) % options.recovery_interval == 0:
@@ -292,8 +291,7 @@ class Trainer:
 
         def look(batch: Batch) -> Findings:
             seed_epoch(run.options.seed, epoch, run.processes.rank, batch.index, 1)
-            loss, autocast = run.optimisation.loss, run.optimisation.autocast
-            return examine(run.model, batch, loss, autocast, gradient=made.finite_loss)
+            return examine(run.model, batch, self.stepper.loss, self.stepper.autocast, gradient=made.finite_loss)
 
         run.faults.met(made.fault, batches, look, epoch=epoch, update=number, method=run.method)
 
@@ -317,7 +315,7 @@ class Trainer:
             average.module if average else run.network.wrapped,
             run.loaders.evaluation,
             device=run.device,
-            autocast=run.optimisation.autocast,
+            autocast=self.stepper.autocast,
             channels_last=run.options.channels_last,
             description="evaluating" if run.processes.first else "",
             between=lambda: self.interrupt.check(run.device),
@@ -337,8 +335,7 @@ class Trainer:
         if run.protocol.schedule is not None and conditioning:
             run.protocol.schedule.observe(conditioning, epoch)
         metric = evaluated[run.metric] if evaluated else trained.loss
-        if run.optimisation.scheduler.scheduler is not None:
-            run.optimisation.scheduler.scheduler.step(epoch + 1, metric)
+        run.optimisation.scheduler.after_epoch(epoch + 1, metric)
         seconds = time.monotonic() - self._epoch_began
         run.seconds += seconds
         run.position = Position()
