@@ -13,10 +13,11 @@ from tests.support.tools import timm_gcp_command, write_images
 from timm_gcp import pool_features
 from timm_gcp.__main__ import main
 from timm_gcp.commands.validate import evaluation_row, parse_validate_args
-from timm_gcp.models.folder import save_folder
+from timm_gcp.models.folder import save_folder, training_record
 from timm_gcp.probing import cache as caches
 from timm_gcp.probing import heads
 from timm_gcp.probing.backbone import Backbone
+from timm_gcp.probing.options import ProbeOptions
 
 COMMON = ("--img-size", "64", "-j", "0", "-b", "8", "--device", "cpu")
 
@@ -77,7 +78,7 @@ def test_logits_are_those_of_the_features(name, first, images, backbones, tmp_pa
     size = () if name == "test_resnet" else ("--img-size", "160")
     assert probe(images, backbones[name], tmp_path, "--first-order", first, "--components", "12", *size) == 0
     model = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
-    plain = Backbone(timm.create_model(f"local-dir:{backbones[name]}", pretrained=True), torch.device("cpu"))
+    plain = Backbone(timm.create_model(f"local-dir:{backbones[name]}", pretrained=True), ProbeOptions(device="cpu"))
     x = torch.randn(3, *model.pretrained_cfg["input_size"])
     features = plain.features(x)
     directions = model.global_pool.reduce.conv.weight.flatten(1).double()
@@ -108,7 +109,7 @@ def test_stopped_and_started_again(images, backbones, tmp_path, monkeypatch):
     assert files[0].read_bytes() == files[1].read_bytes()
     monkeypatch.undo()
     # Everything is there: no image is looked at again.
-    monkeypatch.setattr(caches, "map_batches", lambda *args, **kwargs: pytest.fail("read again"))
+    monkeypatch.setattr(Backbone, "batches", lambda *args, **kwargs: pytest.fail("read again"))
     assert probe(images, backbones["test_resnet"], tmp_path / "stopped") == 0
 
 
@@ -162,6 +163,7 @@ def bad_weights(backbones, tmp_path):
     ("more", "message"),
     [
         (("--components", "9999"), "--components 9999: the feature map has"),
+        (("--num-classes", "3"), "--num-classes has no effect"),
         (("--components", "0"), "--components must be at least 1"),
         (("--first-order", "class"), "--first-order class needs a class token"),
         (("--method", "bcnn"), "no function of the covariance"),
@@ -211,3 +213,26 @@ def test_the_folder_starts_fine_tuning(probed, images, tmp_path, capsys):
     start = timm.create_model(f"local-dir:{probed / 'model'}", pretrained=True)
     assert torch.allclose(model.global_pool.reduce.conv.weight, start.global_pool.reduce.conv.weight, atol=1e-5)
     assert "with its classifier of 3 classes" in capsys.readouterr().out
+
+
+def test_a_part_held_out_is_recorded(images, backbones, tmp_path, capsys, caplog):
+    """``validate --val-fraction`` evaluates the same images, and refuses others."""
+    folder, model = images / "train", backbones["test_resnet"]
+    assert probe(folder, model, tmp_path, "--val-fraction", "0.25") == 0
+    first = json.loads((tmp_path / "result.json").read_text())["heads"][0]
+    training = training_record(tmp_path / "model")
+    assert training["data"]["held_out"]["fraction"] == 0.25
+    assert training["started_from"]["name"] == "test_resnet"
+    argv = ["--model", str(tmp_path / "model"), "--data-dir", str(folder), "-j", "0", "--device", "cpu"]
+    row = evaluation_row(parse_validate_args([*argv, "--val-fraction", "0.25"]))
+    assert row["top1"] == pytest.approx(first["validation"], abs=1e-3)
+    assert "trained without --val-fraction" not in caplog.text
+    assert main(["validate", *argv, "--val-fraction", "0.5"]) == 2
+    assert "was trained with --val-fraction 0.25" in capsys.readouterr().err
+
+
+def test_mixed_precision_has_features_of_its_own(images, backbones, tmp_path):
+    assert probe(images, backbones["test_resnet"], tmp_path) == 0
+    before = set((tmp_path / "cache").iterdir())
+    assert probe(images, backbones["test_resnet"], tmp_path, "--amp", "--amp-dtype", "bfloat16") == 0
+    assert set((tmp_path / "cache").iterdir()) > before

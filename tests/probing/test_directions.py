@@ -19,14 +19,15 @@ def test_directions_keep_the_most_variance():
     covariance = mixing @ torch.diag(torch.tensor([9.0, 5.0, 3.0, 1.0, 0.5, 0.0]).double()) @ mixing.T
     values, vectors = spectrum(covariance)
     assert torch.allclose(values, torch.tensor([9.0, 5.0, 3.0, 1.0, 0.5, 0.0]).double(), atol=1e-12)
-    directions, share = principal_directions(values, vectors, 2)
-    assert share == pytest.approx(14 / 18.5)
+    found = principal_directions(values, vectors, 2)
+    directions = found.matrix
+    assert found.variance == pytest.approx(14 / 18.5)
     assert torch.allclose(directions @ directions.T, torch.eye(2), atol=1e-6)
     assert torch.allclose((directions.double() @ covariance @ directions.T.double()).diagonal(), values[:2], atol=1e-5)
     assert (vectors.gather(1, vectors.abs().argmax(1, keepdim=True)) > 0).all()
     # Leading directions do not depend on how many are taken.
-    assert torch.equal(principal_directions(values, vectors, 4)[0][:2], directions)
-    assert len(principal_directions(values, vectors)[0]) == 6
+    assert torch.equal(principal_directions(values, vectors, 4).matrix[:2], directions)
+    assert len(principal_directions(values, vectors)) == 6
 
 
 def test_refused():

@@ -13,10 +13,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from ..errors import GCPError
 from ..files import check_output_folder, save_text
 from ..methods import get_method
+from ..models.deepcopy import copy_model
 from ..models.folder import architecture, loading_code, save_folder
 from ..models.mixin import GCPMixin
 from ..models.named import load_model
@@ -26,6 +28,7 @@ from ..probing.options import ProbeOptions
 from ..probing.probe import Probe, Result, fit_probe
 from ..text import without_places
 from ..training.history import versions
+from ..training.provenance import data_record, data_text, origin_of_weights, start_text
 from .option_types import file_path, model_name
 from .options import (
     Parser,
@@ -61,69 +64,65 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parse_probe_args(argv)
-    options = options_of(ProbeOptions, args)
-    out = Path(args.output)
+    options, choice = options_of(ProbeOptions, args), model_choice(args, method=None)
+    out, command = Path(args.output), shlex.join(["timm-gcp", "probe", *argv])
     check_output_folder(out, "--output")
-    probe = fit_probe(_plain(args), options, out / "cache")
-    model = fold(
-        _plain(args),
-        probe.directions,
-        probe.weights,
-        probe.bias,
-        method=probe.method,
-        first_order=probe.first_order,
-    )
-    _write(out, args, probe, model, shlex.join(["timm-gcp", "probe", *argv]))
-    _show(probe, architecture(model), out)
-    return 0
-
-
-def _plain(args: argparse.Namespace) -> Any:
-    """The backbone with its weights, without a covariance pool."""
-    model = load_model(model_choice(args, method=None))
+    model = load_model(choice)
     if isinstance(model, GCPMixin):
         raise GCPError(
             f"{args.model or args.checkpoint} has a covariance pool already, and a probe puts its own on a plain "
             "backbone: give a model of timm's, such as vit_small_patch14_dinov2."
         )
-    return model
+    start = origin_of_weights(*choice.sources(), True, model)
+    probe = fit_probe(copy_model(model), options, out / "cache")
+    folded = fold(
+        model,
+        probe.directions.matrix,
+        probe.weights,
+        probe.bias,
+        method=probe.method,
+        first_order=probe.first_order,
+    )
+    _save_model(out / "model", folded, probe, options, start, command)
+    _save_results(out, probe, command)
+    _show(probe, architecture(folded), out)
+    return 0
 
 
-def _write(out: Path, args: argparse.Namespace, probe: Probe, model: Any, command: str) -> None:
-    """Writes the model folder, the table and the plot."""
+def _save_model(folder: Path, model: nn.Module, probe: Probe, options: ProbeOptions, start: Any, command: str) -> None:
+    """Writes the model folder with the record of its data, its backbone and its command."""
     first = probe.results[0]
     metrics = {"top1": first.validation, "top1_left_out": first.left_out}
-    data = {
-        "name": Path(args.data_dir).resolve().name if args.data_dir else args.dataset,
-        "classes": model.num_classes,
-        "images": {args.train_split: probe.images[0], args.val_split or "none": probe.images[1]},
-    }
-    training = {"data": data, "started_from": args.checkpoint or args.model, "command": without_places(command)}
-    training["versions"] = versions()
+    data = data_record(options, probe.train, probe.evaluation, len(probe.weights))
+    training = {"data": data, "started_from": start, "command": without_places(command), "versions": versions()}
     save_folder(
         model,
-        out / "model",
+        folder,
         class_names=probe.class_names,
         metrics={name: round(value, 2) for name, value in metrics.items() if value is not None},
         data_config=probe.data_config,
-        origin=f"A linear classifier on frozen features of `{args.model}`, fitted by `timm-gcp probe`.",
-        about={"description": f"A probe on {data['name']} ({data['classes']} classes).", "training": training},
+        origin=f"A linear classifier on frozen features of {start_text(start)}, fitted by `timm-gcp probe`.",
+        about={"description": f"A probe fitted to {data_text(data)}.", "training": training},
     )
+
+
+def _save_results(out: Path, probe: Probe, command: str) -> None:
+    """Writes the table and the plot."""
     result = {
         "command": command,
         "method": probe.method,
         "first_order": probe.first_order,
         "components": len(probe.directions),
-        "variance": round(probe.variance, 4),
+        "variance": round(probe.directions.variance, 4),
         "heads": [asdict(each) for each in probe.results],
         "gain": probe.gain,
-        "images": probe.images,
+        "images": [len(each) for each in (probe.train, probe.evaluation) if each is not None],
         "seconds": probe.seconds,
         "versions": versions(),
     }
     save_text(out / "result.json", json.dumps(result, indent=2) + "\n")
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(asdict(first)), lineterminator="\n")
+    writer = csv.DictWriter(buffer, list(asdict(probe.results[0])), lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(each) for each in probe.results)
     save_text(out / "heads.csv", buffer.getvalue())
@@ -250,6 +249,8 @@ def parse_probe_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise GCPError(f"--method {args.method} is no function of the covariance; use isqrt, or another root.")
     if args.components is not None:
         at_least(args, "components", 1)
+    if args.num_classes is not None:
+        raise GCPError("--num-classes has no effect: the classes are those of the data set; leave it out.")
     if not args.model and not args.checkpoint:
         raise GCPError("Give the backbone by --model NAME, such as --model vit_small_patch14_dinov2.")
     return args

@@ -11,7 +11,15 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from .options import LoadingOptions
 from .workers import GuardedLoader, LoaderError, seed_worker, start_worker
 
-__all__ = ["GuardedLoader", "LoaderError", "WorkerMixup", "batch_names", "evaluation_loader", "training_loader"]
+__all__ = [
+    "GuardedLoader",
+    "LoaderError",
+    "WorkerMixup",
+    "WrappedDataset",
+    "batch_names",
+    "evaluation_loader",
+    "training_loader",
+]
 
 
 class WorkerMixup(FastCollateMixup):
@@ -53,12 +61,15 @@ class _EpochSampler:
         return len(self.sampler)
 
 
-class _EpochSeeded(Dataset):
-    """A data set whose index brings the epoch's seed: a worker seeds itself at the first image of an epoch."""
+class WrappedDataset(Dataset[Any]):
+    """A data set around another one; timm's loader sets the transform of the inner one.
+
+    Args:
+        dataset: the inner one.
+    """
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
-        self._seed: int | None = None
 
     @property
     def transform(self) -> Any:
@@ -69,6 +80,17 @@ class _EpochSeeded(Dataset):
     def transform(self, transform: Any) -> None:
         self.dataset.transform = transform
 
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+class _EpochSeeded(WrappedDataset):
+    """A data set whose index brings the epoch's seed: a worker seeds itself at the first image of an epoch."""
+
+    def __init__(self, dataset: Any) -> None:
+        super().__init__(dataset)
+        self._seed: int | None = None
+
     def __getitem__(self, key: tuple[int, int]) -> Any:
         index, seed = key
         worker = get_worker_info()
@@ -76,9 +98,6 @@ class _EpochSeeded(Dataset):
             self._seed = seed
             seed_worker(seed + worker.id)
         return self.dataset[index]
-
-    def __len__(self) -> int:
-        return len(self.dataset)
 
 
 def training_loader(dataset: Any, *, workers: int, seed: int, **options: Any) -> GuardedLoader:

@@ -189,6 +189,15 @@ class ModelChoice:
     image_size: tuple[int, int] | None = None
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
+    def sources(self) -> tuple[str, str]:
+        """Name and checkpoint that are meant: a run folder stands for its model folder, or for its best checkpoint."""
+        if self.checkpoint:
+            return self.model, str(checkpoint_in(self.checkpoint) or self.checkpoint)
+        if os.path.isdir(self.model) and not (Path(model_folder(self.model)) / "config.json").is_file():
+            checkpoint = str(checkpoint_in(self.model) or "")
+            return ("" if checkpoint else self.model), checkpoint
+        return self.model, ""
+
 
 def load_model(choice: ModelChoice) -> nn.Module:
     """Builds a model with its weights. A run folder stands for its model folder, or for its best checkpoint.
@@ -203,12 +212,7 @@ def load_model(choice: ModelChoice) -> nn.Module:
         image_size=choice.image_size,
         **choice.model_kwargs,
     )
-    name, checkpoint = choice.model, choice.checkpoint
-    if checkpoint:
-        checkpoint = str(checkpoint_in(checkpoint) or checkpoint)
-    elif os.path.isdir(name) and not (Path(model_folder(name)) / "config.json").is_file():
-        checkpoint = str(checkpoint_in(name) or "")
-        name = "" if checkpoint else name
+    name, checkpoint = choice.sources()
     if checkpoint:
         model = model_from_checkpoint(checkpoint, name, choice.use_ema, **wanted)
     else:

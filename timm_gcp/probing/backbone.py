@@ -1,16 +1,20 @@
-"""The feature map of a frozen backbone: what a covariance pool on it would see."""
+"""The features of images by a frozen backbone: what a covariance pool on it would see."""
 
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..data.loaders import WrappedDataset, evaluation_loader
+from ..data.preprocessing import preprocessing
 from ..errors import GCPError
 from ..models import graft
-from ..models.mixin import GCPMixin
+from .options import ProbeOptions
 
-__all__ = ["Backbone", "Features"]
+__all__ = ["Backbone", "Features", "require_linear_head"]
 
 
 @dataclass
@@ -26,44 +30,119 @@ class Features:
     token: Tensor | None
 
 
+class _Part(WrappedDataset):
+    """Some images of a data set."""
+
+    def __init__(self, dataset: Any, indices: Sequence[int]) -> None:
+        super().__init__(dataset)
+        self.indices = indices
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[self.indices[index]]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
 class Backbone:
-    """A frozen backbone in evaluation mode.
+    """A frozen backbone in evaluation mode, with its preprocessing.
 
     Args:
-        model: a timm classification model; it is changed, since its head is taken away.
-        device: where it runs.
+        model: a plain timm classification model; its head is taken away.
+        options: of the probe: preprocessing, device, precision and loading.
 
     Attributes:
+        data_config: preprocessing.
         has_token: whether it has a class token.
+        key: what its features depend on, beside the images.
 
     Raises:
-        GCPError: a model whose features cannot be pooled.
+        GCPError: a model whose features cannot be pooled, or that has hidden layers behind its pool.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
-        body: Any = model if isinstance(model, GCPMixin) else graft(model, "isqrt", reduce=0)
-        self.head = body.gcp_head
+    def __init__(self, model: nn.Module, options: ProbeOptions) -> None:
+        self.options = options
+        self.data_config = preprocessing(options, model, use_test_size=True)
+        self.key: dict[str, Any] = {
+            "weights": _digest(model),
+            "data_config": {name: str(value) for name, value in sorted(self.data_config.items())},
+            "orient": not options.ignore_exif_orientation,
+            "amp": options.amp_dtype if options.amp else None,
+            "batch_size": options.batch_size,
+        }
+        body: Any = graft(model, "isqrt", reduce=0)
+        require_linear_head(body)
+        self._head = body.gcp_head
+        self.has_token = bool(self._head.prefix)
+        self._device = options.torch_device
+        self._autocast = options.autocast(self._device)
         body.reset_classifier(0, "")
-        self.model: Any = body.to(device).eval()
-        self.device = device
-        self.has_token = bool(self.head.prefix)
+        layout = torch.channels_last if options.channels_last else torch.preserve_format
+        self._model: Any = body.to(self._device, memory_format=layout).eval()
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> Features:
-        """The features of a batch of images ``[B, 3, H, W]``, in float32.
+        """The features of a batch of images ``[B, C, H, W]``, in float32.
 
         Raises:
             GCPError: a map of a single position, which has no covariance.
         """
-        x = self.model(images.to(self.device)).float()
+        images = images.to(self._device)
+        if self.options.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with self._autocast():
+            x = self._model(images)
+        x = x.float()
         token = x[:, 0] if self.has_token else None
-        if self.head.input_fmt == "NLC":
-            maps = x[:, self.head.prefix :].mT
+        if self._head.input_fmt == "NLC":
+            maps = x[:, self._head.prefix :].mT
         else:
-            maps = (x.movedim(-1, 1) if self.head.input_fmt == "NHWC" else x).flatten(2)
+            maps = (x.movedim(-1, 1) if self._head.input_fmt == "NHWC" else x).flatten(2)
         if maps.shape[2] < 2:
             raise GCPError(
                 "Images of this size leave a feature map of 1 position, which has no covariance; give a larger "
                 "`img_size`."
             )
         return Features(maps, token)
+
+    def batches(
+        self, dataset: Any, indices: Sequence[int], mirror: bool = False
+    ) -> Iterator[tuple[list[Features], Tensor]]:
+        """Features of some images in batches: of the images, and of their mirror images if asked for.
+
+        Args:
+            dataset: in timm's form.
+            indices: of the images, in the order wanted.
+            mirror: adds the mirror images.
+
+        Yields:
+            The features of each view, and the labels ``[B]``.
+        """
+        part, size = _Part(dataset, indices), self.options.batch_size
+        with evaluation_loader(self.options, part, self.data_config, self._device, size) as loader:
+            for images, labels in loader:
+                views = [images, images.flip(-1)] if mirror else [images]
+                yield [self.features(view) for view in views], labels.cpu()
+
+
+def require_linear_head(grafted: Any) -> None:
+    """Makes sure that a linear classifier can follow the pool of a grafted model.
+
+    Raises:
+        GCPError: hidden layers lie between pool and classifier (VGG, AlexNet).
+    """
+    if grafted.gcp_head.hidden:
+        raise GCPError(
+            f"{type(grafted).__name__} has hidden layers between pool and classifier, so a linear classifier has no "
+            "place in it; use another backbone."
+        )
+
+
+def _digest(model: nn.Module) -> str:
+    """SHA-256 of all parameters and buffers of a model."""
+    digest = hashlib.sha256()
+    state: Mapping[str, Tensor] = model.state_dict()
+    for name, tensor in sorted(state.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,31 +1,30 @@
-"""Reduced feature maps on disk, written in one pass over the images and resumable at any moment."""
+"""Features on disk: the principal directions, and the feature maps along them, written in one resumable pass."""
 
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import Tensor
 from tqdm import tqdm
 
-from ..data.loaders import evaluation_loader
-from ..data.options import LoadingOptions
 from ..errors import GCPError
-from ..files import save_text, sha256_of
+from ..files import save_atomically, save_text, sha256_of
 from ..output import BAR
 from .backbone import Backbone, Features
+from .directions import Directions, principal_directions, spectrum, within_image_covariance
 
-__all__ = ["Cache", "digest_of_images", "digest_of_weights", "map_batches", "scale_of", "write_cache"]
+__all__ = ["Cache", "digest_of_images", "find_directions", "write_cache"]
 
 _STATE = "state.json"
-_HIGHEST = 64.0
-"""What the longest feature vector of the subset becomes in float16, which holds a thousand times as much."""
+_SUBSET = 1000
+"""Training images, evenly spread, in which the principal directions are found."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,14 @@ class Cache:
         folder: of the files.
         images: number of images.
         views: views of an image; they lie one after another.
+        components: number of directions, R.
         scale: factor between the stored maps and the features.
     """
 
     folder: Path
     images: int
     views: int
+    components: int
     scale: float
 
     @property
@@ -49,16 +50,15 @@ class Cache:
         """Images times views."""
         return self.images * self.views
 
-    def maps(self, start: int, stop: int, components: int | None = None) -> Tensor:
-        """Reduced maps of some rows, ``[rows, R, M]`` in float32, each with its mean removed.
+    def maps(self, start: int, stop: int) -> Tensor:
+        """Maps of some rows along the directions, ``[rows, R, M]`` in float32, each with its mean removed.
 
         Args:
             start: first row.
             stop: the row behind the last one.
-            components: leading directions to take; None takes all.
         """
         stored = np.load(self.folder / "maps.npy", mmap_mode="r")
-        return torch.from_numpy(stored[start:stop, :components].astype(np.float32)) / self.scale
+        return torch.from_numpy(stored[start:stop].astype(np.float32)) / self.scale
 
     def first(self, name: str) -> Tensor:
         """``'mean'`` or ``'token'`` of all rows, ``[rows, C]`` in float32."""
@@ -67,37 +67,6 @@ class Cache:
     def labels(self) -> Tensor:
         """Labels of the images, ``[images]``."""
         return torch.from_numpy(np.load(self.folder / "labels.npy"))
-
-
-class _Part(Dataset[Any]):
-    """Some images of a data set; timm's loader sets the transform."""
-
-    def __init__(self, dataset: Any, indices: Sequence[int]) -> None:
-        self.dataset, self.indices = dataset, indices
-
-    @property
-    def transform(self) -> Any:
-        """The transform of the data set; can be set."""
-        return self.dataset.transform
-
-    @transform.setter
-    def transform(self, transform: Any) -> None:
-        self.dataset.transform = transform
-
-    def __getitem__(self, index: int) -> Any:
-        return self.dataset[self.indices[index]]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-
-def digest_of_weights(model: nn.Module) -> str:
-    """SHA-256 of all parameters and buffers of a model."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def digest_of_images(dataset: Any) -> str:
@@ -120,91 +89,86 @@ def digest_of_images(dataset: Any) -> str:
     return digest.hexdigest()
 
 
-def map_batches(
-    backbone: Backbone,
-    dataset: Any,
-    indices: Sequence[int],
-    data_config: Mapping[str, Any],
-    options: LoadingOptions,
-    batch_size: int,
-    mirror: bool = False,
-) -> Iterator[tuple[list[Features], Tensor]]:
-    """Features of some images in batches: those of the images, then those of their mirror images if asked for.
+def _name_of(key: Mapping[str, Any]) -> str:
+    """The name of a file or folder by what its content depends on."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def find_directions(backbone: Backbone, dataset: Any, images: str, folder: Path, components: int | None) -> Directions:
+    """The principal directions of the training images; found once and kept in the folder.
 
     Args:
         backbone: the frozen backbone.
-        dataset: in timm's form.
-        indices: of the images, in the order wanted.
-        data_config: preprocessing of evaluation.
-        options: loader processes.
-        batch_size: images per batch.
-        mirror: adds the mirror images.
+        dataset: the training images.
+        images: their digest.
+        folder: of the caches.
+        components: number of directions; None takes the default.
 
-    Yields:
-        The features of each view, and the labels ``[B]``.
+    Raises:
+        GCPError: features that are not finite or do not vary, or more directions than channels.
     """
-    part = _Part(dataset, indices)
-    with evaluation_loader(options, part, data_config, backbone.device, batch_size) as loader:
-        for images, labels in loader:
-            views = [images, images.flip(-1)] if mirror else [images]
-            yield [backbone.features(view) for view in views], labels.cpu()
+    file = folder / f"directions-{_name_of({**backbone.key, 'images': images})}.npz"
+    if not file.is_file():
+        indices = np.unique(np.linspace(0, len(dataset) - 1, _SUBSET).astype(int)).tolist()
+        total = math.ceil(len(indices) / backbone.options.batch_size)
+        lengths: list[float] = []
+
+        def maps() -> Any:
+            batches = backbone.batches(dataset, indices)
+            for (features,), _ in tqdm(batches, "directions", total, unit="batch", disable=None, bar_format=BAR):
+                x = features.maps.cpu()
+                if not x.isfinite().all():
+                    raise GCPError("The features of some images are not finite; check the weights.")
+                lengths.append(float((x - x.mean(2, keepdim=True)).square().sum(1).max().sqrt()))
+                yield x
+
+        values, vectors = spectrum(within_image_covariance(maps()))
+        folder.mkdir(parents=True, exist_ok=True)
+        # The eigenvectors, not the covariance: their last digits depend on the number of threads.
+        content = {"values": values.numpy(), "vectors": vectors.numpy(), "longest": np.float64(max(lengths))}
+        save_atomically(file, lambda out: np.savez(out, **content))
+    with np.load(file) as stored:
+        values, vectors = (torch.from_numpy(stored[name]) for name in ("values", "vectors"))
+        return principal_directions(values, vectors, components, float(stored["longest"]))
 
 
 def write_cache(
-    parent: Path,
-    key: Mapping[str, Any],
-    backbone: Backbone,
-    dataset: Any,
-    directions: Tensor,
-    scale: float,
-    data_config: Mapping[str, Any],
-    options: Any,
+    backbone: Backbone, dataset: Any, images: str, directions: Directions, folder: Path, views: int = 1
 ) -> Cache:
     """Writes the features of a data set, or what is left of them, in a folder that is named by what they depend on.
 
     Args:
-        parent: folder of caches.
-        key: what the features depend on: weights, images, preprocessing, directions.
         backbone: the frozen backbone.
         dataset: in timm's form.
-        directions: the reduction W, ``[R, C]``.
-        scale: factor of the stored maps.
-        data_config: preprocessing of evaluation.
-        options: of the probe: views, batch size, loader processes.
+        images: its digest.
+        directions: the reduction.
+        folder: of the caches.
+        views: 2 adds the mirror images.
 
     Raises:
         GCPError: features that are not finite, or a disk without room.
     """
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    cache = Cache(parent / name, len(dataset), options.views, scale)
-    done = _done(cache, key)
+    reduction = hashlib.sha256(directions.matrix.numpy().tobytes()).hexdigest()
+    key = {**backbone.key, "images": images, "views": views, "directions": reduction, "scale": directions.scale}
+    cache = Cache(folder / _name_of(key), len(dataset), views, len(directions), directions.scale)
+    done = _done(cache)
     if done == cache.images:
         return cache
-    batches = map_batches(
-        backbone,
-        dataset,
-        range(done, cache.images),
-        data_config,
-        options,
-        options.batch_size,
-        mirror=options.views == 2,
-    )
-    bar = tqdm(total=cache.images, initial=done, desc="features", unit="img", disable=None, bar_format=BAR)
     writer: _Writer | None = None
+    bar = tqdm(total=cache.images, initial=done, desc="features", unit="img", disable=None, bar_format=BAR)
     with bar:
-        for features, labels in batches:
+        for features, labels in backbone.batches(dataset, range(done, cache.images), mirror=views == 2):
             if writer is None:
-                writer = _Writer(cache, key, features[0], directions, done)
+                writer = _Writer(cache, features[0], directions, done)
             writer.add(features, labels, dataset)
             bar.update(len(labels))
     return cache
 
 
-def _done(cache: Cache, key: Mapping[str, Any]) -> int:
+def _done(cache: Cache) -> int:
     """Images that are in the cache already."""
     try:
-        state = json.loads((cache.folder / _STATE).read_text(encoding="utf-8"))
-        return int(state["done"]) if state["key"] == json.loads(json.dumps(key)) else 0
+        return int(json.loads((cache.folder / _STATE).read_text(encoding="utf-8"))["done"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 
@@ -212,8 +176,9 @@ def _done(cache: Cache, key: Mapping[str, Any]) -> int:
 class _Writer:
     """Adds batches to the files of a cache; after each one the state says how many images are whole."""
 
-    def __init__(self, cache: Cache, key: Mapping[str, Any], like: Features, directions: Tensor, done: int) -> None:
-        self.cache, self.key, self.directions, self.done = cache, key, directions.to(like.maps.device), done
+    def __init__(self, cache: Cache, like: Features, directions: Directions, done: int) -> None:
+        self.cache, self.done = cache, done
+        self.reduction = directions.matrix.to(like.maps.device)
         channels, positions = like.maps.shape[1:]
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {
             "maps": ((cache.rows, len(directions), positions), np.float16),
@@ -224,7 +189,7 @@ class _Writer:
             shapes["token"] = ((cache.rows, channels), np.float32)
         cache.folder.mkdir(parents=True, exist_ok=True)
         if not done:
-            self._check_room(sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes.values()))
+            self._check_room(sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in shapes.values()))
         self.files = {
             name: np.lib.format.open_memmap(
                 str(cache.folder / f"{name}.npy"), mode="r+" if done else "w+", dtype=kind, shape=shape
@@ -246,28 +211,19 @@ class _Writer:
         count, views = len(labels), self.cache.views
         rows = slice(self.done * views, (self.done + count) * views)
         for view, each in enumerate(features):
-            maps = self.directions @ (each.maps - each.maps.mean(2, keepdim=True))
-            stored = (maps * self.cache.scale).half()
+            mean = each.maps.mean(2, keepdim=True)
+            stored = (self.reduction @ (each.maps - mean) * self.cache.scale).half()
             finite = stored.isfinite().flatten(1).all(1)
             if not finite.all():
                 worst = dataset.filename(self.done + int((~finite).nonzero()[0]))
                 raise GCPError(f"The features of {worst} are not finite, or too large for float16; check the weights.")
             at = slice(rows.start + view, rows.stop, views)
             self.files["maps"][at] = stored.cpu().numpy()
-            self.files["mean"][at] = each.maps.mean(2).cpu().numpy()
+            self.files["mean"][at] = mean.squeeze(2).cpu().numpy()
             if each.token is not None:
                 self.files["token"][at] = each.token.cpu().numpy()
         self.files["labels"][self.done : self.done + count] = labels.numpy()
         for file in self.files.values():
             file.flush()
         self.done += count
-        save_text(self.cache.folder / _STATE, json.dumps({"key": self.key, "done": self.done}))
-
-
-def scale_of(largest: float) -> float:
-    """The power of two by which reduced maps are multiplied before they are stored in float16.
-
-    Args:
-        largest: largest length of a centred feature vector in a subset of the images; no component is longer.
-    """
-    return float(2.0 ** np.floor(np.log2(_HIGHEST / largest))) if largest > 0 else 1.0
+        save_text(self.cache.folder / _STATE, json.dumps({"done": self.done}))

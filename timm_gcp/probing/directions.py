@@ -4,14 +4,19 @@ For a linear reduction W, cov(WX) = W cov(X) Wᵀ. Good rows of W are the leadin
 pool takes, with the mean of each image removed, averaged over images.
 """
 
+import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import GCPError
 
-__all__ = ["principal_directions", "spectrum", "within_image_covariance"]
+__all__ = ["Directions", "principal_directions", "spectrum", "within_image_covariance"]
+
+_HIGHEST = 64.0
+"""What the longest feature vector becomes in float16, which holds a thousand times as much."""
 
 
 def within_image_covariance(maps: Iterable[Tensor]) -> Tensor:
@@ -59,16 +64,34 @@ def spectrum(covariance: Tensor) -> tuple[Tensor, Tensor]:
     return values, (rows * largest.sign()).contiguous()
 
 
-def principal_directions(values: Tensor, vectors: Tensor, components: int | None = None) -> tuple[Tensor, float]:
+@dataclass(frozen=True)
+class Directions:
+    """Principal directions, and what belongs to features along them.
+
+    Attributes:
+        matrix: the directions, ``[R, C]`` in float32.
+        variance: share of the within-image variance along them.
+        scale: by which features along them are multiplied before they are stored in float16.
+    """
+
+    matrix: Tensor
+    variance: float
+    scale: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.matrix)
+
+
+def principal_directions(
+    values: Tensor, vectors: Tensor, components: int | None = None, longest: float = 0.0
+) -> Directions:
     """The leading eigenvectors.
 
     Args:
         values: eigenvalues ``[C]``, largest first.
         vectors: eigenvectors ``[C, C]`` as rows.
         components: number of directions, R; None takes 256, or C where that is less.
-
-    Returns:
-        The directions ``[R, C]`` in float32, and the share of the variance along them.
+        longest: largest length of a centred feature vector, for the scale: no component is longer.
 
     Raises:
         GCPError: more directions than channels, or fewer than one.
@@ -77,4 +100,5 @@ def principal_directions(values: Tensor, vectors: Tensor, components: int | None
     number = min(256, channels) if components is None else components
     if not 1 <= number <= channels:
         raise GCPError(f"`components={number}`: the feature map has {channels} channels; give 1 to {channels}.")
-    return vectors[:number].float().contiguous(), float(values[:number].sum() / values.sum())
+    scale = 2.0 ** math.floor(math.log2(_HIGHEST / longest)) if longest > 0 else 1.0
+    return Directions(vectors[:number].float().contiguous(), float(values[:number].sum() / values.sum()), scale)

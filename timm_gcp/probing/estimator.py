@@ -62,10 +62,10 @@ class CovariancePooling(TransformerMixin, BaseEstimator):
         if get_method(self.method).of_sigma is None:
             raise GCPError(f"Method '{self.method}' is no function of the covariance; use 'isqrt', or another root.")
         values, vectors = spectrum(within_image_covariance(_batches(X)))
-        directions, share = principal_directions(values, vectors, self.n_components)
-        self.components_: NDArray[np.float32] = directions.numpy()
-        self.explained_variance_ratio_ = share
-        self.n_features_in_ = directions.shape[1]
+        directions = principal_directions(values, vectors, self.n_components)
+        self.components_: NDArray[np.float32] = directions.matrix.numpy()
+        self.explained_variance_ratio_ = directions.variance
+        self.n_features_in_ = directions.matrix.shape[1]
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32]:

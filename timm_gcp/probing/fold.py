@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import GCPError
 from ..models import graft
+from .backbone import require_linear_head
 
 __all__ = ["fold"]
 
@@ -36,13 +36,8 @@ def fold(
     Raises:
         GCPError: a model with hidden layers between its pool and its classifier (VGG, AlexNet).
     """
-    # A reduction as wide as the map is a rotation; it is kept, so that first R directions stay the first R channels.
     grafted: Any = graft(model, method, reduce=len(directions), reduction="linear", first_order=first_order)
-    if grafted.gcp_head.hidden:
-        raise GCPError(
-            f"{type(model).__name__} has hidden layers between pool and classifier, so a linear classifier has no "
-            "place in it; use another backbone."
-        )
+    require_linear_head(grafted)
     grafted.reset_classifier(len(weights))
     with torch.no_grad():
         conv = grafted.global_pool.reduce.conv.weight

@@ -12,7 +12,7 @@ from ..functional import pool_features
 from .cache import Cache
 from .classifiers import Fit, centred
 
-__all__ = ["Head", "Part", "kernel_of", "linear_layer", "scores_of", "triangle_scaling"]
+__all__ = ["Head", "Kernel", "kernel_of", "linear_layer", "scores_of", "triangle_scaling"]
 
 _CHUNK = 512
 """Rows whose triangles are computed at a time."""
@@ -22,22 +22,8 @@ _COLUMNS = 4096
 """Columns of the features that are multiplied at a time."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """A part of the features of a head.
-
-    Attributes:
-        name: 'mean', 'token', or the name of a method.
-        components: directions of a triangle; None takes all.
-    """
-
-    name: str
-    components: int | None = None
-
-    @property
-    def first_order(self) -> bool:
-        """Whether it is a vector of the map's own channels."""
-        return self.name in ("mean", "token")
+_FIRST_ORDER = ("mean", "token")
+"""Parts that are vectors of the map's own channels; every other part is the triangle of a method."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +32,12 @@ class Head:
 
     Attributes:
         title: in the table.
-        parts: first order first.
+        parts: 'mean', 'token' or the name of a method; first order first.
         weights: of the parts.
     """
 
     title: str
-    parts: tuple[Part, ...]
+    parts: tuple[str, ...]
     weights: tuple[float, ...]
 
 
@@ -61,14 +47,14 @@ def triangle_scaling(size: int) -> Tensor:
     return torch.where(rows == columns, 1.0, 2.0**0.5)
 
 
-def _chunks(cache: Cache, part: Part) -> Iterator[tuple[slice, Tensor]]:
+def _chunks(cache: Cache, part: str) -> Iterator[tuple[slice, Tensor]]:
     """The features of a part, some rows at a time, as the pool gives them."""
-    if part.first_order:
-        yield slice(0, cache.rows), cache.first(part.name)
+    if part in _FIRST_ORDER:
+        yield slice(0, cache.rows), cache.first(part)
         return
     for start in range(0, cache.rows, _CHUNK):
         stop = min(start + _CHUNK, cache.rows)
-        yield slice(start, stop), pool_features(cache.maps(start, stop, part.components), part.name)
+        yield slice(start, stop), pool_features(cache.maps(start, stop), part)
 
 
 def _empty(cache: Cache, width: int) -> Tensor:
@@ -90,14 +76,13 @@ class Kernel:
         factor: by which it was divided.
     """
 
-    def __init__(self, cache: Cache, part: Part) -> None:
-        self.part = part
+    def __init__(self, cache: Cache, part: str) -> None:
         features: Tensor | None = None
         for rows, chunk in _chunks(cache, part):
             if features is None:
                 features = _empty(cache, chunk.shape[1])
-                size = round((2 * chunk.shape[1] + 0.25) ** 0.5 - 0.5)
-                self.scaling = torch.ones(chunk.shape[1]) if part.first_order else triangle_scaling(size)
+                first = part in _FIRST_ORDER
+                self.scaling = torch.ones(chunk.shape[1]) if first else triangle_scaling(cache.components)
             features[rows] = chunk * self.scaling
         assert features is not None
         self.mean = features.double().mean(0).float()
@@ -124,7 +109,7 @@ class Kernel:
         return weights * self.scaling.double(), bias
 
 
-def kernel_of(head: Head, kernels: dict[Part, Kernel]) -> Tensor:
+def kernel_of(head: Head, kernels: dict[str, Kernel]) -> Tensor:
     """The kernel of a head: the weighted sum of those of its parts."""
     total = torch.zeros_like(kernels[head.parts[0]].matrix)
     for part, weight in zip(head.parts, head.weights, strict=True):
@@ -132,7 +117,7 @@ def kernel_of(head: Head, kernels: dict[Part, Kernel]) -> Tensor:
     return total
 
 
-def linear_layer(head: Head, kernels: dict[Part, Kernel], fit: Fit) -> tuple[Tensor, Tensor]:
+def linear_layer(head: Head, kernels: dict[str, Kernel], fit: Fit) -> tuple[Tensor, Tensor]:
     """The classifier of a head as one linear layer on its parts side by side, as the pool gives them.
 
     Returns:

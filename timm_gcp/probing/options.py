@@ -2,20 +2,16 @@
 
 from dataclasses import dataclass
 
-from ..data.options import DatasetOptions, InputOptions, LoadingOptions
+from ..data.options import InputOptions, LoadingOptions, TrainingDataOptions
 
 __all__ = ["ProbeOptions"]
 
 
 @dataclass(kw_only=True)
-class ProbeOptions(DatasetOptions, InputOptions, LoadingOptions):
+class ProbeOptions(TrainingDataOptions, InputOptions, LoadingOptions):
     """What a probe is fitted to, and how.
 
     Attributes:
-        train_split: split that the classifier is fitted to.
-        val_split: split that is evaluated; '' for none.
-        val_fraction: share of every class to hold out of the training images where there is no evaluation split.
-        val_seed: seed of that draw.
         components: number of principal directions, R; None takes 256, or all channels where there are fewer.
         method: method of the covariance's root.
         first_order: 'mean' or 'class' beside the triangle, 'none' for neither; 'auto' takes the class token of a ViT
@@ -26,10 +22,6 @@ class ProbeOptions(DatasetOptions, InputOptions, LoadingOptions):
         compare: fit first-order heads and a nearest-neighbour classifier too, and compare.
     """
 
-    train_split: str = "train"
-    val_split: str = "validation"
-    val_fraction: float = 0.0
-    val_seed: int = 0
     components: int | None = None
     method: str = "isqrt"
     first_order: str = "auto"

@@ -8,6 +8,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
+from ..data.options import TrainingDataOptions
 from ..errors import GCPError
 from ..files import sha256_of
 from ..models.folder import training_record
@@ -17,7 +18,19 @@ from ..weights.file import load_training_checkpoint
 from .options import ModelOptions
 from .run import Run
 
-__all__ = ["NOT_RECORDED", "RANDOM", "about", "data_record", "origin_text", "start_of", "started_from"]
+__all__ = [
+    "NOT_RECORDED",
+    "RANDOM",
+    "about",
+    "data_of",
+    "data_record",
+    "data_text",
+    "origin_of_weights",
+    "origin_text",
+    "start_of",
+    "start_text",
+    "started_from",
+]
 
 RANDOM = "random weights"
 NOT_RECORDED = "not recorded"
@@ -41,18 +54,34 @@ def started_from(options: ModelOptions, model: nn.Module) -> str | dict[str, Any
     Returns:
         `RANDOM`, or name, tag, licence, sha256, source, data and beginning of the weights, where known.
     """
-    if file := options.initial_checkpoint or options.pretrained_path:
+    file = options.initial_checkpoint or options.pretrained_path or ""
+    return origin_of_weights(options.model, file, options.pretrained, model)
+
+
+def origin_of_weights(name: str, file: str, pretrained: bool, model: nn.Module) -> str | dict[str, Any]:
+    """Where the weights of a model come from.
+
+    Args:
+        name: registered name, model folder or ``hf-hub:`` id.
+        file: the file that they were loaded from; '' for those that belong to the name.
+        pretrained: they were loaded, where the name is a registered one.
+        model: the model with these weights, as timm built it.
+
+    Returns:
+        As `started_from`.
+    """
+    if file:
         return _of_file(Path(file))
     cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    named = source_of(options.model)
+    named = source_of(name)
     source, _, place = named.partition(":")
     if source == "local-dir":
         return _of_folder(Path(place), cfg)
-    if not place and not options.pretrained:
+    if not place and not pretrained:
         return RANDOM
     tag = cfg.get("tag") or None
-    name = place or ".".join(filter(None, (str(cfg.get("architecture")), tag)))
-    known = {"name": name, "tag": tag, "license": cfg.get("license"), "sha256": _checksum(cfg)}
+    shown = place or ".".join(filter(None, (str(cfg.get("architecture")), tag)))
+    known = {"name": shown, "tag": tag, "license": cfg.get("license"), "sha256": _checksum(cfg)}
     return _without_none({**known, "source": cfg.get("hf_hub_id") or cfg.get("origin_url")})
 
 
@@ -96,15 +125,21 @@ def _checksum(cfg: Mapping[str, Any]) -> str | None:
     return sha256_of(found) if found else None
 
 
-def data_record(run: Run) -> dict[str, Any]:
-    """Name of the data set, number of classes, images of each split, and what was held out of the training images."""
-    options = run.options
-    sets = {options.train_split: run.data.train, options.val_split: run.data.evaluation}
+def data_record(options: TrainingDataOptions, train: Any, evaluation: Any, classes: int) -> dict[str, Any]:
+    """Name of the data set, number of classes, images of each split, and what was held out of the training images.
+
+    Args:
+        options: of the data, with the names of the splits filled in.
+        train: images that are trained on.
+        evaluation: images that are evaluated, or None.
+        classes: number of classes.
+    """
+    sets = {options.train_split: train, options.val_split: evaluation}
     folder = Path(options.data_dir).resolve().name if options.data_dir else None
     record: dict[str, Any] = {
         "name": folder if options.dataset in ("", "list") and folder else options.dataset,
         "kind": options.dataset or "image folders",
-        "classes": run.data.num_classes,
+        "classes": classes,
         "images": {split: len(data) for split, data in sets.items() if data is not None and hasattr(data, "__len__")},
     }
     if options.held_out:
@@ -112,9 +147,14 @@ def data_record(run: Run) -> dict[str, Any]:
     return record
 
 
+def data_of(run: Run) -> dict[str, Any]:
+    """The `data_record` of a run."""
+    return data_record(run.options, run.data.train, run.data.evaluation, run.data.num_classes)
+
+
 def about(run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
     """The record of a run in the configuration of its model folder (`timm_gcp.models.folder.save_folder`)."""
-    data, last = data_record(run), result["segments"][-1]
+    data, last = data_of(run), result["segments"][-1]
     shown = ("first_epoch", "last_epoch", "started", "versions")
     training = {
         "data": data,
@@ -129,27 +169,29 @@ def about(run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
             for each in result["segments"]
         ],
     }
-    return {"description": f"Trained with timm-gcp on {_data_text(data)}.", "training": training}
+    return {"description": f"Trained with timm-gcp on {data_text(data)}.", "training": training}
 
 
 def origin_text(training: Mapping[str, Any]) -> str:
     """The section of a card that says how a model was trained; Markdown."""
     lines = [
-        f"Trained with `timm-gcp train` on {_data_text(training['data'])}; {training['date']}.",
-        f"Started from {_start_text(training['started_from'])}.",
+        f"Trained with `timm-gcp train` on {data_text(training['data'])}; {training['date']}.",
+        f"Started from {start_text(training['started_from'])}.",
         "No licence is recorded for the weights in this folder.",
     ]
     return "\n".join(lines) + f"\n\n```bash\n{training['command']}\n```"
 
 
-def _data_text(data: Mapping[str, Any]) -> str:
+def data_text(data: Mapping[str, Any]) -> str:
+    """A `data_record` as a part of a sentence."""
     counts = ", ".join(f"{count} images in '{split}'" for split, count in data["images"].items())
     if held := data.get("held_out"):
         counts += f", held out by --val-fraction {held['fraction']:g} --val-seed {held['seed']}"
     return f"{data['name']} ({data['classes']} classes{', ' if counts else ''}{counts})"
 
 
-def _start_text(start: Any) -> str:
+def start_text(start: Any) -> str:
+    """What `started_from` gave, as a part of a sentence; Markdown."""
     if not isinstance(start, Mapping):
         return str(start) if start != NOT_RECORDED else "weights that are not recorded"
     text = f"`{start.get('name')}`"
@@ -160,7 +202,7 @@ def _start_text(start: Any) -> str:
     if isinstance(start.get("data"), Mapping):
         text += f", trained on {start['data'].get('name')}"
     earlier = start.get("started_from")
-    return f"{text}, which started from {_start_text(earlier)}" if earlier else text
+    return f"{text}, which started from {start_text(earlier)}" if earlier else text
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:

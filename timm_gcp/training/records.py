@@ -8,7 +8,7 @@ from ..models.folder import model_arguments
 from ..pooling import find_pools
 from .checkpoint import RunSaver
 from .history import describe_differences, past_segments, segment, write_history
-from .provenance import data_record, start_of
+from .provenance import data_of, start_of
 from .resume import differences
 from .run import Run
 from .summary import read_summary, write_summary
@@ -81,7 +81,7 @@ def _state(run: Run) -> dict[str, Any]:
             "seconds": run.seconds,
             "segments": run.segments,
             "started_from": run.started_from,
-            "data": data_record(run),
+            "data": data_of(run),
         }
     }
     if run.protocol.schedule is not None:

@@ -18,7 +18,7 @@ from ..weights.file import load_training_checkpoint, load_weights, weights_of
 from .curves import draw_curves
 from .evaluate import evaluate
 from .history import closed, describe_differences, past_segments, write_history
-from .provenance import about, data_record, origin_text
+from .provenance import about, data_of, origin_text
 from .resume import differences
 from .run import Run
 from .summary import unranked_note
@@ -68,7 +68,7 @@ def finish(run: Run) -> None:
         "command": segments[-1]["command"],
         "versions": segments[-1].get("versions"),
         "started_from": run.started_from,
-        "data": data_record(run),
+        "data": data_of(run),
         "segments": segments,
     }
     draw_curves(run.folder / "summary.csv", run.folder / "curves.png")
