@@ -37,6 +37,16 @@ def add_optimiser(group: argparse._ArgumentGroup) -> None:
         help="clip the norm of all gradients, each value, or each layer by the norm of its weights (agc)",
     )
     add(
+        "--orthogonal-gradient",
+        action="store_true",
+        help="update the reduction before the covariance pool by the orthogonal matrix nearest to its gradient",
+    )
+    add(
+        "--optimal-lr",
+        action="store_true",
+        help="update that reduction at a rate that keeps it near orthogonal, where it is under the scheduled one",
+    )
+    add(
         "--layer-decay", type=POSITIVE, metavar="D", help="factor of the learning rate from each layer to the one below"
     )
     add(

@@ -9,6 +9,7 @@ from torch import nn
 from ..errors import GCPError
 from ..text import first_line
 from .options import OptimizerOptions
+from .orthogonality import reduction_weights
 
 __all__ = ["classifiers", "learning_rate", "make_optimizer"]
 
@@ -29,13 +30,13 @@ def learning_rate(options: OptimizerOptions, world_size: int) -> float:
 
 
 def make_optimizer(options: OptimizerOptions, model: nn.Module) -> torch.optim.Optimizer:
-    """timm's optimiser; the classifier has parameter groups of its own where its rate differs.
+    """timm's optimiser; classifier and reduction have parameter groups of their own where their rates differ.
 
     Raises:
         GCPError: the optimiser refuses its arguments.
     """
     kwargs: dict[str, Any] = {**optimizer_kwargs(cfg=options), **options.opt_kwargs}
-    if options.classifier_lr_mult != 1:
+    if options.classifier_lr_mult != 1 or options.optimal_lr:
         kwargs["param_group_fn"] = lambda module: _groups(options, module)
     try:
         return create_optimizer_v2(model, **kwargs)
@@ -44,7 +45,7 @@ def make_optimizer(options: OptimizerOptions, model: nn.Module) -> torch.optim.O
 
 
 def _groups(options: OptimizerOptions, model: nn.Module) -> list[dict[str, Any]]:
-    """timm's parameter groups, with groups of their own for the classifier.
+    """timm's parameter groups, with groups of their own for the classifier, and for each reduction with its own rate.
 
     Their ``lr_scale`` is what timm's schedulers multiply by. ``initial_lr`` stays unscaled, since the schedulers start
     from it, and ``lr`` is scaled from the first update on.
@@ -65,18 +66,22 @@ def _groups(options: OptimizerOptions, model: nn.Module) -> list[dict[str, Any]]
         groups = [{"params": parameters, "weight_decay": options.weight_decay}]
     else:
         groups = param_groups_weight_decay(model, weight_decay=options.weight_decay, **extra)
-    classifier = {id(p) for module in classifiers(model) for p in module.parameters()}
-    base, head = [], []
+    factor = options.classifier_lr_mult
+    classifier = {id(p) for module in classifiers(model) for p in module.parameters()} if factor != 1 else set()
+    alone = {id(p) for p in reduction_weights(model)} if options.optimal_lr else set()
+    base, reduction, head = [], [], []
     for group in groups:
-        own = [p for p in group["params"] if id(p) in classifier]
-        rest = [p for p in group["params"] if id(p) not in classifier]
-        scale = group.get("lr_scale", 1.0)
+        scale, parameters = group.get("lr_scale", 1.0), group["params"]
+        rates = {"initial_lr": options.lr, "lr": options.lr * scale}
+        rest = [p for p in parameters if id(p) not in classifier | alone]
         if rest:
-            base.append({**group, "params": rest, "initial_lr": options.lr, "lr": options.lr * scale})
+            base.append({**group, "params": rest, **rates})
+        reduction += [{**group, "params": [p], **rates} for p in parameters if id(p) in alone]
+        own = [p for p in parameters if id(p) in classifier]
         if own:
-            scale *= options.classifier_lr_mult
+            scale *= factor
             head.append({**group, "params": own, "initial_lr": options.lr, "lr": options.lr * scale, "lr_scale": scale})
-    return base + head
+    return base + reduction + head
 
 
 def classifiers(model: Any) -> list[nn.Module]:

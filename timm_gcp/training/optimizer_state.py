@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 # The options that an optimiser and its parameter groups are made of.
 _ARGUMENTS = (
     *("lr", "opt", "opt_eps", "opt_betas", "momentum", "weight_decay", "opt_kwargs", "classifier_lr_mult"),
-    *("layer_decay", "layer_decay_min_scale", "layer_decay_no_opt_scale"),
+    *("layer_decay", "layer_decay_min_scale", "layer_decay_no_opt_scale", "optimal_lr"),
 )
 
 
@@ -48,7 +48,8 @@ def load_optimizer(
     Raises:
         GCPError: the state is that of another optimiser, or a changed setting would need another state.
     """
-    known = {name: value for name, value in (before or {}).items() if name in _ARGUMENTS}
+    saved = {"optimal_lr": False, **before} if before else {}  # older checkpoints lack it
+    known = {name: value for name, value in saved.items() if name in _ARGUMENTS}
     if known.get("lr") is None:
         known.pop("lr", None)
     changed = [name for name, value in known.items() if value != getattr(options, name)]

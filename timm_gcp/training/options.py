@@ -69,6 +69,8 @@ class OptimizerOptions:
         opt, opt_eps, opt_betas, momentum, weight_decay, layer_decay, layer_decay_min_scale,
             layer_decay_no_opt_scale, opt_kwargs: as timm's ``create_optimizer_v2``.
         clip_grad, clip_mode: as timm's ``dispatch_clip_grad``; None does not clip.
+        orthogonal_gradient: the nearest orthogonal gradient updates the reduction before the covariance pool.
+        optimal_lr: the optimal learning rate updates it, where it is under the scheduled one.
     """
 
     lr: float | None
@@ -85,6 +87,8 @@ class OptimizerOptions:
     weight_decay: float
     clip_grad: float | None
     clip_mode: str
+    orthogonal_gradient: bool
+    optimal_lr: bool
     layer_decay: float | None
     layer_decay_min_scale: float
     layer_decay_no_opt_scale: float | None

@@ -16,6 +16,7 @@ from .network import Network, make_network
 from .optimisation import Optimisation, make_average, make_loss, make_scaler
 from .optimizer import learning_rate, make_optimizer
 from .options import TrainOptions
+from .orthogonality import make_orthogonality
 from .progress import Progress
 from .protocol import Protocol, make_protocol
 from .resume import Start, find_checkpoint, load_resumed, load_start, resumed_position
@@ -108,6 +109,7 @@ def _optimisation(
         accumulate=options.grad_accum_steps,
         frozen=network.frozen,
         autocast=options.autocast(device),
+        orthogonality=make_orthogonality(options, model),
     )
     scheduler = make_scheduler(options, optimizer, stepper.updates(len(loaders.train)))
     return Optimisation(stepper, scheduler, average)

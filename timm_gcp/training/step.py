@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..distributed import any_of
 from .evaluate import check_labels
 from .faults import Batch
+from .orthogonality import Orthogonality
 
 __all__ = ["Stepper", "Update"]
 
@@ -54,6 +55,7 @@ class Stepper:
         accumulate: batches per update.
         frozen: parts of the model that are not trained; they stay in evaluation mode.
         autocast: makes the context of a forward pass.
+        orthogonality: changes gradient and rate of the reduction before the pool, or None.
     """
 
     model: Any
@@ -65,6 +67,7 @@ class Stepper:
     accumulate: int = 1
     frozen: Sequence[nn.Module] = ()
     autocast: Callable[[], Any] = contextlib.nullcontext
+    orthogonality: Orthogonality | None = None
 
     def train_mode(self) -> None:
         """Puts the model into training mode, except for what is frozen."""
@@ -148,16 +151,17 @@ class Stepper:
         return nn.utils.get_total_norm(grads, norm_type=math.inf)
 
     def _step(self) -> None:
+        if self.scaler is not None and (self.clip_grad is not None or self.orthogonality is not None):
+            self.scaler.unscale_(self.optimizer)
         if self.clip_grad is not None:
-            if self.scaler is not None:
-                self.scaler.unscale_(self.optimizer)
             parameters = model_parameters(self.model, exclude_head="agc" in self.clip_mode)
             dispatch_clip_grad(parameters, value=self.clip_grad, mode=self.clip_mode)
-        if self.scaler is None:
-            self.optimizer.step()
-        else:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+        with self.orthogonality.applied(self.optimizer) if self.orthogonality else contextlib.nullcontext():
+            if self.scaler is None:
+                self.optimizer.step()
+            else:
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
 
 
 def _numbers(loss: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
