@@ -1,7 +1,6 @@
 """The pooling layer: reduction, covariance, root, upper triangle."""
 
 import functools
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,15 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .count_sketch import CountSketch
 from .errors import GCPError
 from .functional import pool_features
+from .method import Method
 from .methods import get_method
+from .pool_options import PoolOptions
+from .reduction import reduction_of
 
 __all__ = ["GlobalCovariancePool", "find_pools"]
 
 _FORMATS = {"NCHW": 1, "NHWC": -1, "NLC": -1}
-_REDUCTIONS = ("conv", "linear")
-_FIRST_ORDERS = (None, "mean", "class")
 
 
 class GlobalCovariancePool(nn.Module):
@@ -26,7 +27,7 @@ class GlobalCovariancePool(nn.Module):
     ``[B, C, H, W]`` (``[B, H, W, C]`` with ``input_fmt='NHWC'``, ``[B, N, C]`` with ``'NLC'``) → ``[B, R(R+1)/2]``,
     with R the number of channels after an optional reduction (``bcnn`` and ``cbp`` have widths of their own). The
     spectral part leaves autocast and runs in its own precision; the output has the dtype of the reduced features. With
-    ``first_order`` a first-order vector of C numbers comes before the triangle.
+    ``first_order`` a first-order vector of C numbers (2C for both) comes before the triangle.
 
     A root has no parameters: ``pool.method = 'polar'`` switches the method at any time, as the hybrid protocol does.
 
@@ -49,19 +50,26 @@ class GlobalCovariancePool(nn.Module):
         chunk_size: number of images of a batch that the spectral part takes at a time; None takes them all. The output
             is the same up to rounding.
         reduction: ``'conv'`` reduces by a 1×1 convolution, batch norm and ReLU; ``'linear'`` by the 1×1 convolution
-            alone, without a bias, which commutes with the covariance: cov(WX) = W cov(X) Wᵀ.
+            alone, without a bias, which commutes with the covariance: cov(WX) = W cov(X) Wᵀ; ``'linear_norm'`` by that
+            and LayerNorm over the R channels of each position.
         first_order: ``'mean'`` puts the mean of the incoming map before the triangle, ``'class'`` the vector that
-            ``forward`` is given (the class token of a ViT); None nothing.
+            ``forward`` is given (the class token of a ViT), ``'mean+class'`` one after the other; None nothing.
+        groups: number G of groups of R/G neighbouring channels. The method is applied to each group alone, so the
+            output has G · (R/G)(R/G + 1)/2 numbers, the blocks on the diagonal of a block-diagonal covariance.
+        count_sketch: length N of a count sketch that takes the triangle's place: a fixed random linear map, whose inner
+            products estimate those of the matrices without bias. For functions of the covariance; None for no sketch.
 
     Attributes:
+        options: the options beside the method, a ``PoolOptions``.
         reduce: the reduction, an ``nn.Module``; its output is the map whose covariance is taken.
         channels: R.
-        out_features: R(R+1)/2, the width of the output; C more with ``first_order``.
+        out_features: R(R+1)/2, the width of the output, or what ``groups`` and ``count_sketch`` make of it; C or 2C
+            more with ``first_order``.
         grad_checkpointing: whether the backward computes the spectral part again instead of keeping its results.
 
     Raises:
-        GCPError: an unknown method, argument, precision or format, or a chunk size that is no whole number of at least
-            1.
+        GCPError: an unknown method, argument, precision or format, or an option that does not fit the channels or the
+            method.
     """
 
     def __init__(
@@ -75,31 +83,33 @@ class GlobalCovariancePool(nn.Module):
         chunk_size: int | None = None,
         reduction: str = "conv",
         first_order: str | None = None,
+        groups: int = 1,
+        count_sketch: int | None = None,
     ) -> None:
         """See the class."""
         super().__init__()
         if input_fmt not in _FORMATS:
             raise GCPError(f"Unknown input_fmt '{input_fmt}'; there are {', '.join(_FORMATS)}.")
-        if reduction not in _REDUCTIONS:
-            raise GCPError(f"Unknown reduction '{reduction}'; there are {', '.join(_REDUCTIONS)}.")
-        if first_order not in _FIRST_ORDERS:
-            raise GCPError(f"Unknown first_order '{first_order}'; there are mean and class, or None for neither.")
+        self.options = PoolOptions(
+            reduction=reduction, first_order=first_order, groups=groups, count_sketch=count_sketch
+        )
         self.chunk_size = chunk_size
         self.in_features = in_features
         self.channels = reduce or in_features
+        if self.channels % groups:
+            raise GCPError(f"groups={groups} does not divide {self.channels} channels; take a divisor of them.")
         self.dtype = dtype
         self.input_fmt = input_fmt
-        self.chunk_size = chunk_size
         self.grad_checkpointing = False
-        self.reduction = reduction
-        self.first_order = first_order
-        self.reduce: nn.Module = _reduction(in_features, reduce, reduction) if reduce else nn.Identity()
         row = get_method(method)
         row.check_args(method_args or {})
-        if dtype is not None:
-            row.check_dtype(dtype)
+        self._check(row)
         self._method = row.name
         self._args = {row.name: dict(method_args or {})}
+        self.reduce: nn.Module = reduction_of(reduction, in_features, reduce) if reduce else nn.Identity()
+        self.sketch: nn.Module = nn.Identity()
+        if count_sketch is not None:
+            self.sketch = CountSketch(self.channels // groups, groups, count_sketch)
 
     @property
     def method(self) -> str:
@@ -108,15 +118,22 @@ class GlobalCovariancePool(nn.Module):
 
     @method.setter
     def method(self, name: str) -> None:
-        row, width = get_method(name), self._width(name)
-        if width != self.out_features:
+        row, width, own = get_method(name), self._pooled_width(name), self._pooled_width(self._method)
+        if width != own:
             raise GCPError(
-                f"Method '{name}' gives {width} features where '{self._method}' gives {self.out_features}: "
+                f"Method '{name}' gives {width} features where '{self._method}' gives {own}: "
                 f"the classifier would not fit; create a model with '{name}'."
             )
+        self._check(row)
+        self._method = row.name
+
+    def _check(self, row: Method) -> None:
         if self.dtype is not None:
             row.check_dtype(self.dtype)
-        self._method = row.name
+        if self.options.count_sketch is not None and row.of_sigma is None:
+            raise GCPError(
+                f"count_sketch is for functions of the covariance, and '{row.name}' is none; use another method."
+            )
 
     @property
     def method_args(self) -> dict[str, Any]:
@@ -126,11 +143,13 @@ class GlobalCovariancePool(nn.Module):
     @property
     def out_features(self) -> int:
         """Width of the output vector."""
-        return self._width(self._method)
+        first = len(self.options.first_order_parts) * self.in_features
+        return first + (self.options.count_sketch or self._pooled_width(self._method))
 
-    def _width(self, method: str) -> int:
-        first = self.in_features if self.first_order else 0
-        return first + get_method(method).width(self.channels, **self._args.get(method, {}))
+    def _pooled_width(self, method: str) -> int:
+        """Width of the second-order part for a method, before a sketch."""
+        groups = self.options.groups
+        return groups * get_method(method).width(self.channels // groups, **self._args.get(method, {}))
 
     @property
     def chunk_size(self) -> int | None:
@@ -154,22 +173,25 @@ class GlobalCovariancePool(nn.Module):
         """
         self.grad_checkpointing = enable
 
-    def forward(self, x: Tensor, first: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, token: Tensor | None = None) -> Tensor:
         """Pools a feature map.
 
         Args:
             x: the map, laid out as ``input_fmt`` says.
-            first: the vector ``[B, C]`` that ``first_order='class'`` puts before the triangle; otherwise not given.
+            token: the class token ``[B, C]``, for ``first_order='class'`` and ``'mean+class'``; otherwise not given.
 
         Raises:
-            GCPError: the input does not have the channels or the dimensions that ``input_fmt`` says, or ``first`` is
+            GCPError: the input does not have the channels or the dimensions that ``input_fmt`` says, or ``token`` is
                 missing or not expected.
         """
         if isinstance(x, torch.fx.Proxy):  # one node of a tracer's graph: control flow inside depends on shapes
-            given = (x,) if first is None else (x, first)
+            given = (x,) if token is None else (x, token)
             return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), given, {})
-        if (first is None) == (self.first_order == "class"):
-            raise GCPError("first_order='class' takes the class token as a second argument, and nothing else does.")
+        if (token is None) == ("class" in self.options.first_order_parts):
+            raise GCPError(
+                "The pool takes the class token as a second argument where first_order is 'class' or 'mean+class', and "
+                "only there."
+            )
         dim = _FORMATS[self.input_fmt]
         if x.dim() != len(self.input_fmt) or x.shape[dim] != self.in_features:
             raise GCPError(
@@ -178,21 +200,26 @@ class GlobalCovariancePool(nn.Module):
             )
         x = x if dim == 1 else x.movedim(dim, 1)  # a movedim without effect stops torch's compiler at dynamic sizes
         x = x if x.dim() == 4 else x.unsqueeze(-1)
-        if self.first_order == "mean":
-            first = x.mean((2, 3))
-        second = self._vector(self.reduce(x).flatten(2))
-        return second if first is None else torch.cat([first.to(second.dtype), second], 1)
+        parts = [x.mean((2, 3))] if "mean" in self.options.first_order_parts else []
+        parts += [] if token is None else [token]
+        second = self.sketch(self._vector(self.reduce(x).flatten(2)))
+        return torch.cat([*(part.to(second.dtype) for part in parts), second], 1) if parts else second
 
     def _vector(self, x: Tensor) -> Tensor:
+        """The second-order part of a reduced map ``[B, R, M]``, before a sketch."""
         # The method is bound here, so that a switch before the backward does not change what the backward computes.
-        compute: Callable[[Tensor], Tensor] = functools.partial(
-            pool_features, method=self._method, dtype=self.dtype, **self.method_args
-        )
+        compute = self._pooled()
+        if self.options.groups > 1:
+            x = x.reshape(x.shape[0], self.options.groups, self.channels // self.options.groups, x.shape[2])
         if self.grad_checkpointing:
             compute = functools.partial(checkpoint, compute, use_reentrant=False, preserve_rng_state=False)
-        if self.chunk_size is None:
-            return compute(x)
-        return torch.cat([compute(part) for part in torch.split(x, self.chunk_size)])
+        parts = [x] if self.chunk_size is None else torch.split(x, self.chunk_size)
+        pooled = [compute(part) for part in parts]
+        return (pooled[0] if len(pooled) == 1 else torch.cat(pooled)).flatten(1)
+
+    def _pooled(self) -> Callable[[Tensor], Tensor]:
+        """The function of features ``[..., C, M]`` → ``[..., width]`` that the current method stands for."""
+        return functools.partial(pool_features, method=self._method, dtype=self.dtype, **self.method_args)
 
     # What timm's models expect of a pooling layer.
     @property
@@ -208,18 +235,8 @@ class GlobalCovariancePool(nn.Module):
         """The settings, for ``print(model)``."""
         dtype = f", dtype={self.dtype}" if self.dtype else ""
         chunk = f", chunk_size={self.chunk_size}" if self.chunk_size else ""
-        return f"{self.in_features}, method='{self.method}', out_features={self.out_features}{dtype}{chunk}"
-
-
-def _reduction(in_features: int, out_features: int, kind: str) -> nn.Module:
-    conv = nn.Conv2d(in_features, out_features, 1, bias=False)
-    if kind == "linear":
-        nn.init.orthogonal_(conv.weight)
-        return nn.Sequential(OrderedDict(conv=conv))
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return nn.Sequential(
-        OrderedDict(conv=conv, norm=nn.BatchNorm2d(out_features), act=nn.ReLU(inplace=True)),
-    )
+        options = "".join(f", {name}={value!r}" for name, value in self.options.given().items())
+        return f"{self.in_features}, method='{self.method}', out_features={self.out_features}{dtype}{chunk}{options}"
 
 
 def find_pools(model: nn.Module) -> list[GlobalCovariancePool]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import GCPError
 from ..methods import METHODS, get_method
+from ..pool_options import PoolOptions
 from ..weights.resolve import arguments_of, resolve
 from .cfgs import checkpoint_of, names_with_weights
 from .features import features_of
@@ -20,7 +21,7 @@ from .stride import set_pool_size
 __all__ = ["create_gcp_model", "create_on_meta"]
 
 _SOURCES = ("file", "url", "hf_hub_id", "state_dict")  # entries of a cfg that name weights
-_POOL_ARGUMENTS = ("reduce", "last_stride", "method_args", "chunk_size", "reduction", "first_order")
+_POOL_ARGUMENTS = ("reduce", "last_stride", "method_args", "chunk_size", *PoolOptions.names())
 
 
 def create_gcp_model(
@@ -44,7 +45,7 @@ def create_gcp_model(
         pretrained_cfg_overlay: entries that replace those of the cfg.
         features_only: timm's feature extractor of the backbone, which has no head.
         **kwargs: ``reduce``, ``last_stride``, ``method_args``, ``spectral_dtype`` (a name of
-            ``METHODS[method].dtypes``, such as ``'float64'``), ``chunk_size``, ``reduction`` and ``first_order`` for
+            ``METHODS[method].dtypes``, such as ``'float64'``), ``chunk_size`` and the options of ``PoolOptions`` for
             the head (see ``graft``); everything else goes to the backbone or to timm's ``build_model_with_cfg``.
 
     Returns:

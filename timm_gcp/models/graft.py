@@ -23,6 +23,8 @@ def graft(
     chunk_size: int | None = None,
     reduction: str = "conv",
     first_order: str | None = None,
+    groups: int = 1,
+    count_sketch: int | None = None,
 ) -> nn.Module:
     """Replaces the global pooling of a timm model by covariance pooling, and its classifier by a fresh one.
 
@@ -57,9 +59,12 @@ def graft(
         dtype: precision of the spectral part; None takes the method's own.
         method_args: the method's arguments.
         chunk_size: images of a batch that go through the spectral part at a time, for small memories; None for all.
-        reduction: ``'conv'`` (1×1 convolution, batch norm, ReLU) or ``'linear'`` (1×1 convolution alone).
-        first_order: ``'mean'`` puts the mean of the map before the triangle, ``'class'`` a ViT's class token; None
-            nothing. The classifier is one linear layer on both.
+        reduction: ``'conv'`` (1×1 convolution, batch norm, ReLU), ``'linear'`` (1×1 convolution alone) or
+            ``'linear_norm'`` (1×1 convolution, LayerNorm over channels).
+        first_order: ``'mean'`` puts the mean of the map before the triangle, ``'class'`` a ViT's class token,
+            ``'mean+class'`` one after the other; None nothing. The classifier is one linear layer on both orders.
+        groups: number of groups of channels, each with a covariance of its own.
+        count_sketch: length of a count sketch in place of the triangle; None for no sketch.
 
     Returns:
         The same model.
@@ -77,6 +82,8 @@ def graft(
         chunk_size=chunk_size,
         reduction=reduction,
         first_order=first_order,
+        groups=groups,
+        count_sketch=count_sketch,
     )
     grafted: Any = model
     cfg = dict(getattr(model, "pretrained_cfg", None) or {})

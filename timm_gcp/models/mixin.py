@@ -60,7 +60,7 @@ class GCPMixin(nn.Module):
         if not isinstance(pool, GlobalCovariancePool):
             return x
         tokens = x[:, head.prefix :] if head.prefix else x
-        x = pool(tokens, x[:, 0]) if pool.first_order == "class" else pool(tokens)
+        x = pool(tokens, x[:, 0]) if "class" in pool.options.first_order_parts else pool(tokens)
         if head.hidden:
             x = self._part("pre_logits")(x)
         if head.drop is not None:
@@ -164,9 +164,12 @@ def put_pool(
         width = default_width(num_features) if family.reduce is None else family.reduce
     if width < 0 or width > num_features:
         raise GCPError(f"reduce={width} does not fit a feature map of {num_features} channels; 0 leaves them all.")
-    if pool_args.get("first_order") == "class" and not head.prefix:
-        raise GCPError(f"first_order='class' needs a class token, and {type(model).__name__} has none; use 'mean'.")
     pool = GlobalCovariancePool(num_features, method, width, dtype, input_fmt=head.input_fmt, **pool_args)
+    if "class" in pool.options.first_order_parts and not head.prefix:
+        raise GCPError(
+            f"first_order='{pool.options.first_order}' needs a class token, and {type(model).__name__} has none; use "
+            "'mean'."
+        )
     like = next(model.parameters())
     if last_stride is None and family.stride_one and grafted.feature_info[-1]["reduction"] == 32:
         last_stride = 1
@@ -190,10 +193,7 @@ def put_pool(
 def _arguments(pool: GlobalCovariancePool, reduce: int, last_stride: int | None) -> dict[str, Any]:
     """The arguments that a saved folder records, so that the same model is built again."""
     arguments: dict[str, Any] = {"last_stride": last_stride, "reduce": reduce, "method_args": pool.method_args}
-    if pool.reduction != "conv":
-        arguments["reduction"] = pool.reduction
-    if pool.first_order:
-        arguments["first_order"] = pool.first_order
+    arguments.update(pool.options.given())
     if pool.dtype is not None:
         arguments["spectral_dtype"] = name_of_dtype(pool.dtype)
     return arguments

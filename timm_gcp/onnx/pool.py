@@ -1,5 +1,7 @@
 """The pooling layer without an eigensolver, for ONNX."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,8 +60,8 @@ def pool_eigenfree(
 class EigenfreePool(GlobalCovariancePool):
     """A ``GlobalCovariancePool`` with the same parameters and values, computed by ``pool_eigenfree``."""
 
-    def _vector(self, x: Tensor) -> Tensor:
-        return pool_eigenfree(x, self.method, dtype=self.dtype, **self.method_args)
+    def _pooled(self) -> Callable[[Tensor], Tensor]:
+        return functools.partial(pool_eigenfree, method=self.method, dtype=self.dtype, **self.method_args)
 
 
 def with_eigenfree_pools(model: nn.Module) -> nn.Module:

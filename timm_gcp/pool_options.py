@@ -1,0 +1,65 @@
+"""The options of the pooling layer besides the method: their names, defaults and checks."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .errors import GCPError
+
+__all__ = ["REDUCTIONS", "PoolOptions"]
+
+REDUCTIONS = ("conv", "linear", "linear_norm")
+"""The kinds of reduction, see ``reduction.py``."""
+
+_FIRST_ORDERS = ("mean", "class", "mean+class")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolOptions:
+    """The options of a ``GlobalCovariancePool``, which ``graft`` and ``timm.create_model`` take as keywords too.
+
+    A new option is a field here and a keyword of ``GlobalCovariancePool`` and ``graft``; ``create_model``, saved
+    folders and timm's ``config.json`` read this list.
+
+    Attributes:
+        reduction: kind of the reduction: 1×1 convolution, batch norm and ReLU (``'conv'``), a linear map alone
+            (``'linear'``), or a linear map and LayerNorm over the channels of each position (``'linear_norm'``).
+        first_order: what comes before the second-order part: ``'mean'`` of the incoming map, ``'class'`` token,
+            ``'mean+class'`` both, None nothing.
+        groups: number G of groups of channels; each has a covariance of its own.
+        count_sketch: length N of a count sketch of the triangle; None keeps the triangle.
+    """
+
+    reduction: str = "conv"
+    first_order: str | None = None
+    groups: int = 1
+    count_sketch: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses values that no pool can have."""
+        if self.reduction not in REDUCTIONS:
+            raise GCPError(f"Unknown reduction '{self.reduction}'; there are {', '.join(REDUCTIONS)}.")
+        if self.first_order is not None and self.first_order not in _FIRST_ORDERS:
+            names = ", ".join(_FIRST_ORDERS)
+            raise GCPError(f"Unknown first_order '{self.first_order}'; there are {names}, or None for none.")
+        _check_whole("groups", self.groups, "of groups of channels, 1 for no groups")
+        if self.count_sketch is not None:
+            _check_whole("count_sketch", self.count_sketch, "of numbers to keep, or None for no sketch")
+
+    @property
+    def first_order_parts(self) -> tuple[str, ...]:
+        """The vectors before the second-order part, in their order: 'mean', 'class'."""
+        return tuple(self.first_order.split("+")) if self.first_order else ()
+
+    def given(self) -> dict[str, Any]:
+        """The options that differ from their defaults, by name: what a saved folder records."""
+        return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) != each.default}
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of all options."""
+        return tuple(each.name for each in fields(cls))
+
+
+def _check_whole(name: str, value: object, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise GCPError(f"{name} is the whole number {what}, not {value!r}.")
