@@ -7,6 +7,8 @@ from .startup import stop_on_interrupt
 stop_on_interrupt()
 # isort: on
 
+from typing import TYPE_CHECKING, Any
+
 from .errors import GCPError
 from .functional import covariance_sqrt, matrix_sqrt, pool_features
 from .hybrid.schedule import HybridSchedule
@@ -15,6 +17,9 @@ from .methods import METHODS
 from .models import graft, register_backbone, register_method
 from .pooling import GlobalCovariancePool
 from .version import __version__
+
+if TYPE_CHECKING:
+    from .probing.api import probe
 
 __all__ = [
     "METHODS",
@@ -29,6 +34,16 @@ __all__ = [
     "graft",
     "matrix_sqrt",
     "pool_features",
+    "probe",
     "register_backbone",
     "register_method",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports ``probe`` when it is first used: it needs scikit-learn, which takes long to import."""
+    if name == "probe":
+        from .probing.api import probe
+
+        return probe
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

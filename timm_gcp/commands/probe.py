@@ -12,20 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
-from torch import nn
 
 from ..errors import GCPError
 from ..files import check_output_folder, save_text
 from ..methods import get_method
-from ..models.deepcopy import copy_model
-from ..models.folder import architecture, loading_code, save_folder
-from ..models.mixin import GCPMixin
+from ..models.folder import architecture, loading_code
 from ..models.named import load_model
 from ..plots import new_figure, save_figure
-from ..probing.fold import fold
+from ..probing.fits import Result
 from ..probing.options import ProbeOptions
-from ..probing.probe import Probe, Result, fit_probe
+from ..probing.probe import Probe, fit_probe, require_plain
 from ..text import without_places
 from ..training.history import versions
 from ..training.provenance import data_record, data_text, origin_of_weights, start_text
@@ -68,39 +64,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     out, command = Path(args.output), shlex.join(["timm-gcp", "probe", *argv])
     check_output_folder(out, "--output")
     model = load_model(choice)
-    if isinstance(model, GCPMixin):
-        raise GCPError(
-            f"{args.model or args.checkpoint} has a covariance pool already, and a probe puts its own on a plain "
-            "backbone: give a model of timm's, such as vit_small_patch14_dinov2."
-        )
+    require_plain(model)
     start = origin_of_weights(*choice.sources(), True, model)
-    probe = fit_probe(copy_model(model), options, out / "cache")
-    folded = fold(
-        model,
-        probe.directions.matrix,
-        probe.weights,
-        probe.bias,
-        method=probe.method,
-        first_order=probe.first_order,
-    )
-    _save_model(out / "model", folded, probe, options, start, command)
+    probe = fit_probe(model, options, out / "cache")
+    _save_model(out / "model", probe, options, start, command)
     _save_results(out, probe, command)
-    _show(probe, architecture(folded), out)
+    _show(probe, out)
     return 0
 
 
-def _save_model(folder: Path, model: nn.Module, probe: Probe, options: ProbeOptions, start: Any, command: str) -> None:
+def _save_model(folder: Path, probe: Probe, options: ProbeOptions, start: Any, command: str) -> None:
     """Writes the model folder with the record of its data, its backbone and its command."""
-    first = probe.results[0]
-    metrics = {"top1": first.validation, "top1_left_out": first.left_out}
-    data = data_record(options, probe.train, probe.evaluation, len(probe.weights))
+    data = data_record(options, probe.train, probe.evaluation, len(probe.head.weights))
     training = {"data": data, "started_from": start, "command": without_places(command), "versions": versions()}
-    save_folder(
-        model,
+    probe.save(
         folder,
-        class_names=probe.class_names,
-        metrics={name: round(value, 2) for name, value in metrics.items() if value is not None},
-        data_config=probe.data_config,
         origin=f"A linear classifier on frozen features of {start_text(start)}, fitted by `timm-gcp probe`.",
         about={"description": f"A probe fitted to {data_text(data)}.", "training": training},
     )
@@ -110,10 +88,10 @@ def _save_results(out: Path, probe: Probe, command: str) -> None:
     """Writes the table and the plot."""
     result = {
         "command": command,
-        "method": probe.method,
-        "first_order": probe.first_order,
-        "components": len(probe.directions),
-        "variance": round(probe.directions.variance, 4),
+        "method": probe.head.method,
+        "first_order": probe.head.first_order,
+        "components": len(probe.head.directions),
+        "variance": round(probe.head.directions.variance, 4),
         "heads": [asdict(each) for each in probe.results],
         "gain": probe.gain,
         "images": [len(each) for each in (probe.train, probe.evaluation) if each is not None],
@@ -132,11 +110,11 @@ def _save_results(out: Path, probe: Probe, command: str) -> None:
 
 def _draw(results: Sequence[Result], path: Path) -> None:
     """Draws the accuracy of every head as a bar."""
-    shown = sorted(results, key=_accuracy)
+    shown = sorted(results, key=lambda result: result.accuracy)
     figure = new_figure(figsize=(8, 0.5 * len(shown) + 1.2))
     axes = figure.subplots()
     colours = ["tab:blue" if "covariance" in each.head else "tab:gray" for each in shown]
-    bars = axes.barh([each.head for each in shown], [_accuracy(each) for each in shown], color=colours)
+    bars = axes.barh([each.head for each in shown], [each.accuracy for each in shown], color=colours)
     axes.bar_label(bars, fmt="%.1f", padding=3)
     axes.set_xlim(0, 100)
     axes.set_xlabel("top-1 %, validation" if shown[0].validation is not None else "top-1 %, leave-one-out")
@@ -145,25 +123,13 @@ def _draw(results: Sequence[Result], path: Path) -> None:
     save_figure(figure, path)
 
 
-def _accuracy(result: Result) -> float:
-    found = result.validation if result.validation is not None else result.left_out
-    return 0.0 if found is None else found
-
-
-def _show(probe: Probe, name: str, out: Path) -> None:
-    table = Table(title="Classifiers on frozen features, top-1 %")
-    table.add_column("head")
-    for name in ("features", "leave-one-out", "validation", "seconds"):
-        table.add_column(name, justify="right")
-    for each in sorted(probe.results, key=_accuracy, reverse=True):
-        left_out, validation = ("–" if v is None else f"{v:.2f}" for v in (each.left_out, each.validation))
-        table.add_row(each.head, str(each.features), left_out, validation, f"{each.seconds:.1f}")
+def _show(probe: Probe, out: Path) -> None:
     console = Console()
-    console.print(table)
+    console.print(probe)
     if probe.gain is not None:
         console.print(_verdict(*probe.gain), highlight=False)
     console.print(
-        f"Model folder: {loading_code(name, out / 'model')}",
+        f"Model folder: {loading_code(architecture(probe.model), out / 'model')}",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,7 +1,8 @@
 """A classifier on the frozen features of a backbone: second-order features in minutes, without training."""
 
+from .api import probe
 from .estimator import CovariancePooling
-from .options import ProbeOptions
+from .options import HeadOptions, ProbeOptions
 from .probe import Probe, fit_probe
 
-__all__ = ["CovariancePooling", "Probe", "ProbeOptions", "fit_probe"]
+__all__ = ["CovariancePooling", "HeadOptions", "Probe", "ProbeOptions", "fit_probe", "probe"]

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,22 +11,11 @@ from ..data.loaders import WrappedDataset, evaluation_loader
 from ..data.preprocessing import preprocessing
 from ..errors import GCPError
 from ..models import graft
+from ..models.mixin import GCPMixin
+from .features import Features
 from .options import ProbeOptions
 
-__all__ = ["Backbone", "Features", "require_linear_head"]
-
-
-@dataclass
-class Features:
-    """Features of a batch of images.
-
-    Attributes:
-        maps: ``[B, C, M]``, C channels at M positions.
-        token: the class token ``[B, C]``, or None.
-    """
-
-    maps: Tensor
-    token: Tensor | None
+__all__ = ["Backbone", "require_linear_head"]
 
 
 class _Part(WrappedDataset):
@@ -48,7 +36,7 @@ class Backbone:
     """A frozen backbone in evaluation mode, with its preprocessing.
 
     Args:
-        model: a plain timm classification model; its head is taken away.
+        model: a timm classification model, plain or with a covariance pool; its head is taken away.
         options: of the probe: preprocessing, device, precision and loading.
 
     Attributes:
@@ -63,20 +51,21 @@ class Backbone:
     def __init__(self, model: nn.Module, options: ProbeOptions) -> None:
         self.options = options
         self.data_config = preprocessing(options, model, use_test_size=True)
+        body: Any = model if isinstance(model, GCPMixin) else graft(model, "isqrt", reduce=0)
+        require_linear_head(body)
+        self._head = body.gcp_head
+        self.has_token = bool(self._head.prefix)
+        body.reset_classifier(0, "")
         self.key: dict[str, Any] = {
-            "weights": _digest(model),
+            "weights": _digest(body),
+            "last_stride": body.gcp_args["last_stride"],
             "data_config": {name: str(value) for name, value in sorted(self.data_config.items())},
             "orient": not options.ignore_exif_orientation,
             "amp": options.amp_dtype if options.amp else None,
             "batch_size": options.batch_size,
         }
-        body: Any = graft(model, "isqrt", reduce=0)
-        require_linear_head(body)
-        self._head = body.gcp_head
-        self.has_token = bool(self._head.prefix)
         self._device = options.torch_device
         self._autocast = options.autocast(self._device)
-        body.reset_classifier(0, "")
         layout = torch.channels_last if options.channels_last else torch.preserve_format
         self._model: Any = body.to(self._device, memory_format=layout).eval()
 

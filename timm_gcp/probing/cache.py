@@ -17,8 +17,9 @@ from tqdm import tqdm
 from ..errors import GCPError
 from ..files import save_atomically, save_text, sha256_of
 from ..output import BAR
-from .backbone import Backbone, Features
+from .backbone import Backbone
 from .directions import Directions, principal_directions, spectrum, within_image_covariance
+from .features import Features
 
 __all__ = ["Cache", "digest_of_images", "find_directions", "write_cache"]
 
@@ -29,7 +30,7 @@ _SUBSET = 1000
 
 @dataclass(frozen=True)
 class Cache:
-    """Features of the images of a data set, on disk.
+    """Features of the images of a data set, on disk; a `FeatureSet`.
 
     Attributes:
         folder: of the files.
@@ -49,6 +50,11 @@ class Cache:
     def rows(self) -> int:
         """Images times views."""
         return self.images * self.views
+
+    @property
+    def has_token(self) -> bool:
+        """Whether there is a class token."""
+        return (self.folder / "token.npy").is_file()
 
     def maps(self, start: int, stop: int) -> Tensor:
         """Maps of some rows along the directions, ``[rows, R, M]`` in float32, each with its mean removed.
@@ -117,8 +123,6 @@ def find_directions(backbone: Backbone, dataset: Any, images: str, folder: Path,
             batches = backbone.batches(dataset, indices)
             for (features,), _ in tqdm(batches, "directions", total, unit="batch", disable=None, bar_format=BAR):
                 x = features.maps.cpu()
-                if not x.isfinite().all():
-                    raise GCPError("The features of some images are not finite; check the weights.")
                 lengths.append(float((x - x.mean(2, keepdim=True)).square().sum(1).max().sqrt()))
                 yield x
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import GCPError
 
-__all__ = ["Directions", "principal_directions", "spectrum", "within_image_covariance"]
+__all__ = ["Directions", "directions_of", "principal_directions", "spectrum", "within_image_covariance"]
 
 _HIGHEST = 64.0
 """What the longest feature vector becomes in float16, which holds a thousand times as much."""
@@ -29,11 +29,13 @@ def within_image_covariance(maps: Iterable[Tensor]) -> Tensor:
         ``[C, C]`` in float64, on the CPU.
 
     Raises:
-        GCPError: there is no map.
+        GCPError: there is no map, or one is not finite.
     """
     total, count = None, 0
     for batch in maps:
         x = batch.double().cpu()
+        if not x.isfinite().all():
+            raise GCPError("The features of some images are not finite; check the images and the weights.")
         x = (x - x.mean(2, keepdim=True)) / x.shape[2] ** 0.5
         wide = x.transpose(0, 1).flatten(1)
         part = wide @ wide.T
@@ -102,3 +104,16 @@ def principal_directions(
         raise GCPError(f"`components={number}`: the feature map has {channels} channels; give 1 to {channels}.")
     scale = 2.0 ** math.floor(math.log2(_HIGHEST / longest)) if longest > 0 else 1.0
     return Directions(vectors[:number].float().contiguous(), float(values[:number].sum() / values.sum()), scale)
+
+
+def directions_of(maps: Iterable[Tensor], components: int | None = None) -> Directions:
+    """The principal directions of feature maps.
+
+    Args:
+        maps: batches of maps ``[B, C, M]``.
+        components: as in `principal_directions`.
+
+    Raises:
+        GCPError: as `within_image_covariance`, `spectrum` and `principal_directions`.
+    """
+    return principal_directions(*spectrum(within_image_covariance(maps)), components)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import GCPError
 from ..functional import pool_features
 from ..methods import get_method
-from .directions import principal_directions, spectrum, within_image_covariance
+from .directions import directions_of
 from .heads import triangle_scaling
 
 __all__ = ["CovariancePooling"]
@@ -61,8 +61,7 @@ class CovariancePooling(TransformerMixin, BaseEstimator):
         """
         if get_method(self.method).of_sigma is None:
             raise GCPError(f"Method '{self.method}' is no function of the covariance; use 'isqrt', or another root.")
-        values, vectors = spectrum(within_image_covariance(_batches(X)))
-        directions = principal_directions(values, vectors, self.n_components)
+        directions = directions_of(_batches(X), self.n_components)
         self.components_: NDArray[np.float32] = directions.matrix.numpy()
         self.explained_variance_ratio_ = directions.variance
         self.n_features_in_ = directions.matrix.shape[1]

@@ -3,32 +3,21 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..models import graft
 from .backbone import require_linear_head
+from .heads import FittedHead
 
-__all__ = ["fold"]
+__all__ = ["fold", "set_head"]
 
 
-def fold(
-    model: nn.Module,
-    directions: Tensor,
-    weights: Tensor,
-    bias: Tensor,
-    *,
-    method: str,
-    first_order: str | None,
-) -> nn.Module:
+def fold(model: nn.Module, head: FittedHead) -> nn.Module:
     """Puts the head of a probe on a plain backbone.
 
     Args:
         model: the plain timm model with its weights; it is changed.
-        directions: principal directions, ``[R, C]``.
-        weights: of the linear layer on the first-order vector and the triangle, ``[classes, D]``.
-        bias: ``[classes]``.
-        method: method of the covariance's root.
-        first_order: 'mean', 'class' or None.
+        head: of the probe.
 
     Returns:
         The grafted model, in evaluation mode; its logits are the scores of the probe.
@@ -36,13 +25,23 @@ def fold(
     Raises:
         GCPError: a model with hidden layers between its pool and its classifier (VGG, AlexNet).
     """
-    grafted: Any = graft(model, method, reduce=len(directions), reduction="linear", first_order=first_order)
+    width, first_order = len(head.directions), head.first_order
+    grafted: Any = graft(model, head.method, reduce=width, reduction="linear", first_order=first_order)
     require_linear_head(grafted)
-    grafted.reset_classifier(len(weights))
-    with torch.no_grad():
-        conv = grafted.global_pool.reduce.conv.weight
-        conv.copy_(directions.view_as(conv))
-        classifier = grafted.get_classifier()
-        classifier.weight.copy_(weights)
-        classifier.bias.copy_(bias)
+    grafted.reset_classifier(len(head.weights))
+    set_head(grafted, head)
     return grafted.eval()
+
+
+@torch.no_grad()
+def set_head(model: Any, head: FittedHead) -> None:
+    """Sets the weights of the reduction and of the classifier.
+
+    Args:
+        model: grafted, with a linear reduction to as many channels as the head has directions.
+        head: of the probe.
+    """
+    conv, classifier = model.global_pool.reduce.conv.weight, model.get_classifier()
+    conv.copy_(head.directions.matrix.view_as(conv))
+    classifier.weight.copy_(head.weights)
+    classifier.bias.copy_(head.bias)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ..functional import pool_features
-from .cache import Cache
 from .classifiers import Fit, centred
+from .directions import Directions
+from .features import FeatureSet
 
-__all__ = ["Head", "Kernel", "kernel_of", "linear_layer", "scores_of", "triangle_scaling"]
+__all__ = ["FittedHead", "Head", "Kernel", "kernel_of", "linear_layer", "scores_of", "triangle_scaling"]
 
 _CHUNK = 512
 """Rows whose triangles are computed at a time."""
@@ -41,13 +42,32 @@ class Head:
     weights: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class FittedHead:
+    """The head of a probe.
+
+    Attributes:
+        directions: principal directions.
+        method: method of the covariance's root.
+        first_order: 'mean', 'class' or None.
+        weights: of the linear layer on the first-order vector and the triangle, ``[classes, D]``.
+        bias: ``[classes]``; the layer gives logits.
+    """
+
+    directions: Directions
+    method: str
+    first_order: str | None
+    weights: Tensor
+    bias: Tensor
+
+
 def triangle_scaling(size: int) -> Tensor:
     """Factors of the entries of a triangle that make its inner product that of the whole matrices."""
     rows, columns = torch.triu_indices(size, size)
     return torch.where(rows == columns, 1.0, 2.0**0.5)
 
 
-def _chunks(cache: Cache, part: str) -> Iterator[tuple[slice, Tensor]]:
+def _chunks(cache: FeatureSet, part: str) -> Iterator[tuple[slice, Tensor]]:
     """The features of a part, some rows at a time, as the pool gives them."""
     if part in _FIRST_ORDER:
         yield slice(0, cache.rows), cache.first(part)
@@ -57,7 +77,7 @@ def _chunks(cache: Cache, part: str) -> Iterator[tuple[slice, Tensor]]:
         yield slice(start, stop), pool_features(cache.maps(start, stop), part)
 
 
-def _empty(cache: Cache, width: int) -> Tensor:
+def _empty(cache: FeatureSet, width: int) -> Tensor:
     """Room for the features of all rows: in memory, or in a file without a name where they are large."""
     if 4 * cache.rows * width <= IN_MEMORY:
         return torch.empty(cache.rows, width)
@@ -76,7 +96,7 @@ class Kernel:
         factor: by which it was divided.
     """
 
-    def __init__(self, cache: Cache, part: str) -> None:
+    def __init__(self, cache: FeatureSet, part: str) -> None:
         features: Tensor | None = None
         for rows, chunk in _chunks(cache, part):
             if features is None:
@@ -131,7 +151,7 @@ def linear_layer(head: Head, kernels: dict[str, Kernel], fit: Fit) -> tuple[Tens
     return torch.cat(weights, 1), bias
 
 
-def scores_of(cache: Cache, head: Head, weights: Tensor, bias: Tensor) -> Tensor:
+def scores_of(cache: FeatureSet, head: Head, weights: Tensor, bias: Tensor) -> Tensor:
     """Scores of the images of a cache by a linear layer, averaged over the views; ``[images, classes]``."""
     scores = bias.repeat(cache.rows, 1)
     start = 0

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from ..data.options import InputOptions, LoadingOptions, TrainingDataOptions
 
-__all__ = ["ProbeOptions"]
+__all__ = ["HeadOptions", "ProbeOptions"]
 
 
 @dataclass(kw_only=True)
-class ProbeOptions(TrainingDataOptions, InputOptions, LoadingOptions):
-    """What a probe is fitted to, and how.
+class HeadOptions:
+    """The head of a probe, and how it is fitted.
 
     Attributes:
         components: number of principal directions, R; None takes 256, or all channels where there are fewer.
@@ -17,8 +17,6 @@ class ProbeOptions(TrainingDataOptions, InputOptions, LoadingOptions):
         first_order: 'mean' or 'class' beside the triangle, 'none' for neither; 'auto' takes the class token of a ViT
             and the mean of other maps.
         classifier: 'ridge' or 'logistic'.
-        views: 1, or 2 to add the mirror image of every training image.
-        batch_size: images per batch.
         compare: fit first-order heads and a nearest-neighbour classifier too, and compare.
     """
 
@@ -26,6 +24,17 @@ class ProbeOptions(TrainingDataOptions, InputOptions, LoadingOptions):
     method: str = "isqrt"
     first_order: str = "auto"
     classifier: str = "ridge"
+    compare: bool = False
+
+
+@dataclass(kw_only=True)
+class ProbeOptions(TrainingDataOptions, InputOptions, LoadingOptions, HeadOptions):
+    """What a probe is fitted to, and how.
+
+    Attributes:
+        views: 1, or 2 to add the mirror image of every training image.
+        batch_size: images per batch.
+    """
+
     views: int = 1
     batch_size: int = 32
-    compare: bool = False

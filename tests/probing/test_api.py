@@ -1,0 +1,107 @@
+"""``timm_gcp.probe`` from Python: a folder, a loader, arrays."""
+
+import pytest
+import timm
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+import timm_gcp
+from timm_gcp import GCPError
+
+
+@pytest.fixture
+def backbone():
+    torch.manual_seed(0)
+    return timm.create_model("test_resnet", num_classes=4).eval()
+
+
+@pytest.fixture
+def arrays():
+    """Images of two classes: the colours are correlated in one, and not in the other."""
+    torch.manual_seed(1)
+    labels = torch.arange(48) % 2
+    grey = torch.randn(48, 1, 64, 64).expand(-1, 3, -1, -1)
+    return torch.where(labels[:, None, None, None] == 0, grey, torch.randn(48, 3, 64, 64)), labels
+
+
+def fitted(backbone, train, *more, **options):
+    return timm_gcp.probe(backbone, train, *more, device="cpu", say=lambda line: None, **options)
+
+
+def test_arrays(backbone, arrays):
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    images, labels = arrays
+    found = fitted(backbone, arrays, arrays, components=8, class_names=["grey", "coloured"])
+    assert found.results[0].left_out == 100
+    assert found.results[0].validation == 100
+    with torch.inference_mode():
+        assert (found.model(images).argmax(1) == labels).all()
+    assert found.metrics == {"top1": 100, "top1_left_out": 100}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+
+
+def test_a_shuffled_loader_gives_what_arrays_give(backbone, arrays):
+    torch.manual_seed(2)
+    loader = DataLoader(TensorDataset(*arrays), 7, shuffle=True)
+    one, two = fitted(backbone, arrays, components=8), fitted(backbone, loader, components=8)
+    x = torch.randn(3, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.allclose(one.model(x), two.model(x), rtol=1e-3, atol=1e-3)
+
+
+def test_numpy_arrays(backbone, arrays):
+    found = fitted(backbone, tuple(each.numpy() for each in arrays), components=8)
+    assert found.results[0].left_out == 100
+
+
+def test_a_folder(backbone, images, tmp_path):
+    found = fitted(backbone, images, img_size=64, workers=0, batch_size=8, compare=True, cache=tmp_path / "cache")
+    assert any((tmp_path / "cache").iterdir())
+    assert found.class_names == sorted(path.name for path in (images / "train").iterdir())
+    assert len(found.results) == 4
+    assert "leave-one-out" in str(found)
+    assert found._repr_html_().startswith("<pre>")
+    found.save(tmp_path / "model")
+    again = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(again(x), found.model(x))
+
+
+def test_all_heads_of_a_backbone_with_a_class_token(arrays):
+    torch.manual_seed(0)
+    found = fitted(timm.create_model("test_vit", img_size=64, num_classes=0), arrays, compare=True, components=8)
+    assert found.head.first_order == "class"
+    heads = {result.head for result in found.results}
+    assert {"class token", "mean", "class token and mean", "nearest neighbours of the class token"} < heads
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"componets": 8}, "no option 'componets'; did you mean components"),
+        ({"val_split": "x"}, "`val_split` goes with a folder"),
+        ({"views": 2}, "`views` goes with a folder"),
+        ({"cache": "x"}, "`cache` goes with a folder"),
+        ({"components": 999}, "`components=999`: the feature map has"),
+        ({"first_order": "class"}, "needs a class token"),
+    ],
+)
+def test_refused_options(options, message, backbone, arrays):
+    with pytest.raises(GCPError) as error:
+        fitted(backbone, arrays, **options)
+    assert message in str(error.value)
+
+
+def test_refused_input(backbone, arrays, images):
+    with pytest.raises(GCPError, match="A pair of arrays"):
+        fitted(backbone, (arrays[0], arrays[1][:5]))
+    with pytest.raises(GCPError, match="two classes or more"):
+        fitted(backbone, (arrays[0], torch.zeros(48).long()))
+    with pytest.raises(GCPError, match="more than once"):
+        fitted(backbone, iter(DataLoader(TensorDataset(*arrays), 64)))
+    with pytest.raises(GCPError, match="not finite"):
+        fitted(backbone, (arrays[0] * torch.nan, arrays[1]))
+    with pytest.raises(GCPError, match="its own evaluation split"):
+        fitted(backbone, images, arrays)
+    with pytest.raises(GCPError, match="has a covariance pool already"):
+        fitted(timm.create_model("test_resnet_isqrt"), arrays)

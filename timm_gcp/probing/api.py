@@ -1,0 +1,157 @@
+"""``timm_gcp.probe``: a probe from Python, on a folder of images, on batches or on arrays."""
+
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from ..data.options import TrainingDataOptions
+from ..errors import GCPError
+from ..models.deepcopy import copy_model
+from ..models.named import create_model
+from ..text import nearest
+from .backbone import Backbone
+from .directions import Directions, directions_of
+from .features import FeatureArrays
+from .fold import fold
+from .options import ProbeOptions
+from .probe import Probe, Say, first_order_of, fit_heads, fit_probe, require_plain
+
+__all__ = ["probe"]
+
+_SUBSET = 1000
+"""Images from which on no more are taken to find the directions, where they come in batches."""
+
+
+def probe(
+    model: str | nn.Module,
+    train: Any,
+    evaluation: Any = None,
+    *,
+    class_names: list[str] | None = None,
+    cache: str | PathLike[str] | None = None,
+    say: Say = print,
+    **options: Any,
+) -> Probe:
+    """Fits a classifier with covariance features to a frozen backbone.
+
+    Args:
+        model: a plain timm model, without a covariance pool, or its name, whose pretrained weights are loaded. It is
+            not changed.
+        train: a folder of images; or batches of images ``[B, C, H, W]``, preprocessed for the model, and labels
+            ``[B]``, from a ``DataLoader`` or anything else that can be passed through twice; or a pair of arrays,
+            images ``[N, C, H, W]`` and labels ``[N]``.
+        evaluation: batches or arrays to evaluate. With a folder, its evaluation split is evaluated.
+        class_names: by label, with batches and arrays; a folder has its own.
+        cache: with a folder: where its features are kept for the next call; None does not keep them.
+        say: takes lines for the user.
+        **options: attributes of `ProbeOptions` by name, such as ``method``, ``components``, ``compare`` and ``device``.
+
+    Returns:
+        The probe. ``.model`` is a timm model, ``.save(folder)`` writes it, ``.results`` has the accuracies, and
+        ``print`` shows them as a table.
+
+    Raises:
+        GCPError: bad input of any kind; the message names the remedy.
+
+    Example::
+
+        found = timm_gcp.probe("vit_small_patch14_dinov2", "my-photos", compare=True)
+        print(found)
+        found.save("my-classifier")
+    """
+    known = {each.name for each in fields(ProbeOptions) if each.init}
+    for name in options:
+        if name not in known:
+            raise GCPError(f"A probe has no option '{name}'{nearest(name, known)}")
+    chosen = ProbeOptions(**options)
+    network = create_model(model, pretrained=True) if isinstance(model, str) else copy_model(model)
+    require_plain(network)
+    if not isinstance(train, (str, PathLike)):
+        of_data = {each.name for each in fields(TrainingDataOptions)} | {"views"}
+        for name in of_data & set(options):
+            raise GCPError(f"`{name}` goes with a folder of images, not with batches or arrays; leave it out.")
+        if cache is not None:
+            raise GCPError("`cache` goes with a folder of images; features of batches stay in memory.")
+        return _fit_to_batches(network, chosen, train, evaluation, class_names, say)
+    if evaluation is not None or class_names is not None:
+        raise GCPError("A folder of images has its own evaluation split and class names: give `val_split` instead.")
+    chosen = replace(chosen, data_dir=str(train))
+    if cache is not None:
+        return fit_probe(network, chosen, Path(cache), say)
+    with tempfile.TemporaryDirectory() as folder:
+        return fit_probe(network, chosen, Path(folder), say)
+
+
+def _fit_to_batches(
+    model: nn.Module, options: ProbeOptions, train: Any, evaluation: Any, class_names: list[str] | None, say: Say
+) -> Probe:
+    backbone = Backbone(copy_model(model), options)
+    first_order = first_order_of(options, backbone)
+    began = time.monotonic()
+    batches = _batches(train, options.batch_size)
+    directions = directions_of(_some_maps(backbone, batches), options.components)
+    trained = _features(backbone, batches, directions)
+    evaluated = None
+    if evaluation is not None:
+        evaluated = _features(backbone, _batches(evaluation, options.batch_size), directions)
+    seconds = {"features": round(time.monotonic() - began, 1)}
+    began = time.monotonic()
+    classes = max(int(trained.labels().max()) + 1, len(class_names or ()))
+    head, fits = fit_heads(options, directions, trained, evaluated, classes, first_order, say)
+    seconds["classifiers"] = round(time.monotonic() - began, 1)
+    return Probe(
+        model=fold(model, head),
+        head=head,
+        results=fits.results,
+        gain=fits.gain() if options.compare else None,
+        class_names=class_names,
+        data_config=backbone.data_config,
+        seconds=seconds,
+    )
+
+
+def _batches(given: Any, size: int) -> Iterable[Any]:
+    """Batches of images and labels; a pair of arrays is divided into some.
+
+    Raises:
+        GCPError: arrays of different lengths.
+    """
+    if not (isinstance(given, (tuple, list)) and len(given) == 2):
+        return given  # type: ignore[no-any-return]
+    images, labels = torch.as_tensor(given[0]), torch.as_tensor(given[1])
+    if labels.dim() != 1 or len(images) != len(labels):
+        shapes = f"{list(images.shape)} and {list(labels.shape)}"
+        raise GCPError(f"A pair of arrays is images [N, C, H, W] and labels [N], not {shapes}.")
+    return DataLoader(TensorDataset(images, labels), size)
+
+
+def _some_maps(backbone: Backbone, batches: Iterable[Any]) -> Iterable[Tensor]:
+    """Maps of the first images."""
+    count = 0
+    for images, _ in batches:
+        yield backbone.features(images).maps
+        count += len(images)
+        if count >= _SUBSET:
+            return
+
+
+def _features(backbone: Backbone, batches: Iterable[Any], directions: Directions) -> FeatureArrays:
+    """Features of all images, in memory.
+
+    Raises:
+        GCPError: there is no image, or its features are not finite.
+    """
+    found = FeatureArrays(directions)
+    for images, labels in batches:
+        found.add(backbone.features(images), torch.as_tensor(labels))
+    if not found.images:
+        raise GCPError("There is no image to fit to; give batches that can be passed through more than once.")
+    return found

@@ -1,0 +1,179 @@
+"""Fits the heads of a probe to features and compares their accuracy."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .classifiers import Fit, fit_logistic, fit_ridge, nearest_neighbours, temperature_of
+from .directions import Directions
+from .features import FeatureSet
+from .heads import FittedHead, Head, Kernel, kernel_of, linear_layer, scores_of
+
+__all__ = ["Fits", "Result", "covariance_head"]
+
+_FIRST_WEIGHT = 0.3
+"""Weight of the first-order part beside the triangle, both of mean squared length one."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Accuracy of a head.
+
+    Attributes:
+        head: its title.
+        features: their number.
+        left_out: top-1 accuracy on the training images, each left out in turn, per cent; None where it is not exact.
+        validation: top-1 accuracy on the evaluation split, per cent; None without one.
+        strength: of the ridge, or scikit-learn's C.
+        seconds: of fitting, once the features are there.
+    """
+
+    head: str
+    features: int
+    left_out: float | None
+    validation: float | None
+    strength: float | None
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """Validation accuracy, or that of leave-one-out without an evaluation split; per cent."""
+        found = self.validation if self.validation is not None else self.left_out
+        return 0.0 if found is None else found
+
+
+def covariance_head(method: str, first_order: str | None) -> Head:
+    """The triangle of a method, with a first-order vector beside it.
+
+    Args:
+        method: of the covariance's root.
+        first_order: 'mean', 'class' or None.
+    """
+    names = {"mean": "mean", "class": "token"}
+    if first_order is None:
+        return Head(f"{method} of the covariance", (method,), (1.0,))
+    title = f"{'mean' if first_order == 'mean' else 'class token'} and {method} of the covariance"
+    return Head(title, (names[first_order], method), (_FIRST_WEIGHT, 1.0))
+
+
+class Fits:
+    """Fits heads to features and keeps their results."""
+
+    def __init__(
+        self,
+        train: FeatureSet,
+        evaluation: FeatureSet | None,
+        classes: int,
+        classifier: str,
+        say: Callable[[str], None],
+    ) -> None:
+        self.train, self.evaluation, self.classes, self.say = train, evaluation, classes, say
+        self.make = fit_ridge if classifier == "ridge" else fit_logistic
+        self.labels = train.labels()
+        self.kernels: dict[str, Kernel] = {}
+        self.results: list[Result] = []
+        self.right: dict[str, Tensor] = {}
+        missing = classes - len(self.labels.unique())
+        if missing:
+            say(f"{missing} of {classes} classes have no training image.")
+
+    def covariance(self, directions: Directions, method: str, first_order: str | None) -> FittedHead:
+        """Fits the triangle of a method and a first-order vector beside it.
+
+        Args:
+            directions: along which the features are.
+            method: of the covariance's root.
+            first_order: 'mean', 'class' or None.
+
+        Returns:
+            The head; its scores are scaled to be logits where left-out scores tell by how much.
+        """
+        fit, weights, bias = self.fit(covariance_head(method, first_order))
+        if fit.left_out is not None:
+            factor = temperature_of(fit.left_out, self.labels)
+            weights, bias = weights * factor, bias * factor
+        return FittedHead(directions, method, first_order, weights, bias)
+
+    def fit(self, head: Head) -> tuple[Fit, Tensor, Tensor]:
+        """Fits a linear classifier to a head.
+
+        Returns:
+            The fit, and its weights ``[classes, D]`` and bias ``[classes]``.
+        """
+        began = time.monotonic()
+        for part in head.parts:
+            if part not in self.kernels:
+                self.kernels[part] = Kernel(self.train, part)
+        kernel = kernel_of(head, self.kernels)
+        fit = self.make(kernel, self.labels, self.classes, self.train.views)
+        weights, bias = linear_layer(head, self.kernels, fit)
+        validation = None
+        if self.evaluation is not None:
+            validation = scores_of(self.evaluation, head, weights, bias)
+        self._add(head.title, weights.shape[1], fit.left_out, validation, fit.strength, began)
+        return fit, weights, bias
+
+    def neighbours(self, name: str, title: str) -> None:
+        """Evaluates the nearest neighbours in a first-order vector."""
+        began = time.monotonic()
+        features = self.train.first(name).view(self.train.images, self.train.views, -1).mean(1)
+        left_out = nearest_neighbours(features, self.labels, self.classes)
+        validation = None
+        if self.evaluation is not None:
+            new = self.evaluation.first(name)
+            validation = nearest_neighbours(features, self.labels, self.classes, new)
+        self._add(title, features.shape[1], left_out, validation, None, began)
+
+    def _add(
+        self,
+        title: str,
+        features: int,
+        left_out: Tensor | None,
+        validation: Tensor | None,
+        strength: float | None,
+        began: float,
+    ) -> None:
+        top1 = None
+        if left_out is not None:
+            self.right[title] = (left_out.argmax(1) == self.labels).double()
+            top1 = 100 * float(self.right[title].mean())
+        accuracy = None
+        if validation is not None and self.evaluation is not None:
+            accuracy = 100 * float((validation.argmax(1) == self.evaluation.labels()).double().mean())
+        seconds = round(time.monotonic() - began, 1)
+        self.results.append(Result(title, features, top1, accuracy, strength, seconds))
+        shown = ", ".join(
+            f"{what} {value:.2f}" for what, value in (("left out", top1), ("validation", accuracy)) if value is not None
+        )
+        self.say(f"{title}: {shown}, {seconds:.1f} s")
+
+    def gain(self) -> tuple[float, float] | None:
+        """Covariance over the best other head, in points of leave-one-out accuracy, with its standard error."""
+        covariance = [r for r in self.results if "covariance" in r.head and r.head in self.right]
+        others = [r for r in self.results if "covariance" not in r.head and r.head in self.right]
+        if not covariance or not others:
+            return None
+        best, other = (max(group, key=lambda r: r.left_out or 0.0) for group in (covariance, others))
+        difference = self.right[best.head] - self.right[other.head]
+        return 100 * float(difference.mean()), 100 * float(difference.std() / len(difference) ** 0.5)
+
+    def compare(self, method: str, first_order: str | None) -> None:
+        """Fits first-order heads, nearest neighbours and, where it was not fitted yet, the covariance alone.
+
+        Args:
+            method: of the covariance's root.
+            first_order: what the head of the probe has beside the covariance.
+        """
+        vectors: Sequence[tuple[str, str]] = [("mean", "mean")]
+        if self.train.has_token:
+            vectors = [("token", "class token"), *vectors]
+        for name, title in vectors:
+            self.fit(Head(title, (name,), (1.0,)))
+        if len(vectors) == 2:
+            self.fit(Head("class token and mean", ("token", "mean"), (1.0, 1.0)))
+        for name, title in vectors:
+            self.neighbours(name, f"nearest neighbours of the {title}")
+        if first_order is not None:
+            self.fit(covariance_head(method, None))
