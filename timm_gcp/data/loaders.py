@@ -128,9 +128,10 @@ def training_loader(dataset: Any, *, workers: int, seed: int, **options: Any) ->
     if hasattr(loader.sampler, "seed"):
         loader.sampler.seed = seed
     if not streamed:
+        inner = getattr(loader, "loader", loader)  # behind timm's prefetcher
         # torch would draw a seed where it starts workers, and only there.
-        getattr(loader, "loader", loader).generator = torch.Generator()
-        loader.batch_sampler.sampler = _EpochSampler(loader.batch_sampler.sampler)
+        inner.generator = torch.Generator()
+        inner.batch_sampler.sampler = _EpochSampler(inner.batch_sampler.sampler)
     return GuardedLoader(loader, dataset)
 
 
