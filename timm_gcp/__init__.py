@@ -15,6 +15,7 @@ from .hybrid.schedule import HybridSchedule
 from .method import Argument, Method, SpectralMethod
 from .methods import METHODS
 from .models import graft, register_backbone, register_method
+from .moment_pooling import MomentPool
 from .pooling import GlobalCovariancePool
 from .version import __version__
 
@@ -28,6 +29,7 @@ __all__ = [
     "GlobalCovariancePool",
     "HybridSchedule",
     "Method",
+    "MomentPool",
     "SpectralMethod",
     "__version__",
     "covariance_sqrt",

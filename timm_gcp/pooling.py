@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from .count_sketch import CountSketch
 from .errors import GCPError
 from .functional import pool_features
+from .map_pool import MapPool
 from .method import Method
 from .methods import get_method
 from .pool_options import PoolOptions
@@ -18,10 +19,8 @@ from .reduction import reduction_of
 
 __all__ = ["GlobalCovariancePool", "find_pools"]
 
-_FORMATS = {"NCHW": 1, "NHWC": -1, "NLC": -1}
 
-
-class GlobalCovariancePool(nn.Module):
+class GlobalCovariancePool(MapPool):
     """Global covariance pooling: the upper triangle of the square root of the channels' covariance.
 
     ``[B, C, H, W]`` (``[B, H, W, C]`` with ``input_fmt='NHWC'``, ``[B, N, C]`` with ``'NLC'``) → ``[B, R(R+1)/2]``,
@@ -87,19 +86,13 @@ class GlobalCovariancePool(nn.Module):
         count_sketch: int | None = None,
     ) -> None:
         """See the class."""
-        super().__init__()
-        if input_fmt not in _FORMATS:
-            raise GCPError(f"Unknown input_fmt '{input_fmt}'; there are {', '.join(_FORMATS)}.")
-        self.options = PoolOptions(
-            reduction=reduction, first_order=first_order, groups=groups, count_sketch=count_sketch
-        )
+        options = PoolOptions(reduction=reduction, first_order=first_order, groups=groups, count_sketch=count_sketch)
+        super().__init__(in_features, input_fmt, options)
         self.chunk_size = chunk_size
-        self.in_features = in_features
         self.channels = reduce or in_features
         if self.channels % groups:
             raise GCPError(f"groups={groups} does not divide {self.channels} channels; take a divisor of them.")
         self.dtype = dtype
-        self.input_fmt = input_fmt
         self.grad_checkpointing = False
         row = get_method(method)
         row.check_args(method_args or {})
@@ -173,37 +166,8 @@ class GlobalCovariancePool(nn.Module):
         """
         self.grad_checkpointing = enable
 
-    def forward(self, x: Tensor, token: Tensor | None = None) -> Tensor:
-        """Pools a feature map.
-
-        Args:
-            x: the map, laid out as ``input_fmt`` says.
-            token: the class token ``[B, C]``, for ``first_order='class'`` and ``'mean+class'``; otherwise not given.
-
-        Raises:
-            GCPError: the input does not have the channels or the dimensions that ``input_fmt`` says, or ``token`` is
-                missing or not expected.
-        """
-        if isinstance(x, torch.fx.Proxy):  # one node of a tracer's graph: control flow inside depends on shapes
-            given = (x,) if token is None else (x, token)
-            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), given, {})
-        if (token is None) == ("class" in self.options.first_order_parts):
-            raise GCPError(
-                "The pool takes the class token as a second argument where first_order is 'class' or 'mean+class', and "
-                "only there."
-            )
-        dim = _FORMATS[self.input_fmt]
-        if x.dim() != len(self.input_fmt) or x.shape[dim] != self.in_features:
-            raise GCPError(
-                f"GlobalCovariancePool takes {self.input_fmt} input with {self.in_features} channels, "
-                f"not a tensor of shape {list(x.shape)}."
-            )
-        x = x if dim == 1 else x.movedim(dim, 1)  # a movedim without effect stops torch's compiler at dynamic sizes
-        x = x if x.dim() == 4 else x.unsqueeze(-1)
-        parts = [x.mean((2, 3))] if "mean" in self.options.first_order_parts else []
-        parts += [] if token is None else [token]
-        second = self.sketch(self._vector(self.reduce(x).flatten(2)))
-        return torch.cat([*(part.to(second.dtype) for part in parts), second], 1) if parts else second
+    def _second_order(self, x: Tensor) -> Tensor:
+        return self.sketch(self._vector(self.reduce(x).flatten(2)))  # type: ignore[no-any-return]
 
     def _vector(self, x: Tensor) -> Tensor:
         """The second-order part of a reduced map ``[B, R, M]``, before a sketch."""
@@ -220,16 +184,6 @@ class GlobalCovariancePool(nn.Module):
     def _pooled(self) -> Callable[[Tensor], Tensor]:
         """The function of features ``[..., C, M]`` → ``[..., width]`` that the current method stands for."""
         return functools.partial(pool_features, method=self._method, dtype=self.dtype, **self.method_args)
-
-    # What timm's models expect of a pooling layer.
-    @property
-    def pool_type(self) -> str:
-        """The current method, which timm saves as ``global_pool`` and passes to ``reset_classifier`` on loading."""
-        return self._method
-
-    def feat_mult(self) -> float:
-        """The factor from incoming channels to outgoing features."""
-        return self.out_features / self.in_features
 
     def extra_repr(self) -> str:
         """The settings, for ``print(model)``."""

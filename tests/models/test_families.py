@@ -385,7 +385,7 @@ def test_alexnet():
 
 def test_register_backbone():
     names = timm_gcp.register_backbone("tiny_vit_21m_224")
-    assert names == [f"tiny_vit_21m_224_{method}" for method in METHODS]
+    assert names == [f"tiny_vit_21m_224_{method}" for method in (*METHODS, "mp")]
     with torch.device("meta"):
         model = timm.create_model("tiny_vit_21m_224_svdpade")
     assert model.head_hidden_size == 256 * 257 // 2

@@ -18,6 +18,7 @@ from ..methods import METHODS
 from ..models import ensure_registered
 from ..models.create import create_on_meta
 from ..models.names import split_name
+from ..moment_pooling import MOMENT_POOL
 from ..text import nearest
 from .glossary import GLOSSARY
 from .options import Parser, add_debug
@@ -140,7 +141,7 @@ def _show_model(console: Console, name: str, timed: bool) -> None:
     cfg: dict[str, Any] = model.pretrained_cfg
     methods = [f"{backbone}_{one}" for one in METHODS]
     facts = {
-        "what": f"{backbone} with covariance pooling" + (f": {METHODS[method].forward}" if method else ""),
+        "what": _what(backbone, method),
         "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M for {model.num_classes} classes",
         "covariance": f"{model.global_pool.channels} channels, {model.global_pool.out_features:,} numbers",
         "input": " × ".join(map(str, cfg["input_size"])),
@@ -161,6 +162,12 @@ def _show_model(console: Console, name: str, timed: bool) -> None:
         _show_facts(console, "Pretrained weights", weights)
     else:
         console.print("There are no pretrained weights of it.")
+
+
+def _what(backbone: str, method: str) -> str:
+    if method == MOMENT_POOL:
+        return f"{backbone} with Moment Probing: compressed cross-covariances of groups of channels"
+    return f"{backbone} with covariance pooling" + (f": {METHODS[method].forward}" if method else "")
 
 
 def _weights(row: Any) -> str:

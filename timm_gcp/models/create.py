@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import GCPError
 from ..methods import METHODS, get_method
+from ..moment_pooling import MOMENT_POOL
 from ..pool_options import PoolOptions
 from ..weights.resolve import arguments_of, resolve
 from .cfgs import checkpoint_of, names_with_weights
@@ -38,7 +39,7 @@ def create_gcp_model(
 
     Args:
         backbone: a timm model's name.
-        method: a name of ``timm_gcp.METHODS``.
+        method: a name of ``timm_gcp.METHODS``, or 'mp'.
         pretrained: load the weights of the cfg. Those of the tag ``init`` are the plain backbone's, and are loaded as
             timm loads them there, before the pool is put on.
         pretrained_cfg: a tag (``'init'``) or a whole cfg, as in ``timm.create_model``.
@@ -110,7 +111,7 @@ def create_on_meta(name: str, **arguments: object) -> nn.Module:
 
 def _remedy(backbone: str, method: str) -> str:
     others = names_with_weights(backbone)
-    if others and METHODS[method].of_sigma is not None:
+    if others and method in METHODS and METHODS[method].of_sigma is not None:
         return f"{others[0]} has some, a root has no parameters: create that, and set global_pool.method = '{method}'"
     if timm.models.is_model_pretrained(backbone):
         return (
@@ -130,7 +131,7 @@ def _build(
 ) -> nn.Module:
     """The backbone, with the weights of ``plain_cfg`` if it is given, and the pool on it."""
     dtype: Any = getattr(torch, spectral_dtype, spectral_dtype) if isinstance(spectral_dtype, str) else spectral_dtype
-    if dtype is not None:
+    if dtype is not None and method != MOMENT_POOL:
         get_method(method).check_dtype(dtype)
     pool = {key: kwargs.pop(key) for key in _POOL_ARGUMENTS if key in kwargs}
     if plain_cfg is not None:

@@ -50,7 +50,8 @@ def graft(
 
     Args:
         model: a classification model of timm, also one without classes.
-        method: a name of ``timm_gcp.METHODS``.
+        method: a name of ``timm_gcp.METHODS``, or 'mp' for the pool of Moment Probing (``MomentPool``), which takes
+            ``reduce`` (-1: 512), ``groups`` (1: its default, 4) and ``first_order`` of the arguments of the pool.
         reduce: channels after the 1×1 reduction; -1 takes 256, 64 for backbones of at most 256 channels, none for at
             most 64 and for AlexNet; 0 or None leaves the channels as they are.
         last_stride: stride of the last stage of ResNets and VGGs: 1 (14×14 maps at 224 px, as in the published

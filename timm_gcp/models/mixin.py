@@ -7,7 +7,9 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from ..errors import GCPError
+from ..map_pool import MapPool
 from ..method import name_of_dtype
+from ..moment_pooling import MOMENT_POOL, MomentPool, moment_pool
 from ..pooling import GlobalCovariancePool
 from .alexnet import hidden_layers
 from .head import Head, family_of, read_head
@@ -21,7 +23,8 @@ DEFAULT_REDUCE = -1
 GENERIC_POOL = "gcp"
 """The ``global_pool`` of folders whose architecture alone names the method."""
 
-register_notrace_module(GlobalCovariancePool)  # one node of an fx graph, like timm's layers with control flow
+for _pool in (GlobalCovariancePool, MomentPool):
+    register_notrace_module(_pool)  # one node of an fx graph, like timm's layers with control flow
 
 
 def default_width(in_features: int) -> int:
@@ -57,7 +60,7 @@ class GCPMixin(nn.Module):
         if head.norm is not None:
             x = self._part(head.norm)(x)
         pool = self._part("global_pool")
-        if not isinstance(pool, GlobalCovariancePool):
+        if not isinstance(pool, MapPool):
             return x
         tokens = x[:, head.prefix :] if head.prefix else x
         x = pool(tokens, x[:, 0]) if "class" in pool.options.first_order_parts else pool(tokens)
@@ -97,7 +100,7 @@ class GCPMixin(nn.Module):
             if num_classes:
                 raise GCPError("A linear classifier needs pooled features: give global_pool='' with num_classes=0.")
             self.global_pool = nn.Identity()
-        elif not isinstance(pool, GlobalCovariancePool):
+        elif not isinstance(pool, MapPool):
             raise GCPError("The pool of this model was taken away; create the model again to get it back.")
         else:
             if global_pool not in (None, GENERIC_POOL, pool.method):
@@ -159,12 +162,19 @@ def put_pool(
     family = family_of(model)
     grafted: Any = model
     num_features = int(grafted.num_features)
-    width = reduce or 0
-    if reduce == DEFAULT_REDUCE:
-        width = default_width(num_features) if family.reduce is None else family.reduce
-    if width < 0 or width > num_features:
-        raise GCPError(f"reduce={width} does not fit a feature map of {num_features} channels; 0 leaves them all.")
-    pool = GlobalCovariancePool(num_features, method, width, dtype, input_fmt=head.input_fmt, **pool_args)
+    pool: GlobalCovariancePool | MomentPool
+    if method == MOMENT_POOL:
+        pool = moment_pool(
+            num_features, None if reduce == DEFAULT_REDUCE else reduce or 0, head.input_fmt, dtype, **pool_args
+        )
+        width = pool.channels
+    else:
+        width = reduce or 0
+        if reduce == DEFAULT_REDUCE:
+            width = default_width(num_features) if family.reduce is None else family.reduce
+        if width < 0 or width > num_features:
+            raise GCPError(f"reduce={width} does not fit a feature map of {num_features} channels; 0 leaves them all.")
+        pool = GlobalCovariancePool(num_features, method, width, dtype, input_fmt=head.input_fmt, **pool_args)
     if "class" in pool.options.first_order_parts and not head.prefix:
         raise GCPError(
             f"first_order='{pool.options.first_order}' needs a class token, and {type(model).__name__} has none; use "
@@ -190,12 +200,13 @@ def put_pool(
     return model
 
 
-def _arguments(pool: GlobalCovariancePool, reduce: int, last_stride: int | None) -> dict[str, Any]:
+def _arguments(pool: GlobalCovariancePool | MomentPool, reduce: int, last_stride: int | None) -> dict[str, Any]:
     """The arguments that a saved folder records, so that the same model is built again."""
-    arguments: dict[str, Any] = {"last_stride": last_stride, "reduce": reduce, "method_args": pool.method_args}
-    arguments.update(pool.options.given())
-    if pool.dtype is not None:
-        arguments["spectral_dtype"] = name_of_dtype(pool.dtype)
+    arguments: dict[str, Any] = {"last_stride": last_stride, "reduce": reduce, **pool.options.given()}
+    if isinstance(pool, GlobalCovariancePool):
+        arguments["method_args"] = pool.method_args
+        if pool.dtype is not None:
+            arguments["spectral_dtype"] = name_of_dtype(pool.dtype)
     return arguments
 
 

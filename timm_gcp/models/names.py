@@ -4,6 +4,7 @@ import os
 from typing import NamedTuple
 
 from ..methods import METHODS
+from ..moment_pooling import MOMENT_POOL
 
 __all__ = ["SOURCES", "ModelName", "brings_weights", "split_name"]
 
@@ -16,7 +17,7 @@ class ModelName(NamedTuple):
 
     Attributes:
         backbone: the timm model; the whole name without its tag if the name does not end in a method.
-        method: a name of ``METHODS``, or ''.
+        method: a name of ``METHODS``, 'mp' (Moment Probing), or ''.
         tag: of the weights, or ''.
     """
 
@@ -36,7 +37,8 @@ def split_name(name: str) -> ModelName:
     """
     architecture, _, tag = name.partition(".")
     backbone, _, method = architecture.rpartition("_")
-    return ModelName(backbone, method, tag) if method in METHODS else ModelName(architecture, "", tag)
+    known = method in METHODS or method == MOMENT_POOL
+    return ModelName(backbone, method, tag) if known else ModelName(architecture, "", tag)
 
 
 def brings_weights(name: str) -> bool:

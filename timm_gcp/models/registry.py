@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import GCPError
 from ..method import Method
 from ..methods import METHODS, add_method
+from ..moment_pooling import MOMENT_POOL
 from ..text import nearest
 from .cfgs import default_cfgs_of
 from .create import create_gcp_model
@@ -55,7 +56,7 @@ _registered: set[str] = set()
 
 
 def register_backbone(name: str) -> list[str]:
-    """Adds ``<name>_<method>`` to timm's registry for every method of the table.
+    """Adds ``<name>_<method>`` to timm's registry for every method of the table, and ``<name>_mp`` (Moment Probing).
 
     Each name has the tag ``init``: the plain backbone's own timm weights under a fresh head, the start for
     fine-tuning. It is never the default tag, so ``pretrained=True`` alone never gives a random classifier.
@@ -75,7 +76,7 @@ def register_backbone(name: str) -> list[str]:
     if method and timm.is_model(backbone):
         raise GCPError(f"{name} has a covariance pool already; register its backbone {backbone}.")
     _check(name)
-    return _register(name, METHODS)
+    return _register(name, [*METHODS, MOMENT_POOL])
 
 
 def ensure_registered(name: str) -> bool:
@@ -125,7 +126,7 @@ def register_method(method: Method) -> list[str]:
 def register_known() -> None:
     """Registers every name of ``BACKBONES``. Nothing is built: these backbones are known to fit."""
     for backbone in BACKBONES:
-        _register(backbone, METHODS)
+        _register(backbone, [*METHODS, MOMENT_POOL])
 
 
 def _check(backbone: str) -> None:

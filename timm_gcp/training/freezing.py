@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from ..pooling import find_pools
+from ..map_pool import find_map_pools
 from .optimizer import classifiers
 
 __all__ = ["PARTS", "freeze_all_but"]
 
 PARTS = ("head", "classifier")
-"""What ``--train-only`` takes: covariance pool, hidden layers and classifier; or the classifier alone."""
+"""What ``--train-only`` takes: pool, hidden layers and classifier; or the classifier alone."""
 
 
 def freeze_all_but(model: nn.Module, part: str) -> list[nn.Module]:
@@ -26,7 +26,7 @@ def freeze_all_but(model: nn.Module, part: str) -> list[nn.Module]:
     """
     kept = classifiers(model)
     if part == "head":
-        kept += [*find_pools(model), *(m for name, m in model.named_children() if name == "pre_logits")]
+        kept += [*find_map_pools(model), *(m for name, m in model.named_children() if name == "pre_logits")]
     trained = {id(p) for module in kept for p in module.parameters()}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in trained)

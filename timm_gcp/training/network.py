@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..data.preprocessing import preprocessing
 from ..distributed import Processes
 from ..errors import GCPError
+from ..map_pool import find_map_pools
 from ..models.named import create_model
 from ..models.names import brings_weights
 from ..pooling import find_pools
@@ -134,7 +135,7 @@ def _as_pretrained(path: str, name: str, arguments: dict[str, Any]) -> dict[str,
 
 def _head(model: nn.Module) -> tuple[str, ...]:
     """Prefixes of the parameters that a checkpoint of the backbone alone lacks."""
-    modules = {id(module) for module in (*find_pools(model), *classifiers(model))}
+    modules = {id(module) for module in (*find_map_pools(model), *classifiers(model))}
     return tuple(f"{name}." for name, module in model.named_modules() if id(module) in modules)
 
 

@@ -1,0 +1,98 @@
+"""What the pooling layers have in common: the layout of the incoming map, and the first-order vectors."""
+
+import torch
+from torch import Tensor, nn
+
+from .errors import GCPError
+from .pool_options import PoolOptions
+
+__all__ = ["MapPool", "find_map_pools"]
+
+_FORMATS = {"NCHW": 1, "NHWC": -1, "NLC": -1}
+
+
+class MapPool(nn.Module):
+    """A layer that pools a feature map into a vector: first-order vectors, then what ``_second_order`` gives.
+
+    Args:
+        in_features: channels of the incoming map, C.
+        input_fmt: ``'NCHW'``, ``'NHWC'`` or ``'NLC'``.
+        options: besides the method.
+
+    Raises:
+        GCPError: an unknown format.
+    """
+
+    def __init__(self, in_features: int, input_fmt: str, options: PoolOptions) -> None:
+        """See the class."""
+        super().__init__()
+        if input_fmt not in _FORMATS:
+            raise GCPError(f"Unknown input_fmt '{input_fmt}'; there are {', '.join(_FORMATS)}.")
+        self.in_features = in_features
+        self.input_fmt = input_fmt
+        self.options = options
+
+    def forward(self, x: Tensor, token: Tensor | None = None) -> Tensor:
+        """Pools a feature map.
+
+        Args:
+            x: the map, laid out as ``input_fmt`` says.
+            token: the class token ``[B, C]``, for ``first_order='class'`` and ``'mean+class'``; otherwise not given.
+
+        Raises:
+            GCPError: the input does not have the channels or the dimensions that ``input_fmt`` says, or ``token`` is
+                missing or not expected.
+        """
+        if isinstance(x, torch.fx.Proxy):  # one node of a tracer's graph: control flow inside depends on shapes
+            given = (x,) if token is None else (x, token)
+            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), given, {})
+        if (token is None) == ("class" in self.options.first_order_parts):
+            raise GCPError(
+                "The pool takes the class token as a second argument where first_order is 'class' or 'mean+class', and "
+                "only there."
+            )
+        dim = _FORMATS[self.input_fmt]
+        if x.dim() != len(self.input_fmt) or x.shape[dim] != self.in_features:
+            raise GCPError(
+                f"{type(self).__name__} takes {self.input_fmt} input with {self.in_features} channels, "
+                f"not a tensor of shape {list(x.shape)}."
+            )
+        x = x if dim == 1 else x.movedim(dim, 1)  # a movedim without effect stops torch's compiler at dynamic sizes
+        x = x if x.dim() == 4 else x.unsqueeze(-1)
+        parts = [x.mean((2, 3))] if "mean" in self.options.first_order_parts else []
+        parts += [] if token is None else [token]
+        second = self._second_order(x)
+        return torch.cat([*(part.to(second.dtype) for part in parts), second], 1) if parts else second
+
+    def _second_order(self, x: Tensor) -> Tensor:
+        """The second-order part of a map ``[B, C, H, W]``."""
+        raise NotImplementedError
+
+    @property
+    def method(self) -> str:
+        """The current method."""
+        raise NotImplementedError
+
+    @method.setter
+    def method(self, name: str) -> None:
+        raise NotImplementedError
+
+    @property
+    def out_features(self) -> int:
+        """Width of the output vector."""
+        raise NotImplementedError
+
+    # What timm's models expect of a pooling layer.
+    @property
+    def pool_type(self) -> str:
+        """The current method, which timm saves as ``global_pool`` and passes to ``reset_classifier`` on loading."""
+        return self.method
+
+    def feat_mult(self) -> float:
+        """The factor from incoming channels to outgoing features."""
+        return self.out_features / self.in_features
+
+
+def find_map_pools(model: nn.Module) -> list[MapPool]:
+    """Every pooling layer of ours inside a model."""
+    return [module for module in model.modules() if isinstance(module, MapPool)]
