@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+from .channel_dropout import ADAPTIVE
 from .errors import GCPError
 
 __all__ = ["REDUCTIONS", "PoolOptions"]
@@ -27,12 +28,15 @@ class PoolOptions:
             ``'mean+class'`` both, None nothing.
         groups: number G of groups of channels; each has a covariance of its own.
         count_sketch: length N of a count sketch of the triangle; None keeps the triangle.
+        channel_dropout: probability of a reduced channel to be dropped in training, or ``'adaptive'``, as in DropCov;
+            None drops nothing.
     """
 
     reduction: str = "conv"
     first_order: str | None = None
     groups: int = 1
     count_sketch: int | None = None
+    channel_dropout: float | str | None = None
 
     def __post_init__(self) -> None:
         """Refuses values that no pool can have."""
@@ -44,6 +48,11 @@ class PoolOptions:
         _check_whole("groups", self.groups, "of groups of channels, 1 for no groups")
         if self.count_sketch is not None:
             _check_whole("count_sketch", self.count_sketch, "of numbers to keep, or None for no sketch")
+        if not _is_dropout(self.channel_dropout):
+            raise GCPError(
+                f"channel_dropout is a probability above 0 and under 1, '{ADAPTIVE}', or None for no dropout, not "
+                f"{self.channel_dropout!r}."
+            )
 
     @property
     def first_order_parts(self) -> tuple[str, ...]:
@@ -63,3 +72,9 @@ class PoolOptions:
 def _check_whole(name: str, value: object, what: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise GCPError(f"{name} is the whole number {what}, not {value!r}.")
+
+
+def _is_dropout(value: object) -> bool:
+    if value is None or value == ADAPTIVE:
+        return True
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .channel_dropout import channel_dropout_of
 from .count_sketch import CountSketch
 from .errors import GCPError
 from .functional import pool_features
@@ -57,6 +58,9 @@ class GlobalCovariancePool(MapPool):
             output has G · (R/G)(R/G + 1)/2 numbers, the blocks on the diagonal of a block-diagonal covariance.
         count_sketch: length N of a count sketch that takes the triangle's place: a fixed random linear map, whose inner
             products estimate those of the matrices without bias. For functions of the covariance; None for no sketch.
+        channel_dropout: in training, each channel of the reduced map of each image is dropped with this probability,
+            and divided by one minus it otherwise; ``'adaptive'`` takes a probability that the features decide (DropCov,
+            NeurIPS 2022, with method ``cov``; see ``AdaptiveChannelDropout``). None drops nothing.
 
     Attributes:
         options: the options beside the method, a ``PoolOptions``.
@@ -84,9 +88,16 @@ class GlobalCovariancePool(MapPool):
         first_order: str | None = None,
         groups: int = 1,
         count_sketch: int | None = None,
+        channel_dropout: float | str | None = None,
     ) -> None:
         """See the class."""
-        options = PoolOptions(reduction=reduction, first_order=first_order, groups=groups, count_sketch=count_sketch)
+        options = PoolOptions(
+            reduction=reduction,
+            first_order=first_order,
+            groups=groups,
+            count_sketch=count_sketch,
+            channel_dropout=channel_dropout,
+        )
         super().__init__(in_features, input_fmt, options)
         self.chunk_size = chunk_size
         self.channels = reduce or in_features
@@ -100,6 +111,7 @@ class GlobalCovariancePool(MapPool):
         self._method = row.name
         self._args = {row.name: dict(method_args or {})}
         self.reduce: nn.Module = reduction_of(reduction, in_features, reduce) if reduce else nn.Identity()
+        self.channel_dropout = channel_dropout_of(channel_dropout)
         self.sketch: nn.Module = nn.Identity()
         if count_sketch is not None:
             self.sketch = CountSketch(self.channels // groups, groups, count_sketch)
@@ -167,7 +179,7 @@ class GlobalCovariancePool(MapPool):
         self.grad_checkpointing = enable
 
     def _second_order(self, x: Tensor) -> Tensor:
-        return self.sketch(self._vector(self.reduce(x).flatten(2)))  # type: ignore[no-any-return]
+        return self.sketch(self._vector(self.channel_dropout(self.reduce(x)).flatten(2)))  # type: ignore[no-any-return]
 
     def _vector(self, x: Tensor) -> Tensor:
         """The second-order part of a reduced map ``[B, R, M]``, before a sketch."""

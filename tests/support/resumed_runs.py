@@ -7,10 +7,11 @@ import torch
 from tests.support.tools import COMMON, MODEL, rows_of
 from timm_gcp.weights.file import load_training_checkpoint
 
-# Whatever depends on chance or on what ran before: dropout, random erasing, mixup, averaged weights, a rate that falls
-# with every update, a switch within an epoch, momentum.
+# Whatever depends on chance or on what ran before: dropout of features and of channels, random erasing, mixup, averaged
+# weights, a rate that falls with every update, a switch within an epoch, momentum.
 RICH = [
     *("--drop", "0.3", "--reprob", "0.5", "--mixup", "0.2", "--model-ema", "--model-ema-decay", "0.8"),
+    *("--model-kwargs", "channel_dropout=adaptive"),
     *("--sched-on-updates", "--switch-lr-fraction", "0.6", "--checkpoint-hist", "1", "--log-interval", "1"),
 ]
 

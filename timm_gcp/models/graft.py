@@ -25,6 +25,7 @@ def graft(
     first_order: str | None = None,
     groups: int = 1,
     count_sketch: int | None = None,
+    channel_dropout: float | str | None = None,
 ) -> nn.Module:
     """Replaces the global pooling of a timm model by covariance pooling, and its classifier by a fresh one.
 
@@ -66,6 +67,8 @@ def graft(
             ``'mean+class'`` one after the other; None nothing. The classifier is one linear layer on both orders.
         groups: number of groups of channels, each with a covariance of its own.
         count_sketch: length of a count sketch in place of the triangle; None for no sketch.
+        channel_dropout: probability of a reduced channel to be dropped in training; ``'adaptive'`` as in DropCov; None
+            drops nothing.
 
     Returns:
         The same model.
@@ -85,6 +88,7 @@ def graft(
         first_order=first_order,
         groups=groups,
         count_sketch=count_sketch,
+        channel_dropout=channel_dropout,
     )
     grafted: Any = model
     cfg = dict(getattr(model, "pretrained_cfg", None) or {})
