@@ -151,6 +151,30 @@ def test_views_and_logistic_regression(images, backbones, tmp_path):
     assert timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).num_classes == 3
 
 
+@pytest.mark.parametrize(("name", "first"), [("test_resnet", "mean"), ("test_vit", "class token")])
+def test_moment_probing(name, first, images, backbones, tmp_path):
+    """The folder has the accuracy of the table, and the same command gives it again to the last bit."""
+    size = () if name == "test_resnet" else ("--img-size", "160")
+    more = (*size, "--head", "mp", "--mp-args", "epochs=3", "width=56", "--components", "12")
+    assert probe(images, backbones[name], tmp_path, *more, "--compare") == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    heads = {each["head"]: each for each in result["heads"]}
+    trained = heads[f"{first} and Moment Probing"]
+    assert result["method"] == "mp"
+    assert trained["left_out"] is None
+    assert {f"{first} and isqrt of the covariance", "isqrt of the covariance", "mean"} < set(heads)
+    model = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True)
+    assert trained["features"] == model.get_classifier().in_features == model.num_features + 3 * 2 * 2
+    argv = ["--model", str(tmp_path / "model"), "--data-dir", str(images), "-j", "0", "--device", "cpu"]
+    row = evaluation_row(parse_validate_args(argv))
+    assert row["top1"] == pytest.approx(trained["validation"], abs=1e-3)
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert probe(images, backbones[name], tmp_path, *more) == 0
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+    picture = next((images / "validation").rglob("*.jpg"))
+    assert main(["predict", str(picture), "--model", str(tmp_path / "model"), "--device", "cpu"]) == 0
+
+
 def bad_weights(backbones, tmp_path):
     model = timm.create_model(f"local-dir:{backbones['test_resnet']}", pretrained=True)
     with torch.no_grad():
@@ -167,6 +191,10 @@ def bad_weights(backbones, tmp_path):
         (("--components", "0"), "--components must be at least 1"),
         (("--first-order", "class"), "--first-order class needs a class token"),
         (("--method", "bcnn"), "no function of the covariance"),
+        (("--mp-args", "epochs=3"), "--mp-args goes with --head mp"),
+        (("--head", "mp", "--mp-args", "epoch=3"), "did you mean epochs?"),
+        (("--head", "mp", "--mp-args", "epochs=0.5"), "epochs is a whole number"),
+        (("--head", "mp", "--mp-args", "held_out=2"), "less than 1"),
         (("--method", "isqr"), "isqrt"),
         (("--img-size", "8"), "1 position"),
         (("--val-split", "dev"), "dev"),

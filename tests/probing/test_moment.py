@@ -10,7 +10,8 @@ from timm_gcp import GCPError, graft
 from timm_gcp.probing.classifiers import nearest_neighbours
 from timm_gcp.probing.directions import Directions
 from timm_gcp.probing.features import FeatureArrays, Features
-from timm_gcp.probing.moment import MomentSettings, _split, fit_moment, fold_moment
+from timm_gcp.probing.moment import _split, fit_moment, fold_moment
+from timm_gcp.probing.options import MomentSettings
 
 QUICK = {"width": 28, "epochs": 12, "learning_rate": 1e-2, "batch_size": 32, "positions": 1.0, "smoothing": 0.0}
 

@@ -20,13 +20,14 @@ from ..models.folder import architecture, loading_code
 from ..models.named import load_model
 from ..plots import new_figure, save_figure
 from ..probing.fits import Result
-from ..probing.options import ProbeOptions
+from ..probing.options import HEADS, MomentSettings, ProbeOptions
 from ..probing.probe import Probe, fit_probe, require_plain
-from ..text import without_places
+from ..text import nearest, without_places
 from ..training.history import versions
 from ..training.provenance import data_record, data_text, origin_of_weights, start_text
 from .option_types import file_path, model_name
 from .options import (
+    Pairs,
     Parser,
     add_data_folder,
     add_data_set,
@@ -168,6 +169,22 @@ def probe_parser() -> Parser:
     add_input(group)
     group = parser.add_argument_group("Head")
     group.add_argument(
+        "--head",
+        default=defaults.head,
+        choices=HEADS,
+        help="triangle of the covariance's root with a linear classifier, or Moment Probing (mp), which is trained on "
+        "the features and takes longer; --method and --classifier are for the first",
+    )
+    group.add_argument(
+        "--mp-args",
+        dest="moment",
+        nargs="*",
+        default={},
+        action=Pairs,
+        metavar="K=V",
+        help=f"how Moment Probing is trained: {', '.join(f'{k}={v:g}' for k, v in asdict(MomentSettings()).items())}",
+    )
+    group.add_argument(
         "--components", type=int, metavar="R", help="principal directions (default: 256, or all where there are fewer)"
     )
     group.add_argument("--method", default=defaults.method, metavar="NAME", help="method of the covariance's root")
@@ -215,8 +232,27 @@ def parse_probe_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise GCPError(f"--method {args.method} is no function of the covariance; use isqrt, or another root.")
     if args.components is not None:
         at_least(args, "components", 1)
+    args.moment = _moment_settings(args.moment, args.head)
     if args.num_classes is not None:
         raise GCPError("--num-classes has no effect: the classes are those of the data set; leave it out.")
     if not args.model and not args.checkpoint:
         raise GCPError("Give the backbone by --model NAME, such as --model vit_small_patch14_dinov2.")
     return args
+
+
+def _moment_settings(given: dict[str, Any], head: str) -> MomentSettings:
+    """The settings of Moment Probing.
+
+    Raises:
+        GCPError: an unknown one, a value out of range, or settings of a head that is not trained.
+    """
+    if given and head != "mp":
+        raise GCPError("--mp-args goes with --head mp; leave it out.")
+    defaults = asdict(MomentSettings())
+    for name, value in given.items():
+        if name not in defaults:
+            raise GCPError(f"--mp-args has no {name}{nearest(name, defaults)}")
+        whole = isinstance(defaults[name], int)
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            raise GCPError(f"--mp-args {name} is a {'whole number' if whole else 'number'}, not {value!r}.")
+    return MomentSettings(**given)

@@ -4,12 +4,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .classifiers import Fit, fit_logistic, fit_ridge, nearest_neighbours, temperature_of
 from .directions import Directions
 from .features import FeatureSet
 from .heads import FittedHead, Head, Kernel, kernel_of, linear_layer, scores_of
+from .moment import MomentHead, fit_moment
+from .options import MomentSettings
 
 __all__ = ["Fits", "Result", "covariance_head"]
 
@@ -95,6 +98,27 @@ class Fits:
             factor = temperature_of(fit.left_out, self.labels)
             weights, bias = weights * factor, bias * factor
         return FittedHead(directions, method, first_order, weights, bias)
+
+    def moment(
+        self, directions: Directions, first_order: str | None, settings: MomentSettings, device: torch.device
+    ) -> MomentHead:
+        """Trains Moment Probing with a first-order vector beside it. It has no leave-one-out.
+
+        Args:
+            directions: along which the features are.
+            first_order: 'mean', 'class', 'mean+class' or None.
+            settings: of the training.
+            device: where it runs.
+        """
+        began = time.monotonic()
+        head, scores = fit_moment(
+            self.train, self.evaluation, directions, self.classes, first_order, settings, device, self.say
+        )
+        names = {"mean": "mean", "class": "class token"}
+        parts = [names[part] for part in (first_order or "").split("+") if part]
+        title = " and ".join([", ".join(parts), "Moment Probing"] if parts else ["Moment Probing"])
+        self._add(title, head.weights.shape[1], None, scores, None, began)
+        return head
 
     def fit(self, head: Head) -> tuple[Fit, Tensor, Tensor]:
         """Fits a linear classifier to a head.

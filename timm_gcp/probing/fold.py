@@ -8,6 +8,7 @@ from torch import nn
 from ..models import graft
 from .backbone import require_linear_head
 from .heads import FittedHead
+from .moment import MomentHead, fold_moment
 
 __all__ = ["fold", "set_head"]
 
@@ -25,6 +26,8 @@ def fold(model: nn.Module, head: FittedHead) -> nn.Module:
     Raises:
         GCPError: a model with hidden layers between its pool and its classifier (VGG, AlexNet).
     """
+    if isinstance(head, MomentHead):
+        return fold_moment(model, head)
     width, first_order = len(head.directions), head.first_order
     grafted: Any = graft(model, head.method, reduce=width, reduction="linear", first_order=first_order)
     require_linear_head(grafted)

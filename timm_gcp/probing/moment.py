@@ -22,60 +22,12 @@ from .backbone import require_linear_head
 from .directions import Directions
 from .features import FeatureSet
 from .heads import FittedHead
+from .options import MomentSettings
 
-__all__ = ["MomentHead", "MomentSettings", "fit_moment", "fold_moment"]
+__all__ = ["MomentHead", "fit_moment", "fold_moment"]
 
 _EVALUATED = 256
 """Rows that are evaluated at a time."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MomentSettings:
-    """How the pool of Moment Probing and its classifier are trained: AdamW, warm-up, then a cosine schedule.
-
-    Attributes:
-        width: channels after the 1×1 convolution.
-        groups: of channels.
-        epochs: length of the schedule; training stops at the best epoch.
-        learning_rate: peak of the schedule.
-        weight_decay: of all weights.
-        warmup: share of the schedule in which the rate rises.
-        batch_size: rows per update.
-        positions: share of the positions of a map that a batch sees, drawn for every row.
-        smoothing: label smoothing.
-        held_out: share of the training images of every class by which the epoch is chosen; 0 trains all epochs.
-        seed: of weights, order, positions and the images that are held out.
-
-    Raises:
-        GCPError: a value out of range.
-    """
-
-    width: int = 512
-    groups: int = 4
-    epochs: int = 12
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup: float = 0.1
-    batch_size: int = 64
-    positions: float = 0.5
-    smoothing: float = 0.1
-    held_out: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuses values that no training can have."""
-        least = {"epochs": self.epochs, "batch_size": self.batch_size}
-        shares = {"warmup": self.warmup, "smoothing": self.smoothing, "held_out": self.held_out}
-        for name, value in least.items():
-            if value < 1:
-                raise GCPError(f"`{name}={value}` of Moment Probing: give 1 or more.")
-        for name, share in shares.items():
-            if not 0 <= share < 1:
-                raise GCPError(f"`{name}={share:g}` of Moment Probing: give 0 or more, and less than 1.")
-        if not 0 < self.positions <= 1:
-            raise GCPError(f"`positions={self.positions:g}` of Moment Probing: give more than 0, and at most 1.")
-        if not (self.learning_rate > 0 and self.weight_decay >= 0):
-            raise GCPError("Moment Probing needs a learning rate above 0 and a weight decay of at least 0.")
 
 
 @dataclass(frozen=True)

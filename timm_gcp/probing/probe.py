@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -198,7 +199,14 @@ def fit_heads(
         f"{100 * directions.variance:.1f} % of the variance within images."
     )
     fits = Fits(train, evaluation, classes, options.classifier, say)
-    head = fits.covariance(directions, options.method, first_order)
+    head: FittedHead
+    if options.head == "mp":
+        device = options.torch_device if isinstance(options, ProbeOptions) else torch.device("cpu")
+        head = fits.moment(directions, first_order, options.moment, device)
+        if options.compare:
+            fits.covariance(directions, options.method, first_order)
+    else:
+        head = fits.covariance(directions, options.method, first_order)
     if options.compare:
         fits.compare(options.method, first_order)
     return head, fits
