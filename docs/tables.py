@@ -15,7 +15,7 @@ from timm_gcp.commands.recipes import find_recipe, recipe_names  # noqa: E402
 from timm_gcp.data import FINE_GRAINED  # noqa: E402
 from timm_gcp.method import Argument, name_of_dtype  # noqa: E402
 from timm_gcp.methods import METHODS  # noqa: E402
-from timm_gcp.models.registry import BACKBONES  # noqa: E402
+from timm_gcp.models import BACKBONES  # noqa: E402
 from timm_gcp.weights.manifest import read_manifest  # noqa: E402
 
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)

@@ -9,7 +9,7 @@ from tests.support.tools import timm_gcp_command
 from timm_gcp.__main__ import main
 from timm_gcp.error_handler import with_flags
 from timm_gcp.methods import METHODS
-from timm_gcp.models.registry import BACKBONES
+from timm_gcp.models import BACKBONES
 
 
 def test_list_in_a_process_of_its_own():

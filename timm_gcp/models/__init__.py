@@ -1,7 +1,8 @@
 """Covariance-pooled timm models. Importing this package registers them with timm."""
 
+from .backbones import BACKBONES
 from .graft import graft
-from .registry import BACKBONES, ensure_registered, register_backbone, register_known, register_method
+from .registry import ensure_registered, register_backbone, register_known, register_method
 
 register_known()
 

@@ -1,17 +1,22 @@
 """The pretrained cfgs of the registered names, from the manifest of checkpoints and timm's cfg of the backbone."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
-from timm.models import PretrainedCfg, get_pretrained_cfg
+from timm.models import PretrainedCfg, get_arch_pretrained_cfgs
 from timm.models._pretrained import DefaultCfg
 
+from ..errors import GCPError
+from ..text import nearest, some_of
+from ..weights.init_tags import INIT, init_tag, is_init, plain_tag
 from ..weights.manifest import Checkpoint, read_manifest
 from .names import split_name
+from .shared_cfg import SharedCfg
 from .stride import keeps_stride_one
 
-__all__ = ["checkpoint_of", "default_cfgs_of", "names_with_weights"]
+__all__ = ["check_tag", "checkpoint_of", "default_cfgs_of", "names_with_weights", "plain_cfg_of"]
 
 _CHECKPOINTS = read_manifest()
 
@@ -19,25 +24,65 @@ _CHECKPOINTS = read_manifest()
 def default_cfgs_of(backbone: str, methods: Iterable[str]) -> dict[str, DefaultCfg]:
     """timm's ``default_cfgs`` of ``<backbone>_<method>`` for some methods.
 
-    The tags of a name are those of the manifest, or '' where there are none, then ``init`` where timm has weights of
-    the plain backbone.
+    The tags of a name are those of the manifest, or '' where there are none, then ``init`` for the plain backbone's
+    default weights and ``init-<tag>`` for those of each tag of timm.
 
     Args:
         backbone: a timm model's name.
         methods: names of ``METHODS``.
     """
-    plain = get_pretrained_cfg(backbone) or PretrainedCfg()
-    shape = _without_provenance(backbone, plain)
-    bare = _without_weights(shape)
-    init = _with_hub_id(backbone, shape) if plain.has_weights else None
-    found = {}
-    for method in methods:
-        name = f"{backbone}_{method}"
-        cfgs = {row.tag: _cfg_of(row, bare) for row in _CHECKPOINTS.values() if row.architecture == name} or {"": bare}
-        if init is not None:
-            cfgs["init"] = init
-        found[name] = DefaultCfg(tags=deque(cfgs), cfgs=cfgs)
-    return found
+    plain = _plain_cfgs(backbone)
+    bare = _without_weights(_without_provenance(backbone, next(iter(plain.values()), PretrainedCfg())))
+    init = _init_cfgs(backbone, plain)
+    # Most names have no checkpoint, and share one object: importing the package makes thousands of names.
+    shared = _default_cfg({"": bare, **init})
+    names = [f"{backbone}_{method}" for method in methods]
+    rows: dict[str, dict[str, PretrainedCfg]] = {}
+    for row in _CHECKPOINTS.values():
+        if row.architecture in names:
+            rows.setdefault(row.architecture, {})[row.tag] = _cfg_of(row, bare)
+    return {name: _default_cfg({**rows[name], **init}) if name in rows else shared for name in names}
+
+
+def check_tag(name: str, tag: str) -> None:
+    """Checks that a registered name, of timm or ours, has a tag.
+
+    Args:
+        name: without its tag.
+        tag: of its weights; '' for the default ones.
+
+    Raises:
+        GCPError: the name has no such tag; the message names those that it has, or ``init-<tag>``.
+    """
+    tags = [full.partition(".")[2] for full in get_arch_pretrained_cfgs(name)]
+    if not tag or tag in tags:
+        return
+    what = f"{name} has no weights tagged '{tag}'"
+    if (init := init_tag(tag)) in tags:
+        raise GCPError(f"{what}; the plain backbone's weights of that tag are named {name}.{init}.")
+    if is_init(tag) and plain_tag(tag) in tags:
+        raise GCPError(f"{what}; these are named {name}.{plain_tag(tag)}, since the name has no covariance pool.")
+    there = sorted(filter(None, tags))
+    has = f"it has {some_of(there, 8)}" if there else "it has none; leave the tag out"
+    raise GCPError(f"{what}; {has}{nearest(tag, there)}")
+
+
+def plain_cfg_of(backbone: str, cfg: PretrainedCfg, overlay: Mapping[str, Any]) -> PretrainedCfg | None:
+    """The cfg by which timm loads the weights of an ``init`` tag into the plain backbone; None for other weights.
+
+    Args:
+        backbone: a timm model's name.
+        cfg: what ``timm.models.resolve_pretrained_cfg`` returned for ``<backbone>_<method>``.
+        overlay: the ``pretrained_cfg_overlay`` that is in it.
+    """
+    # A saved model keeps its cfg's tag, but its weights are its own.
+    if not is_init(cfg.tag) or cfg.source is not None:
+        return None
+    plain = _plain_cfgs(backbone)
+    own = plain.get(plain_tag(cfg.tag or "") or next(iter(plain), ""))
+    # The registered cfg has the number of classes of the fresh head. timm needs that of the weights, to know whether
+    # their classifier fits.
+    return cfg if own is None or "num_classes" in overlay else replace(cfg, num_classes=own.num_classes)
 
 
 def checkpoint_of(name: str, cfg: PretrainedCfg) -> Checkpoint | None:
@@ -56,6 +101,27 @@ def checkpoint_of(name: str, cfg: PretrainedCfg) -> Checkpoint | None:
 def names_with_weights(backbone: str) -> list[str]:
     """The names with tag, ``<backbone>_<method>.<tag>``, of a backbone's checkpoints in the manifest."""
     return [name for name in _CHECKPOINTS if split_name(name).backbone == backbone]
+
+
+def _plain_cfgs(backbone: str) -> dict[str, PretrainedCfg]:
+    """The cfgs of a timm model by tag, the default one first."""
+    return {name.partition(".")[2]: cfg for name, cfg in get_arch_pretrained_cfgs(backbone).items()}
+
+
+def _init_cfgs(backbone: str, plain: Mapping[str, PretrainedCfg]) -> dict[str, PretrainedCfg]:
+    """The cfgs of the plain backbone's weights by ``init`` tag, the default one first."""
+    found = {
+        init_tag(tag): _with_hub_id(backbone, _without_provenance(backbone, cfg))
+        for tag, cfg in plain.items()
+        if cfg.has_weights
+    }
+    default = init_tag(next(iter(plain), ""))
+    return {INIT: found[default], **found} if default in found else found
+
+
+def _default_cfg(cfgs: dict[str, PretrainedCfg]) -> DefaultCfg:
+    shared: Any = {tag: SharedCfg(cfg) for tag, cfg in cfgs.items()}
+    return DefaultCfg(tags=deque(cfgs), cfgs=shared)
 
 
 def _without_provenance(backbone: str, cfg: PretrainedCfg) -> PretrainedCfg:

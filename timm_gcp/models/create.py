@@ -14,7 +14,7 @@ from ..methods import METHODS, get_method
 from ..moment_pooling import MOMENT_POOL
 from ..pool_options import PoolOptions
 from ..weights.resolve import arguments_of, resolve
-from .cfgs import checkpoint_of, names_with_weights
+from .cfgs import check_tag, checkpoint_of, names_with_weights, plain_cfg_of
 from .features import features_of
 from .mixin import GCPMixin, put_pool
 from .stride import set_pool_size
@@ -40,8 +40,9 @@ def create_gcp_model(
     Args:
         backbone: a timm model's name.
         method: a name of ``timm_gcp.METHODS``, or 'mp'.
-        pretrained: load the weights of the cfg. Those of the tag ``init`` are the plain backbone's, and are loaded as
-            timm loads them there, before the pool is put on.
+        pretrained: load the weights of the cfg. Those of the tags ``init`` (timm's default weights) and
+            ``init-<tag of timm>`` are the plain backbone's, and are loaded as timm loads them there, before the pool is
+            put on.
         pretrained_cfg: a tag (``'init'``) or a whole cfg, as in ``timm.create_model``.
         pretrained_cfg_overlay: entries that replace those of the cfg.
         features_only: timm's feature extractor of the backbone, which has no head.
@@ -53,15 +54,16 @@ def create_gcp_model(
         The model, or timm's feature extractor.
 
     Raises:
-        GCPError: ``pretrained`` without weights to load, or arguments of the head that do not fit.
+        GCPError: ``pretrained`` without weights to load, a tag that the name does not have, or arguments of the head that do not fit.
     """
     name = f"{backbone}_{method}"
     overlay = dict(pretrained_cfg_overlay or {})
+    if isinstance(pretrained_cfg, str):
+        check_tag(name, pretrained_cfg)
     cfg = resolve_pretrained_cfg(name, pretrained_cfg, overlay)
     if pretrained and not (cfg.has_weights or cfg.state_dict):
         raise GCPError(f"There are no pretrained weights for {name} yet; {_remedy(backbone, method)}.")
-    # A saved model keeps its cfg's tag, but its weights are its own.
-    plain = pretrained and cfg.tag == "init" and cfg.source is None
+    plain = plain_cfg_of(backbone, cfg, overlay) if pretrained else None
     row = checkpoint_of(name, cfg) if pretrained or pretrained_cfg else None
     if row is not None and pretrained:
         file = resolve(row)
@@ -71,13 +73,13 @@ def create_gcp_model(
         kwargs = {**row.model_args, **kwargs}
 
     def build(**model_kwargs: Any) -> nn.Module:
-        return _build(backbone, method, cfg if plain else None, **model_kwargs)
+        return _build(backbone, method, plain, **model_kwargs)
 
     def create(**more: Any) -> nn.Module:
         model: Any = build_model_with_cfg(
             build,
             name,
-            pretrained and not plain,
+            pretrained and plain is None,
             pretrained_cfg=pretrained_cfg,
             pretrained_cfg_overlay=overlay,
             pretrained_filter_fn=_filter(backbone),
@@ -87,7 +89,7 @@ def create_gcp_model(
         return model
 
     if features_only:
-        return features_of(backbone, cfg, plain, create if pretrained and not plain else None, **kwargs)
+        return features_of(backbone, cfg, plain, create if pretrained and plain is None else None, **kwargs)
     return create(**kwargs)
 
 

@@ -20,7 +20,7 @@ _EXTRACTOR_ARGUMENTS = ("out_indices", "feature_cls", "feature_cfg")
 def features_of(
     backbone: str,
     cfg: PretrainedCfg,
-    plain: bool,
+    plain: PretrainedCfg | None,
     whole: Callable[..., nn.Module] | None,
     last_stride: int | None = None,
     **kwargs: Any,
@@ -30,7 +30,7 @@ def features_of(
     Args:
         backbone: a timm model's name.
         cfg: weights and preprocessing of the covariance-pooled model.
-        plain: load the weights that the cfg names into the plain backbone.
+        plain: the cfg whose weights timm loads into the plain backbone; None for none.
         whole: builds the covariance-pooled model with its weights, of which the backbone's are taken; None for none.
         last_stride: as in ``graft``.
         **kwargs: as ``timm.create_model``.
@@ -42,7 +42,7 @@ def features_of(
         GCPError: ``last_stride`` does not fit, or weights of the extractor are missing.
     """
     own = {key: value for key, value in kwargs.items() if key not in _HEAD_ARGUMENTS}
-    source: dict[str, Any] = {"pretrained": True, "pretrained_cfg": cfg} if plain else {}
+    source: dict[str, Any] = {"pretrained": True, "pretrained_cfg": plain} if plain else {}
     net: Any = timm.create_model(backbone, features_only=True, **source, **own)
     _set_stride(net, backbone, last_stride)
     if whole is not None:

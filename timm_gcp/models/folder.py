@@ -66,15 +66,19 @@ def model_arguments(model: nn.Module) -> dict[str, Any]:
     """The arguments of ``timm.create_model``, besides the number of classes, that this model's weights need."""
     model = unwrap_model(model)
     arguments = {k: v for k, v in dict(getattr(model, "gcp_args", {})).items() if v is not None and v != {}}
-    first = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv")
+    own: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    first = own.get("first_conv")
     if isinstance(first, str):
         channels = getattr(model.get_submodule(first), "in_channels", 3)
         if channels != 3:
             arguments["in_chans"] = channels
     size = built_for(model)
-    default = get_pretrained_cfg((getattr(model, "pretrained_cfg", None) or {}).get("architecture", ""))
-    if size is not None and default is not None and size != tuple(default.input_size[1:]):
-        arguments["img_size"] = list(size)
+    default = get_pretrained_cfg(own.get("architecture", ""))
+    if size is not None and default is not None:
+        # timm builds for the size of the name's default tag, or of the cfg, which may be another tag's.
+        sizes = {tuple(cfg_size[1:]) for cfg_size in (default.input_size, own.get("input_size", default.input_size))}
+        if sizes != {size}:
+            arguments["img_size"] = list(size)
     return arguments
 
 

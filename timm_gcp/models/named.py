@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import get_arch_pretrained_cfgs
 from torch import Tensor, nn
 
 from ..errors import GCPError
@@ -27,6 +26,7 @@ from ..weights.file import (
     without_prefix,
 )
 from . import ensure_registered
+from .cfgs import check_tag
 from .folder import OF_WEIGHTS, built_for
 from .names import SOURCES, split_name
 from .stride import set_last_stride
@@ -72,7 +72,7 @@ def checkpoint_in(folder: str | os.PathLike[str]) -> Path | None:
 def _check_registered(name: str) -> None:
     plain, _, tag = name.partition(".")
     if ensure_registered(plain):
-        _check_tag(plain, tag)
+        check_tag(plain, tag)
         return
     if "/" in name or os.sep in name:
         raise GCPError(f"There is no model folder {name}; a model on the Hub is named hf-hub:{name}.")
@@ -80,14 +80,6 @@ def _check_registered(name: str) -> None:
     if method not in METHODS and any(timm.is_model(f"{backbone}_{other}") for other in METHODS):
         get_method(method)
     raise GCPError(f"Unknown model '{name}'{nearest(plain, timm.list_models())}")
-
-
-def _check_tag(plain: str, tag: str) -> None:
-    tags = {name.partition(".")[2] for name in get_arch_pretrained_cfgs(plain)} - {""}
-    if not tag or tag in tags:
-        return
-    there = f"it has {', '.join(sorted(tags))}" if tags else "it has none; leave the tag out"
-    raise GCPError(f"{plain} has no weights tagged '{tag}'; {there}{nearest(tag, tags)}")
 
 
 def _architecture(name: str) -> str:

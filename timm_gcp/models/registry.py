@@ -15,42 +15,13 @@ from ..method import Method
 from ..methods import METHODS, add_method
 from ..moment_pooling import MOMENT_POOL
 from ..text import nearest
+from .backbones import BACKBONES
 from .cfgs import default_cfgs_of
 from .create import create_gcp_model
 from .mixin import GENERIC_POOL, put_pool
 from .names import split_name
 
-__all__ = ["BACKBONES", "ensure_registered", "register_backbone", "register_known", "register_method"]
-
-BACKBONES = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "resnext50_32x4d",
-    "seresnet50",
-    "wide_resnet50_2",
-    "resnetv2_50",
-    "resnest50d",
-    "resnet10t",
-    "test_resnet",
-    "alexnet",
-    "vgg16_bn",
-    "densenet121",
-    "densenet201",
-    "inception_v3",
-    "regnety_016",
-    "efficientnet_b0",
-    "mobilenetv3_large_100",
-    "repvgg_a0",
-    "convnext_tiny",
-    "convnextv2_tiny",
-    "swin_tiny_patch4_window7_224",
-    "vit_small_patch16_224",
-    "vit_base_patch16_224",
-)
-"""The backbones that are registered when ``timm_gcp`` is imported."""
+__all__ = ["ensure_registered", "register_backbone", "register_known", "register_method"]
 
 _registered: set[str] = set()
 
@@ -59,7 +30,8 @@ def register_backbone(name: str) -> list[str]:
     """Adds ``<name>_<method>`` to timm's registry for every method of the table, and ``<name>_mp`` (Moment Probing).
 
     Each name has the tag ``init``: the plain backbone's own timm weights under a fresh head, the start for
-    fine-tuning. It is never the default tag, so ``pretrained=True`` alone never gives a random classifier.
+    fine-tuning; and ``init-<tag>`` for every tag of the backbone for which timm has weights. They are never the default
+    tag, so ``pretrained=True`` alone never gives a random classifier. A name that is registered already stays.
 
     Args:
         name: a timm model, without a tag. It is built once, without memory for its weights, to see that it fits.
@@ -124,9 +96,10 @@ def register_method(method: Method) -> list[str]:
 
 
 def register_known() -> None:
-    """Registers every name of ``BACKBONES``. Nothing is built: these backbones are known to fit."""
+    """Registers every name of ``BACKBONES`` that timm has. Nothing is built: these backbones are known to fit."""
     for backbone in BACKBONES:
-        _register(backbone, [*METHODS, MOMENT_POOL])
+        if timm.is_model(backbone):
+            _register(backbone, [*METHODS, MOMENT_POOL])
 
 
 def _check(backbone: str) -> None:
@@ -165,6 +138,8 @@ def _register(backbone: str, methods: Iterable[str]) -> list[str]:
     module.default_cfgs.update(cfgs)
     _registered.add(backbone)
     for method in methods:
+        if timm.is_model(f"{backbone}_{method}"):  # timm warns of a name that is registered twice
+            continue
         entrypoint = _entrypoint(backbone, method, module.__name__)
         setattr(module, entrypoint.__name__, entrypoint)
         register_model(entrypoint)

@@ -6,6 +6,7 @@ from torch import nn
 
 from ..models.names import brings_weights
 from ..pooling import find_pools
+from ..weights.init_tags import is_init
 from .options import TrainOptions
 
 __all__ = ["describe_start"]
@@ -41,7 +42,7 @@ def _weights(options: TrainOptions, model: nn.Module, epochs_done: int) -> str:
         return "random; --pretrained starts from trained ones where there are some"
     name = f"{cfg['architecture']}.{cfg['tag']}" if cfg.get("tag") else cfg["architecture"]
     source = options.pretrained_path or (options.model if folder else name)
-    if cfg.get("tag") == "init" and not (folder or options.pretrained_path):
+    if is_init(cfg.get("tag")) and not (folder or options.pretrained_path):
         backbone = cfg.get("hf_hub_id") or cfg.get("url") or "the plain backbone's"
         pool = "covariance pool and " if find_pools(model) else ""
         return f"{source} ({backbone}); {pool}classifier are new ({options.num_classes} classes)"

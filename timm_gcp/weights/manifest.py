@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import GCPError
 from ..files import save_text
+from .init_tags import INIT, is_init
 
 __all__ = ["MANIFEST", "Checkpoint", "Upstream", "read_manifest", "write_manifest"]
 
@@ -102,8 +103,13 @@ class Checkpoint:
         Raises:
             GCPError: a field is not valid; the message names row and field.
         """
+        if is_init(self.tag):
+            raise GCPError(
+                f"Row '{self.name}' of the manifest has a tag of the plain backbone's weights, {INIT} or {INIT}-...; give "
+                "it another tag."
+            )
         problems = {
-            "name": not _NAME.fullmatch(self.name) or self.tag == "init",
+            "name": not _NAME.fullmatch(self.name),
             "hub": self.hub is not None and not _PINNED.fullmatch(self.hub),
             "sha256": bool(self.package or self.hub) and not _SHA256.fullmatch(self.sha256 or ""),
             "label_names": self.label_names is not None and len(self.label_names) != self.num_classes,
