@@ -4,12 +4,14 @@ import re
 import sys
 
 import pytest
+import timm
 
 from tests.support.tools import timm_gcp_command
 from timm_gcp.__main__ import main
 from timm_gcp.error_handler import with_flags
 from timm_gcp.methods import METHODS
 from timm_gcp.models import BACKBONES
+from timm_gcp.models.names import split_name
 
 
 def test_list_in_a_process_of_its_own():
@@ -64,6 +66,46 @@ def test_list_of_a_name_shows_it(name, capsys):
         assert text in out, text
 
 
+def test_list_counts_the_weights_of_timm(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["list", "*_polar"]) == 0
+    tags = timm.list_pretrained("convnext_tiny")
+    assert f"convnext_tiny({len(tags)})" in capsys.readouterr().out
+    assert main(["list", "convnext_tiny_polar"]) == 0
+    out = capsys.readouterr().out
+    assert "each as convnext_tiny_polar.init-<tag>" in out
+    lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert all(name.partition(".")[2] in lines for name in tags)
+    assert "384×384 px, licence apache-2.0" in lines["in12k_ft_in1k_384"]
+    assert "licence dinov3-license" in lines["dinov3_lvd1689m"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("convnext_*.init-*dinov3*", ["convnext_base_svdpade.init-dinov3_lvd1689m"]),
+        ("convnext_tiny.*dinov3*", ["convnext_tiny_svdpade.init-dinov3_lvd1689m"]),
+        ("*_polar.init-openai", ["vit_base_patch16_clip_224_polar.init-openai"]),
+        ("resnet50_*.in1k*", ["resnet50_isqrt.in1k", "resnet50_isqrt.in1k_2018", "resnet50_svdpade.in1k"]),
+    ],
+)
+def test_list_finds_weights_once_for_all_methods(pattern, found, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["list", pattern]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines() if " px, licence " in line]
+    assert set(found) <= set(names)
+    init = [split_name(name) for name in names if ".init" in name]
+    assert len({(name.backbone, name.tag) for name in init}) == len(init)
+
+
+def test_list_of_a_tag_shows_its_size(capsys):
+    for name in ("convnext_tiny_isqrt.init-in12k_ft_in1k_384", "convnext_tiny.in12k_ft_in1k_384"):
+        assert main(["list", name]) == 0
+        out = capsys.readouterr().out
+        assert "3 × 384 × 384" in out
+        assert "fb_in22k" not in out
+
+
 @pytest.mark.slow
 def test_list_measures_on_request(capsys):
     assert main(["list", "test_resnet_isqrt", "--time"]) == 0
@@ -84,6 +126,12 @@ def test_list_measures_on_request(capsys):
             ["predict", __file__, "--model", "test_resnet_svdpade.groceries"],
             "no weights tagged 'groceries'; it has grocery, init; did you mean grocery?",
         ),
+        (
+            ["predict", __file__, "--model", "convnext_tiny_isqrt.dinov3_lvd1689m"],
+            "weights of that tag are named convnext_tiny_isqrt.init-dinov3_lvd1689m.",
+        ),
+        (["list", "convnext_tiny_isqrt.dinov3_lvd1689m"], "named convnext_tiny_isqrt.init-dinov3_lvd1689m."),
+        (["list", "convnext*.nowhere*"], "No pretrained weights fit"),
         (["validate", "--model", "resnet18.nowhere", "--data-dir", "."], "resnet18 has no weights tagged 'nowhere'"),
     ],
 )

@@ -9,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 
 import pytest
 import safetensors.torch
@@ -30,6 +31,13 @@ from timm_gcp.models.mixin import GCPMixin
 
 JUDGED = ("svdpade", "isqrt", "polar")
 FIXED = {"swin_tiny_patch4_window7_224", "vit_small_patch16_224", "vit_base_patch16_224"}
+# Built with weights; all others on the meta device only, but for those in ``test_modern_backbones``.
+NETWORKS = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "seresnet50", "wide_resnet50_2"),
+    *("resnetv2_50", "resnest50d", "resnet10t", "test_resnet", "alexnet", "vgg16_bn", "densenet121", "densenet201"),
+    *("inception_v3", "regnety_016", "efficientnet_b0", "mobilenetv3_large_100", "repvgg_a0", "convnext_tiny"),
+    *("convnextv2_tiny", "swin_tiny_patch4_window7_224", "vit_small_patch16_224", "vit_base_patch16_224"),
+)
 # One of each kind of head, the smallest that there is; timm's test models and ours.
 KINDS = {
     "test_resnet": "fc",
@@ -99,13 +107,14 @@ def test_default_cfg(backbone):
     assert f"{cfg['classifier']}.weight" in state
     convs = cfg["first_conv"] if isinstance(cfg["first_conv"], (tuple, list)) else (cfg["first_conv"],)
     assert all(f"{conv}.weight" in state for conv in convs)
-    head = ("global_pool.", "pre_logits.", "conv_head.", f"{cfg['classifier']}.")
-    assert {k: v.shape for k, v in state.items() if not k.startswith(head)} == {
-        k: v.shape for k, v in before.items() if not k.startswith(head)
-    }
+    fresh = ("global_pool.", "pre_logits.", f"{cfg['classifier']}.")
+    kept = {k: v.shape for k, v in state.items() if not k.startswith(fresh)}
+    assert kept == {k: before[k].shape for k in kept}
+    replaced = tuple(f"{path}." for path in (*model.gcp_head.replaced, model.gcp_head.container) if path)
+    assert all(k.startswith((*fresh, *replaced)) for k in before.keys() - state.keys())
 
 
-@pytest.mark.parametrize("backbone", slow_but(QUICK, BACKBONES))
+@pytest.mark.parametrize("backbone", slow_but(QUICK, NETWORKS))
 def test_forward_and_backward(backbone):
     model, x = small(f"{backbone}_svdpade")
     features = model.forward_features(x)
@@ -141,7 +150,7 @@ def test_reset_classifier(backbone, method):
     assert bare(x).shape == bare.forward_features(x).shape
 
 
-@pytest.mark.parametrize("backbone", slow_but(QUICK, BACKBONES))
+@pytest.mark.parametrize("backbone", slow_but(QUICK, NETWORKS))
 def test_features(backbone):
     arguments = dict(img_size=64) if backbone in FIXED else {}
     with torch.device(weightless(backbone)):
@@ -384,12 +393,19 @@ def test_alexnet():
 
 
 def test_register_backbone():
-    names = timm_gcp.register_backbone("tiny_vit_21m_224")
-    assert names == [f"tiny_vit_21m_224_{method}" for method in (*METHODS, "mp")]
+    for _ in range(2):  # again, it changes nothing, and timm does not warn of names that are overwritten
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            names = timm_gcp.register_backbone("mobilevitv2_100")
+        assert names == [f"mobilevitv2_100_{method}" for method in (*METHODS, "mp")]
     with torch.device("meta"):
-        model = timm.create_model("tiny_vit_21m_224_svdpade")
+        model = timm.create_model("mobilevitv2_100_svdpade")
     assert model.head_hidden_size == 256 * 257 // 2
-    assert set(timm.list_models("tiny_vit_21m*_polar", module="tiny_vit")) == {"tiny_vit_21m_224_polar"}
+    assert set(timm.list_models("mobilevitv2_1*_polar", module="mobilevit")) == {"mobilevitv2_100_polar"}
+    assert timm.list_models("mobilevitv2_100_polar.*", pretrained=True) == [
+        "mobilevitv2_100_polar.init",
+        "mobilevitv2_100_polar.init-cvnets_in1k",
+    ]
     assert "vit_small_patch16_224_svdpade.init" in timm.list_models("vit_small*_svdpade*", pretrained=True)
     with pytest.raises(GCPError, match="did you mean"):
         timm_gcp.register_backbone("resnet26q")

@@ -66,6 +66,7 @@ def test_a_manifest_comes_back_and_is_never_half_written(tmp_path):
     [
         dict(name="resnet50"),
         dict(name="resnet50_polar.init"),
+        dict(name="resnet50_polar.init-a1_in1k"),
         dict(hub="org/name@0123abc", sha256="0" * 64),
         dict(package="../x.safetensors", sha256="0" * 64),
         dict(package="x.safetensors"),
@@ -75,6 +76,13 @@ def test_a_manifest_comes_back_and_is_never_half_written(tmp_path):
 def test_rows_that_cannot_be_trusted_are_refused(change):
     with pytest.raises(GCPError, match="no valid"):
         dataclasses.replace(ROW, **change).check()
+
+
+def test_a_manifest_with_a_tag_of_the_plain_backbones_weights_is_refused(tmp_path):
+    row = {"name": "resnet50_polar.init-a1_in1k", "description": "x", "upstream": {"source": "drive:1"}}
+    (tmp_path / "m.json").write_text(json.dumps([row]))
+    with pytest.raises(GCPError, match=r"resnet50_polar\.init-a1_in1k.* the tags of the plain backbone's weights"):
+        read_manifest(tmp_path / "m.json")
 
 
 def test_files_that_are_no_manifest(tmp_path):

@@ -10,17 +10,19 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from timm.models import get_arch_pretrained_cfgs
 
 from ..errors import GCPError
 from ..method import Method, name_of_dtype
 from ..methods import METHODS
 from ..models import ensure_registered
+from ..models.cfgs import check_tag
 from ..models.create import create_on_meta
 from ..models.names import split_name
 from ..moment_pooling import MOMENT_POOL
 from ..text import nearest
+from ..weights.init_tags import init_tag, is_init
 from .glossary import GLOSSARY
+from .list_weights import DEFAULT_METHOD, count_init, find_weights, weights_of_models
 from .options import Parser, add_debug
 
 __all__ = ["main"]
@@ -44,10 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="timm-gcp list",
         description="List the registered backbones and the methods, or show what is known of one: a model "
-        "(resnet50_svdpade), a backbone (resnet50), or a method (svdpade).",
+        "(resnet50_svdpade), a backbone (resnet50), or a method (svdpade). A pattern with a dot lists pretrained "
+        "weights.",
     )
     parser.add_argument(
-        "name", nargs="?", default="*", help="a name, a pattern ('*_polar'), or 'glossary' for the words of the log"
+        "name",
+        nargs="?",
+        default="*",
+        help="a name, a pattern of models ('*_polar') or of weights ('*.init-*dinov3*'), or 'glossary' for the words "
+        "of the log",
     )
     parser.add_argument("--time", action="store_true", help="also measure the forward pass of a model on this machine")
     add_debug(parser)
@@ -60,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif any(character in args.name for character in "*?["):
         if args.time:
             raise GCPError("--time measures one model; give its name, such as resnet50_svdpade.")
-        _show_matches(console, args.name)
+        (_show_weights if "." in args.name else _show_matches)(console, args.name)
     else:
-        _show_model(console, args.name.partition(".")[0], args.time)
+        _show_model(console, args.name, args.time)
     return 0
 
 
@@ -87,14 +94,30 @@ def _show_matches(console: Console, pattern: str) -> None:
         raise GCPError(f"No registered model fits '{pattern}'{_near(pattern.strip('*'))}")
     methods = {method for _, method in models}
     console.print("A model is named <backbone>_<method>, such as resnet50_svdpade.\n", markup=False)
-    console.print("Backbones, each with every method below:", style="bold")
-    console.print(", ".join(dict.fromkeys(backbone for backbone, _ in models)) + "\n", markup=False, highlight=False)
+    console.print(
+        "Backbones, each with every method below; in brackets the number of pretrained weights of timm that it has:",
+        style="bold",
+    )
+    one_each = dict(models)  # every method of a backbone has the same
+    shown = ", ".join(f"{backbone}({count_init(f'{backbone}_{method}')})" for backbone, method in one_each.items())
+    console.print(shown + "\n", markup=False, highlight=False)
     console.print(_methods(row for row in METHODS.values() if row.name in methods))
     console.print()
     console.print(
-        "timm-gcp list NAME shows one backbone, model or method; any other backbone of timm works as well.",
+        "timm-gcp list NAME shows one backbone with its weights, one model or one method; timm-gcp list "
+        "'*.init-*dinov3*' finds weights by their tag. Any other backbone of timm works as well.",
         markup=False,
     )
+
+
+def _show_weights(console: Console, pattern: str) -> None:
+    weights = find_weights(pattern)
+    if not weights:
+        raise GCPError(
+            f"No pretrained weights fit '{pattern}'; timm-gcp list '{pattern.partition('.')[0]}' lists models."
+        )
+    console.print("Weights under .init are those of timm's backbone, under a fresh head of any method.\n", markup=False)
+    _show_facts(console, f"{len(weights)} pretrained weights", weights)
 
 
 def _methods(rows: Iterable[Method]) -> Table:
@@ -130,53 +153,44 @@ def _show_method(console: Console, row: Method) -> None:
 
 
 def _show_model(console: Console, name: str, timed: bool) -> None:
-    backbone, method, _ = split_name(name)
+    backbone, method, tag = split_name(name)
     if not timm.is_model(backbone):
-        backbone, method = name, ""
+        backbone, method = name.partition(".")[0], ""
     if not timm.is_model(backbone):
         raise GCPError(f"There is no model, backbone or method '{name}'{_near(name)}")
-    shown = f"{backbone}_{method or 'svdpade'}"
+    shown = f"{backbone}_{method or DEFAULT_METHOD}"
     ensure_registered(shown)
-    model: Any = create_on_meta(shown)
-    cfg: dict[str, Any] = model.pretrained_cfg
+    if tag and not method and not is_init(tag):
+        tag = init_tag(tag)
+    check_tag(shown, tag)
+    model: Any = create_on_meta(f"{shown}.{tag}" if tag else shown)
     methods = [f"{backbone}_{one}" for one in METHODS]
-    facts = {
-        "what": _what(backbone, method),
-        "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M for {model.num_classes} classes",
-        "covariance": f"{model.global_pool.channels} channels, {model.global_pool.out_features:,} numbers",
-        "input": " × ".join(map(str, cfg["input_size"])),
-    }
+    facts = _facts_of(model, backbone, method)
     if not method:
         facts["models"] = ", ".join(methods)
     if timed:
-        facts["forward"] = _measured(shown, cfg["input_size"])
+        facts["forward"] = _measured(shown, model.pretrained_cfg["input_size"])
     _show_facts(console, name, facts)
-    weights = {
-        full: _weights(row)
-        for one in ([shown] if method else methods)
-        for full, row in get_arch_pretrained_cfgs(one).items()
-        # The tag init of every method holds the same weights.
-        if row.has_weights and (row.tag != "init" or one == shown)
-    }
-    if weights:
-        _show_facts(console, "Pretrained weights", weights)
-    else:
+    tables = weights_of_models([shown] if method else methods, shown, only=tag)
+    for title, weights in tables:
+        _show_facts(console, title, weights)
+    if not tables:
         console.print("There are no pretrained weights of it.")
+
+
+def _facts_of(model: Any, backbone: str, method: str) -> dict[str, str]:
+    return {
+        "what": _what(backbone, method),
+        "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M for {model.num_classes} classes",
+        "covariance": f"{model.global_pool.channels} channels, {model.global_pool.out_features:,} numbers",
+        "input": " × ".join(map(str, model.pretrained_cfg["input_size"])),
+    }
 
 
 def _what(backbone: str, method: str) -> str:
     if method == MOMENT_POOL:
         return f"{backbone} with Moment Probing: compressed cross-covariances of groups of channels"
     return f"{backbone} with covariance pooling" + (f": {METHODS[method].forward}" if method else "")
-
-
-def _weights(row: Any) -> str:
-    """What is known of a tag, in a sentence."""
-    size = "×".join(map(str, row.input_size[1:]))
-    licence = f"licence {row.license}" if row.license else "licence not stated"
-    if row.tag == "init":
-        return f"timm's own weights of the backbone under a fresh head, {size} px, {licence}"
-    return f"{row.description} {row.num_classes} classes, {size} px, {licence}"
 
 
 @torch.inference_mode()

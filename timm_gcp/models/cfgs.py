@@ -52,7 +52,7 @@ def check_tag(name: str, tag: str) -> None:
         tag: of its weights; '' for the default ones.
 
     Raises:
-        GCPError: the name has no such tag; the message names those that it has, or ``init-<tag>``.
+        GCPError: the name has no such tag; the message names some that it has, or near matches.
     """
     tags = [full.partition(".")[2] for full in get_arch_pretrained_cfgs(name)]
     if not tag or tag in tags:
@@ -60,11 +60,16 @@ def check_tag(name: str, tag: str) -> None:
     what = f"{name} has no weights tagged '{tag}'"
     if (init := init_tag(tag)) in tags:
         raise GCPError(f"{what}; the plain backbone's weights of that tag are named {name}.{init}.")
-    if is_init(tag) and plain_tag(tag) in tags:
+    if is_init(tag) and plain_tag(tag) in filter(None, tags):
         raise GCPError(f"{what}; these are named {name}.{plain_tag(tag)}, since the name has no covariance pool.")
-    there = sorted(filter(None, tags))
-    has = f"it has {some_of(there, 8)}" if there else "it has none; leave the tag out"
-    raise GCPError(f"{what}; {has}{nearest(tag, there)}")
+    raise GCPError(f"{what}; {_tags_there(tags)}{nearest(tag, tags)}")
+
+
+def _tags_there(tags: Iterable[str]) -> str:
+    named = sorted(tag for tag in tags if tag == INIT or (tag and not is_init(tag)))
+    init = sum(is_init(tag) for tag in tags) - 1
+    more = f" (and init-<tag> for {init} tags of the plain backbone)" if init > 1 else ""
+    return f"it has {some_of(named, 8)}{more}" if named else "it has none; leave the tag out"
 
 
 def plain_cfg_of(backbone: str, cfg: PretrainedCfg, overlay: Mapping[str, Any]) -> PretrainedCfg | None:

@@ -54,7 +54,8 @@ def create_gcp_model(
         The model, or timm's feature extractor.
 
     Raises:
-        GCPError: ``pretrained`` without weights to load, a tag that the name does not have, or arguments of the head that do not fit.
+        GCPError: ``pretrained`` without weights to load, a tag that the name does not have, or arguments of the head
+            that do not fit.
     """
     name = f"{backbone}_{method}"
     overlay = dict(pretrained_cfg_overlay or {})

@@ -105,8 +105,8 @@ class Checkpoint:
         """
         if is_init(self.tag):
             raise GCPError(
-                f"Row '{self.name}' of the manifest has a tag of the plain backbone's weights, {INIT} or {INIT}-...; give "
-                "it another tag."
+                f"Row '{self.name}' of the manifest has no valid name: '{INIT}' and '{INIT}-...' are the tags of the "
+                "plain backbone's weights; give it another tag."
             )
         problems = {
             "name": not _NAME.fullmatch(self.name),
