@@ -110,5 +110,5 @@ def test_a_graft_pushed_to_the_hub_loads_again(tmp_path):
 def test_code_that_loads_a_folder(tmp_path):
     """Backbones that importing the package does not register are registered first."""
     assert loading_code("resnet50_isqrt", "m") == "timm.create_model('local-dir:m', pretrained=True)"
-    code = loading_code("tf_efficientnet_lite0_isqrt", "m")
-    assert code.startswith('timm_gcp.register_backbone("tf_efficientnet_lite0"); timm.create_model(')
+    code = loading_code("mobilevitv2_100_isqrt", "m")
+    assert code.startswith('timm_gcp.register_backbone("mobilevitv2_100"); timm.create_model(')
