@@ -241,3 +241,24 @@ def test_from_the_hub_to_a_trained_folder(hub, images, tmp_path):
     assert config["training"]["started_from"]["name"] == name
     done = timm_gcp_command("validate", "--model", tmp_path / "r" / "model", "--data-dir", images, "--device", "cpu")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_probe_takes_the_plain_backbone_and_the_method(hub, images, tmp_path):
+    server, weights = hub
+    env = {"HF_ENDPOINT": server.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
+    for name, more in (
+        (f"{SMALL}_polar.init-{CLASSLESS}", ()),
+        (f"{SMALL}_isqrt.init-{CLASSLESS}", ("--method", "svd")),
+    ):
+        done = timm_gcp_command(
+            *("probe", images, "--model", name, "--output", tmp_path / "p", "--img-size", "64", "--components", "4"),
+            *("--device", "cpu", "-j", "0", *more),
+            env=env,
+        )
+        assert done.returncode == 0, done.stderr
+        method = more[1] if more else "polar"
+        assert json.loads((tmp_path / "p" / "result.json").read_text())["method"] == method
+    model = timm.create_model(f"local-dir:{tmp_path / 'p' / 'model'}", pretrained=True)
+    assert torch.equal(model.stem[0].weight, weights["stem.0.weight"])
+    assert model.pretrained_cfg["architecture"] == f"{SMALL}_svd"

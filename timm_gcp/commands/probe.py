@@ -18,6 +18,7 @@ from ..files import check_output_folder, save_text
 from ..methods import get_method
 from ..models.folder import architecture, loading_code
 from ..models.named import load_model
+from ..models.names import plain_name
 from ..plots import new_figure, save_figure
 from ..probing.fits import Result
 from ..probing.options import HEADS, MomentSettings, ProbeOptions
@@ -187,7 +188,12 @@ def probe_parser() -> Parser:
     group.add_argument(
         "--components", type=int, metavar="R", help="principal directions (default: 256, or all where there are fewer)"
     )
-    group.add_argument("--method", default=defaults.method, metavar="NAME", help="method of the covariance's root")
+    group.add_argument(
+        "--method",
+        metavar="NAME",
+        help=f"method of the covariance's root (default: {defaults.method}, or the one in a --model such as "
+        "resnet50_polar.init)",
+    )
     group.add_argument(
         "--first-order",
         default=defaults.first_order,
@@ -227,6 +233,9 @@ def parse_probe_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     args: argparse.Namespace = probe_parser().parse_args(argv)
     args.data_dir = args.data_dir or args.data
+    if plain := plain_name(args.model):  # a probe puts its own pool on the backbone
+        args.model, args.method = plain.of_backbone, args.method or plain.method
+    args.method = args.method or ProbeOptions.method
     check_common(args)
     if get_method(args.method).of_sigma is None:
         raise GCPError(f"--method {args.method} is no function of the covariance; use isqrt, or another root.")

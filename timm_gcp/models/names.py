@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from ..methods import METHODS
 from ..moment_pooling import MOMENT_POOL
+from ..weights.init_tags import is_init, plain_tag
 
-__all__ = ["SOURCES", "ModelName", "brings_weights", "split_name"]
+__all__ = ["SOURCES", "ModelName", "brings_weights", "plain_name", "split_name"]
 
 SOURCES = ("local-dir:", "hf-hub:", "hf_hub:")
 """timm's prefixes of model folders and of Hub ids."""
@@ -25,6 +26,11 @@ class ModelName(NamedTuple):
     method: str
     tag: str
 
+    @property
+    def of_backbone(self) -> str:
+        """Backbone and tag, without the method."""
+        return ".".join(filter(None, (self.backbone, self.tag)))
+
 
 def split_name(name: str) -> ModelName:
     """Splits a model's name.
@@ -39,6 +45,19 @@ def split_name(name: str) -> ModelName:
     backbone, _, method = architecture.rpartition("_")
     known = method in METHODS or method == MOMENT_POOL
     return ModelName(backbone, method, tag) if known else ModelName(architecture, "", tag)
+
+
+def plain_name(name: str) -> ModelName | None:
+    """What a name under ``init`` stands for where no pool is wanted: the plain backbone, with its own tag.
+
+    Args:
+        name: such as ``resnet50_isqrt.init-a1_in1k``.
+
+    Returns:
+        Backbone, method and timm's tag ('' for the default one); None for any other name.
+    """
+    backbone, method, tag = split_name(name)
+    return ModelName(backbone, method, plain_tag(tag)) if method in METHODS and is_init(tag) else None
 
 
 def brings_weights(name: str) -> bool:

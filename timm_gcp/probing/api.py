@@ -16,6 +16,7 @@ from ..data.options import TrainingDataOptions
 from ..errors import GCPError
 from ..models.deepcopy import copy_model
 from ..models.named import create_model
+from ..models.names import plain_name
 from ..text import nearest
 from .backbone import Backbone
 from .directions import Directions, directions_of
@@ -43,8 +44,8 @@ def probe(
     """Fits a classifier with covariance features to a frozen backbone.
 
     Args:
-        model: a plain timm model, without a covariance pool, or its name, whose pretrained weights are loaded. It is
-            not changed.
+        model: a plain timm model, without a covariance pool, or its name, whose pretrained weights are loaded
+            (``<backbone>_<method>.init-<tag>`` stands for ``<backbone>.<tag>`` and that method). It is not changed.
         train: a folder of images; or batches of images ``[B, C, H, W]``, preprocessed for the model, and labels
             ``[B]``, from a ``DataLoader`` or anything else that can be passed through twice; or a pair of arrays,
             images ``[N, C, H, W]`` and labels ``[N]``.
@@ -71,6 +72,8 @@ def probe(
     for name in options:
         if name not in known:
             raise GCPError(f"A probe has no option '{name}'{nearest(name, known)}")
+    if isinstance(model, str) and (plain := plain_name(model)):
+        model, options = plain.of_backbone, {"method": plain.method, **options}
     chosen = ProbeOptions(**options)
     network = create_model(model, pretrained=True) if isinstance(model, str) else copy_model(model)
     require_plain(network)
