@@ -26,7 +26,7 @@ EXPONENTS = (0, 1, 2, 3, 4, 5, 6, 7, 8)
 STEP = 1e-3
 """Step of the finite difference, relative to the smallest singular value."""
 
-OWN_FUNCTION = ("svdtopn", "rsqrt", "logm", "seb")
+OWN_FUNCTION = ("svdtopn", "rsqrt", "logm", "seb", "cov", "maxexp", "corr")
 """Methods of a function other than the square root, which are not compared with it."""
 
 

@@ -13,7 +13,7 @@ from timm_gcp.pooling import find_pools
 from timm_gcp.spectral.covariance import triangle
 
 # Methods without an eigensolver.
-ONE_GRAPH = ["isqrt", "mpa", "mtp", "bcnn", "cbp"]
+ONE_GRAPH = ["isqrt", "mpa", "mtp", "cov", "maxexp", "bdc", "bcnn", "cbp"]
 # Every method, and arguments that take another branch than the defaults.
 ROWS = [*((name, {}) for name in METHODS), ("svdpade", {"alpha": 0.7}), ("svdtrunc", {"clip": 10.0})]
 

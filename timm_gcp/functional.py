@@ -157,11 +157,14 @@ def _scaled(
         scaled = rescale(work, unit**-power, torch.ones_like(unit))
         out = _computed(row, scaled, unit, dtype, row.complete(method_args), sigma=sigma)
         out = (out if finish is None else finish(out)).to(work.dtype)
-        degree = row.degree(**method_args)
-        forward, back = unit**degree, unit ** (degree - power)
         if out.dim() < work.dim():
-            forward, back = forward.squeeze(-1), back.squeeze(-1)
-        return rescale(out, forward, back).to(given.dtype)
+            unit = unit.squeeze(-1)
+        degree = row.degree(**method_args)
+        first = min(degree, 1.0)
+        out = rescale(out, unit**first, unit ** (first - power))
+        if degree > first:  # in two steps: the square of unit may overflow where the output is zero
+            out = out * unit ** (degree - first)
+        return out.to(given.dtype)
 
 
 def _computed(

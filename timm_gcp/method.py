@@ -135,6 +135,14 @@ class Method:
         """The degree k for which features scaled by c give an output scaled by cᵏ."""
         return self.homogeneity(**self.complete(method_args))
 
+    @property
+    def is_root(self) -> bool:
+        """Whether the output stands for the square root of the covariance: a function of it of degree one.
+
+        The classifier of one such method is of use with another; a function of another degree is of another scale.
+        """
+        return self.of_sigma is not None and self.degree() == 1
+
     def width(self, channels: int, **method_args: Any) -> int:
         """Length of the output vector for this many channels."""
         return self.output_width(channels, **self.complete(method_args))

@@ -17,8 +17,17 @@ from .errors import GCPError
 from .method import Argument, Method, SpectralMethod
 from .spectral import eigenfree, loewner
 from .spectral.bilinear import bilinear, compact_bilinear
+from .spectral.brownian import brownian_distance
+from .spectral.correlation import (
+    correlation_root_eigenfree,
+    correlation_root_of_features,
+    correlation_root_of_sigma,
+)
+from .spectral.covariance import symmetric
+from .spectral.gaussian import gaussian_embedding, gaussian_embedding_eigenfree
 from .spectral.matrix_pade import matrix_root, pade_root, taylor_root
 from .spectral.matrix_pade_eigen import matrix_root_of_features, pade_scalar, taylor_scalar
+from .spectral.max_exp import max_exp_of_features, max_exp_of_sigma
 from .spectral.newton_schulz import newton_schulz, newton_schulz_of_features
 from .spectral.newton_schulz_eigen import root_of_sigma_with_newton_gradient, root_with_newton_gradient
 from .spectral.polar import DTYPES, hermitian_factor
@@ -241,6 +250,67 @@ _ROWS = (
         takes_unit=True,
         takes_matmul_dtype=True,
         eigenfree=eigenfree.balanced_root,
+    ),
+    Method(
+        name="cov",
+        forward="the covariance itself",
+        backward="autograd",
+        reference="Wang, Gao, Zhang, Xie, Li, Hu: DropCov, NeurIPS 2022",
+        of_features=lambda x: x @ x.mT,
+        of_sigma=symmetric,
+        eigenfree=lambda x, unit: x @ x.mT,
+        eigenfree_dtype=torch.float32,
+        homogeneity=lambda: 2.0,
+        dtype=torch.float32,
+    ),
+    Method(
+        name="maxexp",
+        forward="I − (I − Σ/tr Σ)^η, by matrix products",
+        backward="autograd, with the derivative of the trace",
+        reference="Koniusz, Zhang, Porikli, CVPR 2018; Koniusz, Zhang: Power Normalizations, TPAMI 2022",
+        arguments=(Argument("eta", int, 50, "η, about the number of positions"),),
+        of_features=max_exp_of_features,
+        of_sigma=max_exp_of_sigma,
+        eigenfree=lambda x, unit, eta: max_exp_of_features(x, eta),
+        eigenfree_dtype=torch.float32,
+        homogeneity=lambda eta: 0.0,
+        dtype=torch.float32,
+    ),
+    Method(
+        name="corr",
+        forward="exact root of the correlation matrix; zero for a constant channel",
+        backward="exact, through the standard deviations too",
+        reference="timm_gcp",
+        of_features=correlation_root_of_features,
+        of_sigma=correlation_root_of_sigma,
+        takes_matmul_dtype=True,
+        eigenfree=lambda x, unit: correlation_root_eigenfree(x),
+        eigenfree_dtype=torch.float32,
+        homogeneity=lambda: 0.0,
+    ),
+    Method(
+        name="gaussian",
+        forward="exact root of [[Σ + β²μμᵀ, βμ], [βμᵀ, 1]], μ the mean",
+        backward="exact",
+        reference="Wang, Li, Zhang: G²DeNet, CVPR 2017",
+        arguments=(Argument("beta", float, 1.0, "β, the weight of the mean"),),
+        of_features=gaussian_embedding,
+        of_sigma=None,
+        takes_unit=True,
+        eigenfree=gaussian_embedding_eigenfree,
+        eigenfree_dtype=torch.float32,
+        output_width=lambda channels, beta: (channels + 1) * (channels + 2) // 2,
+    ),
+    Method(
+        name="bdc",
+        forward="Brownian distance covariance: distances between channels, double-centred",
+        backward="autograd; zero at distance zero",
+        reference="Xie, Long, Lv, Wang, Li: DeepBDC, CVPR 2022",
+        arguments=(Argument("temperature", float, 0.5, "factor of the squared distance per position"),),
+        of_features=brownian_distance,
+        of_sigma=None,
+        eigenfree=lambda x, unit, temperature: brownian_distance(x, temperature),
+        eigenfree_dtype=torch.float32,
     ),
     Method(
         name="bcnn",

@@ -25,7 +25,7 @@ class GlobalCovariancePool(MapPool):
     """Global covariance pooling: the upper triangle of the square root of the channels' covariance.
 
     ``[B, C, H, W]`` (``[B, H, W, C]`` with ``input_fmt='NHWC'``, ``[B, N, C]`` with ``'NLC'``) → ``[B, R(R+1)/2]``,
-    with R the number of channels after an optional reduction (``bcnn`` and ``cbp`` have widths of their own). The
+    with R the number of channels after an optional reduction (``gaussian``, ``bcnn``, ``cbp`` have other widths). The
     spectral part leaves autocast and runs in its own precision; the output has the dtype of the reduced features. With
     ``first_order`` a first-order vector of C numbers (2C for both) comes before the triangle.
 

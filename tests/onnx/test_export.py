@@ -74,6 +74,9 @@ def test_arguments_change_both_alike():
         ("mtp", "degree", (1, 30)),
         ("isqrt", "iterations", (1, 9)),
         ("svdtopn", "keep", (12, 500)),
+        ("maxexp", "eta", (1, 2, 7, 300)),
+        ("gaussian", "beta", (0.1, 10.0)),
+        ("bdc", "temperature", (0.01, 10.0)),
         ("cbp", "sketch", (16, 300)),
     ):
         for value in values:
@@ -149,7 +152,7 @@ class Tokens(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [*OTHERS, "polar", "svdpade", "rsqrt", "mpa"])
+@pytest.mark.parametrize("method", [*OTHERS, "polar", "svdpade", "rsqrt", "mpa", "cov", "maxexp", "corr"])
 def test_export_of_any_module_with_a_pool(method, tmp_path):
     model = Tokens(method)
     before = {name: value.clone() for name, value in model.state_dict().items()}

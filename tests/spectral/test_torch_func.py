@@ -98,7 +98,7 @@ def test_per_sample_gradients_of_a_network(name):
             torch.testing.assert_close(mapped[key][i], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("name", SPECTRAL)
+@pytest.mark.parametrize("name", METHODS)
 def test_second_derivatives_are_refused(name):
     x, loss = torch.randn(4, 9, dtype=torch.float64), loss_of(name)
     with pytest.raises(RuntimeError, match="cannot be differentiated a second time"):

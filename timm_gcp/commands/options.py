@@ -261,7 +261,7 @@ def add_hybrid_arguments(group: Any) -> None:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="train with --warm-method while the learning rate is large, then with the model's own method "
-        "(default: on wherever the two differ)",
+        "(default: on where the model's own method is another root)",
     )
     group.add_argument(
         "--warm-method",

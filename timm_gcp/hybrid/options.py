@@ -20,8 +20,8 @@ class HybridOptions:
     """Whether a model trains by the hybrid protocol, and when it switches.
 
     Attributes:
-        hybrid: True asks for the protocol, False turns it off; None takes it wherever the warm method differs from the
-            model's own.
+        hybrid: True asks for the protocol, False turns it off; None takes it where the model's own method is a root
+            other than the warm method, or another function of the covariance and a rule of the switch is given.
         warm_method: method until the switch.
         switch_lr_fraction: switch once the learning rate is at most this fraction of its peak; None is 0.1, unless
             another rule is given.
@@ -84,8 +84,9 @@ class HybridOptions:
                 )
             return None
         own = get_method(pools[0].method)
-        # Bilinear pooling has no root that the warm method could stand for.
-        if self.hybrid is False or (self.hybrid is None and own.of_sigma is None):
+        # The warm method is a root: a classifier that it has trained does not fit a function of another scale.
+        asked = self.hybrid or (given and own.of_sigma is not None)
+        if self.hybrid is False or not (asked or own.is_root):
             return None
         if own is get_method(self.warm_method) and not self.hybrid:
             if given:

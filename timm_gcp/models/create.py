@@ -114,7 +114,7 @@ def create_on_meta(name: str, **arguments: object) -> nn.Module:
 
 def _remedy(backbone: str, method: str) -> str:
     others = names_with_weights(backbone)
-    if others and method in METHODS and METHODS[method].of_sigma is not None:
+    if others and method in METHODS and METHODS[method].is_root:
         return f"{others[0]} has some, a root has no parameters: create that, and set global_pool.method = '{method}'"
     if timm.models.is_model_pretrained(backbone):
         return (

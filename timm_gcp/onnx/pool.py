@@ -54,7 +54,9 @@ def pool_eigenfree(
     out = row.eigenfree(scaled.to(dtype), unit=unit, **row.complete(method_args)).to(work.dtype)
     if row.of_sigma is not None:
         out = triangle(out)
-    return (out * unit.squeeze(-1) ** row.degree(**method_args)).to(x.dtype)
+    unit, degree = unit.squeeze(-1), row.degree(**method_args)
+    out = out * unit ** min(degree, 1.0)
+    return (out * unit ** (degree - 1) if degree > 1 else out).to(x.dtype)  # the square of unit may overflow
 
 
 class EigenfreePool(GlobalCovariancePool):

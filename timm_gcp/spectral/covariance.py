@@ -86,9 +86,8 @@ def binary_scale(x: Tensor) -> Tensor:
 
 
 class _Rescale(BatchedFunction):
-    """t · factor, with its own factor for the gradient."""
+    """t · factor, with its own factor for the gradient; not ``linear``, because a second derivative would be wrong."""
 
-    linear = True
     keeps_inputs = (2,)
 
     @staticmethod
@@ -110,6 +109,23 @@ def rescale(t: Tensor, factor: Tensor, grad_factor: Tensor) -> Tensor:
     """
     out: Tensor = _Rescale.apply(t, factor, grad_factor)
     return out
+
+
+def to_unit_norm(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Divides by the Euclidean norm over some dimensions, at every scale; zero, with a zero gradient, for zero.
+
+    Args:
+        x: floating point.
+        dims: the dimensions over which the squares are summed.
+
+    Returns:
+        Of the shape of ``x``.
+    """
+    largest = x.detach().abs().amax(dims, keepdim=True)
+    empty = largest == 0
+    # A factor that the norm cancels needs no gradient, and no square under- or overflows.
+    x = x / largest.masked_fill(empty, 1)
+    return x / x.square().sum(dims, keepdim=True).masked_fill(empty, math.inf).sqrt()  # divides the gradient too
 
 
 def trace_of(a: Tensor) -> Tensor:
