@@ -27,12 +27,14 @@ HEADS = {
     "sketch": {"count_sketch": 40},
     "dropout": {"channel_dropout": 0.3},
     "adaptive": {"channel_dropout": "adaptive"},
+    "normalized": {"first_order": "mean", "normalize_parts": True},
     "together": {
         "groups": 2,
         "count_sketch": 37,
         "reduction": "linear_norm",
         "first_order": "mean",
         "channel_dropout": "adaptive",
+        "normalize_parts": True,
     },
 }
 ALL = pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
@@ -133,6 +135,29 @@ def test_a_sketch_takes_the_triangles_place(groups):
     assert gradcheck(pool, (x[:, :, :3, :3].clone().requires_grad_(),))
 
 
+@pytest.mark.parametrize("first_order", [None, "mean", "mean+class"])
+def test_normalized_parts_have_one_length(first_order):
+    x, token = torch.randn(2, 12, 4, 6, dtype=torch.float64), 40 * torch.randn(2, 12, dtype=torch.float64)
+    given = (x, token) if first_order == "mean+class" else (x,)
+    plain = GlobalCovariancePool(12, "polar", None, first_order=first_order)
+    pool = GlobalCovariancePool(12, "polar", None, first_order=first_order, normalize_parts=True)
+    widths = [12] * len(pool.options.first_order_parts) + [78]
+    for part, own in zip(plain(*given).split(widths, 1), pool(*given).split(widths, 1), strict=True):
+        assert torch.allclose(own, 16 * part / part.norm(dim=1, keepdim=True), rtol=1e-5)
+        assert torch.allclose(own.norm(dim=1), torch.tensor(16.0).double(), rtol=1e-5)
+    assert gradcheck(pool, tuple(each.requires_grad_() for each in given))
+
+
+def test_normalized_parts_of_extreme_length():
+    pool = GlobalCovariancePool(5, "isqrt", None, first_order="mean", normalize_parts=True)
+    for x in (torch.zeros(2, 5, 3, 3), 1e15 * torch.rand(2, 5, 3, 3), torch.full((2, 5, 3, 3), 6e4).half()):
+        x.requires_grad_()
+        y = pool(x)
+        y.float().sum().backward()
+        assert torch.isfinite(y).all()
+        assert torch.isfinite(x.grad).all()
+
+
 def _root(sigma):
     values, vectors = torch.linalg.eigh(sigma)
     return vectors @ torch.diag_embed(values.clamp_min(0).sqrt()) @ vectors.mT
@@ -169,6 +194,8 @@ def test_refused():
     for value in (0, 1, -0.1, 1.5, True, "half"):
         with pytest.raises(GCPError, match="channel_dropout is a probability above 0 and under 1"):
             GlobalCovariancePool(8, reduce=None, channel_dropout=value)
+    with pytest.raises(GCPError, match="normalize_parts is True or False, not 'yes'"):
+        GlobalCovariancePool(8, reduce=None, normalize_parts="yes")
     for method in ("cbp", "bcnn"):
         with pytest.raises(GCPError, match=f"'{method}' is none"):
             GlobalCovariancePool(8, method, reduce=None, count_sketch=5)

@@ -6,9 +6,13 @@ from torch import Tensor, nn
 from .errors import GCPError
 from .pool_options import PoolOptions
 
-__all__ = ["MapPool", "find_map_pools"]
+__all__ = ["MapPool", "at_common_length", "find_map_pools"]
 
 _FORMATS = {"NCHW": 1, "NHWC": -1, "NLC": -1}
+
+_LENGTH = 16.0
+"""Of a normalised part: √256, the norm of the root of the covariance of 256 uncorrelated channels of variance one."""
+_FLOOR = 1e-6  # added to the squared length, so that the gradient of a part that is zero stays bounded
 
 
 class MapPool(nn.Module):
@@ -62,7 +66,10 @@ class MapPool(nn.Module):
         parts = [x.mean((2, 3))] if "mean" in self.options.first_order_parts else []
         parts += [] if token is None else [token]
         second = self._second_order(x)
-        return torch.cat([*(part.to(second.dtype) for part in parts), second], 1) if parts else second
+        parts.append(second)
+        if self.options.normalize_parts:
+            parts = [at_common_length(part) for part in parts]
+        return torch.cat([part.to(second.dtype) for part in parts], 1) if len(parts) > 1 else parts[0]
 
     def _second_order(self, x: Tensor) -> Tensor:
         """The second-order part of a map ``[B, C, H, W]``."""
@@ -91,6 +98,24 @@ class MapPool(nn.Module):
     def feat_mult(self) -> float:
         """The factor from incoming channels to outgoing features."""
         return self.out_features / self.in_features
+
+
+def at_common_length(part: Tensor) -> Tensor:
+    """A part of the pooled vector, scaled to length 16 for each image: 16 v / √(‖v‖² + 1e-6).
+
+    A linear layer on several parts learns each at a pace that grows with the square of its length, so a part of another
+    scale is either left behind or makes training diverge. The length is fixed, not learned: the classifier can scale
+    its own weights, and a learned factor of a whole part has the gradient of all of them, which a plain gradient step
+    at the rate of the classifier does not bear.
+
+    Args:
+        part: ``[B, D]``, floating point.
+
+    Returns:
+        The same shape and dtype; the length is computed in float32 or better.
+    """
+    wide = part.to(torch.promote_types(part.dtype, torch.float32))
+    return (wide * (_LENGTH / (wide.square().sum(1, keepdim=True) + _FLOOR).sqrt())).to(part.dtype)
 
 
 def find_map_pools(model: nn.Module) -> list[MapPool]:

@@ -30,6 +30,7 @@ class PoolOptions:
         count_sketch: length N of a count sketch of the triangle; None keeps the triangle.
         channel_dropout: probability of a reduced channel to be dropped in training, or ``'adaptive'``, as in DropCov;
             None drops nothing.
+        normalize_parts: whether the vectors of ``first_order`` and the second-order part are scaled to one length.
     """
 
     reduction: str = "conv"
@@ -37,6 +38,7 @@ class PoolOptions:
     groups: int = 1
     count_sketch: int | None = None
     channel_dropout: float | str | None = None
+    normalize_parts: bool = False
 
     def __post_init__(self) -> None:
         """Refuses values that no pool can have."""
@@ -53,6 +55,8 @@ class PoolOptions:
                 f"channel_dropout is a probability above 0 and under 1, '{ADAPTIVE}', or None for no dropout, not "
                 f"{self.channel_dropout!r}."
             )
+        if not isinstance(self.normalize_parts, bool):
+            raise GCPError(f"normalize_parts is True or False, not {self.normalize_parts!r}.")
 
     @property
     def first_order_parts(self) -> tuple[str, ...]:

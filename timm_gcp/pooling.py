@@ -61,6 +61,9 @@ class GlobalCovariancePool(MapPool):
         channel_dropout: in training, each channel of the reduced map of each image is dropped with this probability,
             and divided by one minus it otherwise; ``'adaptive'`` takes a probability that the features decide (DropCov,
             NeurIPS 2022, with method ``cov``; see ``AdaptiveChannelDropout``). None drops nothing.
+        normalize_parts: scales the first-order vectors and the second-order part of each image to one length, so that
+            none drowns the others (``map_pool.at_common_length``). For training; a probe's head has its scales in the
+            classifier.
 
     Attributes:
         options: the options beside the method, a ``PoolOptions``.
@@ -89,6 +92,7 @@ class GlobalCovariancePool(MapPool):
         groups: int = 1,
         count_sketch: int | None = None,
         channel_dropout: float | str | None = None,
+        normalize_parts: bool = False,
     ) -> None:
         """See the class."""
         options = PoolOptions(
@@ -97,6 +101,7 @@ class GlobalCovariancePool(MapPool):
             groups=groups,
             count_sketch=count_sketch,
             channel_dropout=channel_dropout,
+            normalize_parts=normalize_parts,
         )
         super().__init__(in_features, input_fmt, options)
         self.chunk_size = chunk_size

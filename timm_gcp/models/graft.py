@@ -26,6 +26,7 @@ def graft(
     groups: int = 1,
     count_sketch: int | None = None,
     channel_dropout: float | str | None = None,
+    normalize_parts: bool = False,
 ) -> nn.Module:
     """Replaces the global pooling of a timm model by covariance pooling, and its classifier by a fresh one.
 
@@ -69,6 +70,8 @@ def graft(
         count_sketch: length of a count sketch in place of the triangle; None for no sketch.
         channel_dropout: probability of a reduced channel to be dropped in training; ``'adaptive'`` as in DropCov; None
             drops nothing.
+        normalize_parts: scales the first-order vectors and the second-order part to one length; for training with
+            ``first_order``.
 
     Returns:
         The same model.
@@ -89,6 +92,7 @@ def graft(
         groups=groups,
         count_sketch=count_sketch,
         channel_dropout=channel_dropout,
+        normalize_parts=normalize_parts,
     )
     grafted: Any = model
     cfg = dict(getattr(model, "pretrained_cfg", None) or {})
