@@ -55,6 +55,17 @@ def test_channels_are_dropped_whole_and_the_others_scaled(monkeypatch):
     assert len(torch.unique(dropped, dim=0)) > 1  # each image drops its own channels
 
 
+def test_dropcov_estimates_the_covariance_of_unlike_channels(monkeypatch):
+    """Off the diagonal the covariance of kept channels, divided by (1 − ρ)², is the covariance on average."""
+    pool = GlobalCovariancePool(6, "cov", None, channel_dropout=0.5).double()
+    x = torch.randn(1, 6, 3, 3, dtype=torch.float64)
+    drawn = pool(x.expand(20000, -1, -1, -1)).detach()
+    exact = pool.eval()(x)[0].detach()
+    rows, columns = torch.triu_indices(6, 6)
+    error = (drawn.mean(0) - torch.where(rows == columns, 2, 1) * exact) / drawn.std(0) * len(drawn) ** 0.5
+    assert error.abs().max() < 4.5
+
+
 def test_gradient(monkeypatch):
     layer = AdaptiveChannelDropout().double()
     monkeypatch.setattr(layer, "probability", lambda *_: torch.tensor(0.4))  # it has no gradient of its own

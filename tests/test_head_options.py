@@ -115,7 +115,7 @@ def test_groups_are_the_blocks_of_a_block_diagonal_covariance():
     assert gradcheck(pool, (x[:, :, :3, :3].clone().requires_grad_(),))
 
 
-@pytest.mark.parametrize("method", ["svdpade", "polar", "bcnn", "cbp", "logm"])
+@pytest.mark.parametrize("method", ["svdpade", "polar", "bcnn", "cbp", "logm", "cov", "gaussian", "bdc"])
 def test_groups_with_every_kind_of_method(method):
     x = torch.randn(2, 6, 4, 4)
     args = {"sketch": 5} if method == "cbp" else {}
@@ -196,7 +196,7 @@ def test_refused():
             GlobalCovariancePool(8, reduce=None, channel_dropout=value)
     with pytest.raises(GCPError, match="normalize_parts is True or False, not 'yes'"):
         GlobalCovariancePool(8, reduce=None, normalize_parts="yes")
-    for method in ("cbp", "bcnn"):
+    for method in ("cbp", "bcnn", "gaussian"):
         with pytest.raises(GCPError, match=f"'{method}' is none"):
             GlobalCovariancePool(8, method, reduce=None, count_sketch=5)
 
