@@ -72,7 +72,17 @@ def test_all_heads_of_a_backbone_with_a_class_token(arrays):
     found = fitted(timm.create_model("test_vit", img_size=64, num_classes=0), arrays, compare=True, components=8)
     assert found.head.first_order == "class"
     heads = {result.head for result in found.results}
-    assert {"class token", "mean", "class token and mean", "nearest neighbours of the class token"} < heads
+    assert {"class token", "mean", "mean and class token", "nearest neighbours of the class token"} < heads
+
+
+def test_mean_and_class_token_beside_the_covariance(arrays):
+    torch.manual_seed(0)
+    vit = timm.create_model("test_vit", img_size=64, num_classes=0)
+    found = fitted(vit, arrays, components=8, first_order="mean+class")
+    assert found.results[0].head == "mean, class token and isqrt of the covariance"
+    assert found.results[0].features == 2 * vit.num_features + 36 == found.model.get_classifier().in_features
+    with torch.inference_mode():
+        assert (found.model(arrays[0]).argmax(1) == arrays[1]).double().mean() > 0.9
 
 
 @pytest.mark.parametrize(

@@ -197,8 +197,9 @@ def probe_parser() -> Parser:
     group.add_argument(
         "--first-order",
         default=defaults.first_order,
-        choices=("auto", "none", "mean", "class"),
-        help="vector beside the covariance: mean of the map, class token, or (auto) the class token where there is one",
+        choices=("auto", "none", "mean", "class", "mean+class"),
+        help="vector beside the covariance: mean of the map, class token, or both; auto: the class token where there "
+        "is one, otherwise the mean",
     )
     group.add_argument(
         "--classifier",

@@ -21,7 +21,7 @@ from .backbone import Backbone
 from .directions import Directions, principal_directions, spectrum, within_image_covariance
 from .features import Features
 
-__all__ = ["Cache", "digest_of_images", "find_directions", "write_cache"]
+__all__ = ["Cache", "digest_of_images", "find_directions", "store_features", "write_cache"]
 
 _STATE = "state.json"
 _SUBSET = 1000
@@ -98,6 +98,30 @@ def digest_of_images(dataset: Any) -> str:
 def _name_of(key: Mapping[str, Any]) -> str:
     """The name of a file or folder by what its content depends on."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def store_features(
+    backbone: Backbone, train: Any, evaluation: Any, folder: Path, components: int | None = None, views: int = 1
+) -> tuple[Directions, Cache, Cache | None]:
+    """Finds the principal directions and stores the features of the training and of the evaluation images.
+
+    Args:
+        backbone: the frozen backbone.
+        train: training images, in timm's form.
+        evaluation: images to evaluate, or None.
+        folder: of the caches.
+        components: number of directions; None takes the default.
+        views: of the training images; 2 adds the mirror images.
+
+    Raises:
+        GCPError: as `find_directions` and `write_cache`.
+    """
+    images = digest_of_images(train)
+    directions = find_directions(backbone, train, images, folder, components)
+    trained = write_cache(backbone, train, images, directions, folder, views)
+    if evaluation is None:
+        return directions, trained, None
+    return directions, trained, write_cache(backbone, evaluation, digest_of_images(evaluation), directions, folder)
 
 
 def find_directions(backbone: Backbone, dataset: Any, images: str, folder: Path, components: int | None) -> Directions:

@@ -14,7 +14,7 @@ from ..errors import GCPError
 from ..functional import pool_features
 from ..methods import get_method
 from .directions import directions_of
-from .heads import triangle_scaling
+from .parts import triangle_scaling
 
 __all__ = ["CovariancePooling"]
 

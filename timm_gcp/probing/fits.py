@@ -1,7 +1,7 @@
 """Fits the heads of a probe to features and compares their accuracy."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +13,13 @@ from .features import FeatureSet
 from .heads import FittedHead, Head, Kernel, kernel_of, linear_layer, scores_of
 from .moment import MomentHead, fit_moment
 from .options import MomentSettings
+from .parts import CovariancePart, FirstOrderPart, Part
 
-__all__ = ["Fits", "Result", "covariance_head"]
+__all__ = ["FIRST_WEIGHT", "MEAN", "TOKEN", "Fits", "Result", "covariance_head"]
 
-_FIRST_WEIGHT = 0.3
+MEAN, TOKEN = FirstOrderPart("mean"), FirstOrderPart("token")
+
+FIRST_WEIGHT = 0.3
 """Weight of the first-order part beside the triangle, both of mean squared length one."""
 
 
@@ -52,13 +55,15 @@ def covariance_head(method: str, first_order: str | None) -> Head:
 
     Args:
         method: of the covariance's root.
-        first_order: 'mean', 'class' or None.
+        first_order: 'mean', 'class', 'mean+class' or None.
     """
-    names = {"mean": "mean", "class": "token"}
-    if first_order is None:
-        return Head(f"{method} of the covariance", (method,), (1.0,))
-    title = f"{'mean' if first_order == 'mean' else 'class token'} and {method} of the covariance"
-    return Head(title, (names[first_order], method), (_FIRST_WEIGHT, 1.0))
+    covariance = CovariancePart(method)
+    parts = {"mean": (MEAN,), "class": (TOKEN,), "mean+class": (MEAN, TOKEN), None: ()}[first_order]
+    names = ["class token" if part is TOKEN else "mean" for part in parts]
+    title = " and ".join(
+        [", ".join(names), f"{method} of the covariance"] if names else [f"{method} of the covariance"]
+    )
+    return Head(title, (*parts, covariance), (*(FIRST_WEIGHT for _ in parts), 1.0))
 
 
 class Fits:
@@ -75,7 +80,7 @@ class Fits:
         self.train, self.evaluation, self.classes, self.say = train, evaluation, classes, say
         self.make = fit_ridge if classifier == "ridge" else fit_logistic
         self.labels = train.labels()
-        self.kernels: dict[str, Kernel] = {}
+        self.kernels: dict[Part, Kernel] = {}
         self.results: list[Result] = []
         self.right: dict[str, Tensor] = {}
         missing = classes - len(self.labels.unique())
@@ -190,14 +195,14 @@ class Fits:
             method: of the covariance's root.
             first_order: what the head of the probe has beside the covariance.
         """
-        vectors: Sequence[tuple[str, str]] = [("mean", "mean")]
+        vectors = [(MEAN, "mean")]
         if self.train.has_token:
-            vectors = [("token", "class token"), *vectors]
-        for name, title in vectors:
-            self.fit(Head(title, (name,), (1.0,)))
+            vectors = [(TOKEN, "class token"), *vectors]
+        for part, title in vectors:
+            self.fit(Head(title, (part,), (1.0,)))
         if len(vectors) == 2:
-            self.fit(Head("class token and mean", ("token", "mean"), (1.0, 1.0)))
-        for name, title in vectors:
-            self.neighbours(name, f"nearest neighbours of the {title}")
+            self.fit(Head("mean and class token", (MEAN, TOKEN), (1.0, 1.0)))
+        for part, title in vectors:
+            self.neighbours(part.name, f"nearest neighbours of the {title}")
         if first_order is not None:
             self.fit(covariance_head(method, None))

@@ -68,8 +68,8 @@ class HeadOptions:
         head: 'covariance', or 'mp' for Moment Probing, which is trained.
         components: number of principal directions, R; None takes 256, or all channels where there are fewer.
         method: method of the covariance's root.
-        first_order: 'mean' or 'class' beside the triangle, 'none' for neither; 'auto' takes the class token of a ViT
-            and the mean of other maps.
+        first_order: 'mean', 'class' or 'mean+class' beside the triangle, 'none' for neither; 'auto' takes the class
+            token of a ViT and the mean of other maps.
         classifier: 'ridge' or 'logistic'.
         compare: fit first-order heads and a nearest-neighbour classifier too, and compare.
         moment: how Moment Probing is trained.

@@ -19,7 +19,7 @@ from ..models.deepcopy import copy_model
 from ..models.folder import save_folder
 from ..models.mixin import GCPMixin
 from .backbone import Backbone
-from .cache import digest_of_images, find_directions, write_cache
+from .cache import store_features
 from .directions import Directions
 from .features import FeatureSet
 from .fits import Fits, Result
@@ -148,12 +148,9 @@ def fit_probe(model: nn.Module, options: ProbeOptions, folder: Path, say: Say = 
     train, evaluation = open_splits(options, backbone.data_config["input_size"][0])
     number = _number_of_classes(train)
     began = time.monotonic()
-    images = digest_of_images(train)
-    directions = find_directions(backbone, train, images, folder, options.components)
-    trained = write_cache(backbone, train, images, directions, folder, options.views)
-    evaluated = None
-    if evaluation is not None:
-        evaluated = write_cache(backbone, evaluation, digest_of_images(evaluation), directions, folder)
+    directions, trained, evaluated = store_features(
+        backbone, train, evaluation, folder, options.components, options.views
+    )
     seconds = {"features": round(time.monotonic() - began, 1)}
     began = time.monotonic()
     head, fits = fit_heads(options, directions, trained, evaluated, number, first_order, say)
@@ -188,7 +185,7 @@ def fit_heads(
         train: features of the training images.
         evaluation: features that are evaluated, or None.
         classes: number of classes.
-        first_order: 'mean', 'class' or None.
+        first_order: 'mean', 'class', 'mean+class' or None.
         say: takes lines for the user.
 
     Returns:
@@ -213,15 +210,17 @@ def fit_heads(
 
 
 def first_order_of(options: HeadOptions, backbone: Backbone) -> str | None:
-    """The first-order vector that the options mean: 'mean', 'class' or None.
+    """The first-order vector that the options mean: 'mean', 'class', 'mean+class' or None.
 
     Raises:
         GCPError: the class token of a backbone that has none.
     """
     if options.first_order == "auto":
         return "class" if backbone.has_token else "mean"
-    if options.first_order == "class" and not backbone.has_token:
-        raise GCPError("`first_order=class` needs a class token, and this backbone has none; use mean.")
+    if "class" in options.first_order and not backbone.has_token:
+        raise GCPError(
+            f"`first_order={options.first_order}` needs a class token, and this backbone has none; use mean."
+        )
     return None if options.first_order == "none" else options.first_order
 
 

@@ -1,0 +1,88 @@
+"""Parts of a head: first-order vectors and covariance pools, computed from stored features."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..pooling import GlobalCovariancePool
+from .features import FeatureSet
+
+__all__ = ["CovariancePart", "FirstOrderPart", "Part", "triangle_scaling"]
+
+_ROWS = 512
+"""Rows that are pooled at a time."""
+
+
+class Part(Protocol):
+    """A vector for every row of a set of features."""
+
+    def vectors(self, features: FeatureSet) -> Iterator[tuple[slice, Tensor]]:
+        """The vectors of some rows at a time, ``[rows, D]``, as the pool of the model gives them."""
+
+    def scaling(self, features: FeatureSet) -> Tensor:
+        """Factors ``[D]`` that give the vectors the inner product that the classifier takes."""
+
+
+@dataclass(frozen=True)
+class FirstOrderPart:
+    """A first-order vector.
+
+    Attributes:
+        name: 'mean' or 'token'.
+    """
+
+    name: str
+
+    def vectors(self, features: FeatureSet) -> Iterator[tuple[slice, Tensor]]:
+        """See `Part`."""
+        yield slice(0, features.rows), features.first(self.name)
+
+    def scaling(self, features: FeatureSet) -> Tensor:
+        """See `Part`."""
+        return torch.ones(features.first(self.name).shape[1])
+
+
+@dataclass(frozen=True)
+class CovariancePart:
+    """The output of a covariance pool on the features along the principal directions.
+
+    Attributes:
+        method: a name of ``timm_gcp.METHODS``.
+        method_args: its arguments, as pairs of name and value.
+        groups, count_sketch: as `GlobalCovariancePool` takes them.
+    """
+
+    method: str
+    method_args: tuple[tuple[str, Any], ...] = ()
+    groups: int = 1
+    count_sketch: int | None = None
+
+    @torch.inference_mode()
+    def vectors(self, features: FeatureSet) -> Iterator[tuple[slice, Tensor]]:
+        """See `Part`."""
+        pool = GlobalCovariancePool(
+            features.components,
+            self.method,
+            reduce=None,
+            method_args=dict(self.method_args),
+            groups=self.groups,
+            count_sketch=self.count_sketch,
+        )
+        for start in range(0, features.rows, _ROWS):
+            stop = min(start + _ROWS, features.rows)
+            yield slice(start, stop), pool(features.maps(start, stop).unsqueeze(3))
+
+    def scaling(self, features: FeatureSet) -> Tensor:
+        """See `Part`. A sketch has the factors of the triangle in it."""
+        if self.count_sketch is not None:
+            return torch.ones(self.count_sketch)
+        return triangle_scaling(features.components // self.groups).repeat(self.groups)
+
+
+def triangle_scaling(size: int) -> Tensor:
+    """Factors of the entries of a triangle that make its inner product that of the whole matrices."""
+    rows, columns = torch.triu_indices(size, size)
+    return torch.where(rows == columns, 1.0, 2.0**0.5)
