@@ -13,6 +13,7 @@ COMMANDS = {
     "gradients": "measure the errors of every method's output and gradient as the conditioning worsens",
     "imagenet": "evaluate the published ImageNet checkpoints and compare with the authors' accuracies",
     "speed": "time every method, and measure its memory, beside lower bounds and the published layers",
+    "probe": "measure what each setting of a probe on frozen features is worth",
     "report": "write one page of tables, plots and comparisons from all results",
     "memory": "measure the memory of a training step with and without recomputation",
     "experiment": "train every pooling head from scratch on the Grocery Store photographs, in stages",

@@ -84,6 +84,8 @@ def parse_train_args(argv: Sequence[str] | None = None) -> tuple[TrainOptions, s
         raise GCPError("--switch-conditioning needs the conditioning: give --monitor-every 1 or more.")
     if options.resume == "auto" and not options.experiment:
         raise GCPError("--resume auto looks into the run folder, so it has to have a name; add --experiment NAME.")
+    if options.init_head == "probe" and options.initial_checkpoint:
+        raise GCPError("--init-head probe and --initial-checkpoint exclude each other: each brings a head; choose one.")
     if options.resume and options.initial_checkpoint:
         raise GCPError("--resume and --initial-checkpoint exclude each other: a resumed run brings its own weights.")
     if options.output:

@@ -131,6 +131,13 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         help="load all weights of a checkpoint, with the classifier",
     )
     group.add_argument(
+        "--init-head",
+        default="random",
+        choices=("random", "probe"),
+        help="probe: start from principal directions and a classifier that are fitted to the frozen features of the "
+        "training images, in one pass before training",
+    )
+    group.add_argument(
         "--train-only",
         choices=PARTS,
         help="freeze all but this part: the first of two stages of fine-tuning (head: covariance pool and classifier)",

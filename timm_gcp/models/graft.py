@@ -65,7 +65,8 @@ def graft(
         reduction: ``'conv'`` (1×1 convolution, batch norm, ReLU), ``'linear'`` (1×1 convolution alone) or
             ``'linear_norm'`` (1×1 convolution, LayerNorm over channels).
         first_order: ``'mean'`` puts the mean of the map before the triangle, ``'class'`` a ViT's class token,
-            ``'mean+class'`` one after the other; None nothing. The classifier is one linear layer on both orders.
+            ``'mean+class'`` one after the other; ``'auto'`` the class token where there is one, otherwise the
+            mean; None nothing. The classifier is one linear layer on both orders.
         groups: number of groups of channels, each with a covariance of its own.
         count_sketch: length of a count sketch in place of the triangle; None for no sketch.
         channel_dropout: probability of a reduced channel to be dropped in training; ``'adaptive'`` as in DropCov; None

@@ -76,6 +76,11 @@ class Head:
     replaced: tuple[str, ...]
 
     @property
+    def first_order(self) -> str:
+        """The usual first-order vector beside a covariance: 'class', the class token, where there is one, or 'mean'."""
+        return "class" if self.prefix else "mean"
+
+    @property
     def container(self) -> str | None:
         """The child of the model that holds the classifier among other layers, if there is one."""
         child, _, rest = self.classifier.partition(".")

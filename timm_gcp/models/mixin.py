@@ -162,6 +162,8 @@ def put_pool(
     family = family_of(model)
     grafted: Any = model
     num_features = int(grafted.num_features)
+    if pool_args.get("first_order") == "auto":
+        pool_args["first_order"] = head.first_order
     pool: GlobalCovariancePool | MomentPool
     if method == MOMENT_POOL:
         pool = moment_pool(

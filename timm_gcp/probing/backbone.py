@@ -42,6 +42,7 @@ class Backbone:
     Attributes:
         data_config: preprocessing.
         has_token: whether it has a class token.
+        first_order: 'class' where it has one, otherwise 'mean'.
         key: what its features depend on, beside the images.
 
     Raises:
@@ -54,7 +55,7 @@ class Backbone:
         body: Any = model if isinstance(model, GCPMixin) else graft(model, "isqrt", reduce=0)
         require_linear_head(body)
         self._head = body.gcp_head
-        self.has_token = bool(self._head.prefix)
+        self.has_token, self.first_order = bool(self._head.prefix), self._head.first_order
         body.reset_classifier(0, "")
         self.key: dict[str, Any] = {
             "weights": _digest(body),

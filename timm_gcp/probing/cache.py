@@ -5,7 +5,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,13 @@ def _name_of(key: Mapping[str, Any]) -> str:
 
 
 def store_features(
-    backbone: Backbone, train: Any, evaluation: Any, folder: Path, components: int | None = None, views: int = 1
+    backbone: Backbone,
+    train: Any,
+    evaluation: Any,
+    folder: Path,
+    components: int | None = None,
+    views: int = 1,
+    rotate: bool = True,
 ) -> tuple[Directions, Cache, Cache | None]:
     """Finds the principal directions and stores the features of the training and of the evaluation images.
 
@@ -112,12 +118,15 @@ def store_features(
         folder: of the caches.
         components: number of directions; None takes the default.
         views: of the training images; 2 adds the mirror images.
+        rotate: False takes the channels themselves as directions.
 
     Raises:
         GCPError: as `find_directions` and `write_cache`.
     """
     images = digest_of_images(train)
     directions = find_directions(backbone, train, images, folder, components)
+    if not rotate:
+        directions = replace(directions, matrix=torch.eye(len(directions)))
     trained = write_cache(backbone, train, images, directions, folder, views)
     if evaluation is None:
         return directions, trained, None

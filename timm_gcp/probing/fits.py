@@ -50,19 +50,16 @@ class Result:
         return 0.0 if found is None else found
 
 
-def covariance_head(method: str, first_order: str | None) -> Head:
-    """The triangle of a method, with a first-order vector beside it.
+def covariance_head(covariance: CovariancePart, first_order: str | None) -> Head:
+    """The output of a covariance pool, with a first-order vector beside it.
 
     Args:
-        method: of the covariance's root.
+        covariance: the pool.
         first_order: 'mean', 'class', 'mean+class' or None.
     """
-    covariance = CovariancePart(method)
     parts = {"mean": (MEAN,), "class": (TOKEN,), "mean+class": (MEAN, TOKEN), None: ()}[first_order]
     names = ["class token" if part is TOKEN else "mean" for part in parts]
-    title = " and ".join(
-        [", ".join(names), f"{method} of the covariance"] if names else [f"{method} of the covariance"]
-    )
+    title = " and ".join(filter(None, [", ".join(names), f"{covariance.method} of the covariance"]))
     return Head(title, (*parts, covariance), (*(FIRST_WEIGHT for _ in parts), 1.0))
 
 
@@ -87,22 +84,22 @@ class Fits:
         if missing:
             say(f"{missing} of {classes} classes have no training image.")
 
-    def covariance(self, directions: Directions, method: str, first_order: str | None) -> FittedHead:
-        """Fits the triangle of a method and a first-order vector beside it.
+    def covariance(self, directions: Directions, part: CovariancePart, first_order: str | None) -> FittedHead:
+        """Fits a classifier to the output of a covariance pool and a first-order vector beside it.
 
         Args:
             directions: along which the features are.
-            method: of the covariance's root.
-            first_order: 'mean', 'class' or None.
+            part: the pool.
+            first_order: 'mean', 'class', 'mean+class' or None.
 
         Returns:
             The head; its scores are scaled to be logits where left-out scores tell by how much.
         """
-        fit, weights, bias = self.fit(covariance_head(method, first_order))
+        fit, weights, bias = self.fit(covariance_head(part, first_order))
         if fit.left_out is not None:
             factor = temperature_of(fit.left_out, self.labels)
             weights, bias = weights * factor, bias * factor
-        return FittedHead(directions, method, first_order, weights, bias)
+        return FittedHead(directions, part.method, first_order, weights, bias)
 
     def moment(
         self, directions: Directions, first_order: str | None, settings: MomentSettings, device: torch.device
@@ -188,11 +185,11 @@ class Fits:
         difference = self.right[best.head] - self.right[other.head]
         return 100 * float(difference.mean()), 100 * float(difference.std() / len(difference) ** 0.5)
 
-    def compare(self, method: str, first_order: str | None) -> None:
+    def compare(self, covariance: CovariancePart, first_order: str | None) -> None:
         """Fits first-order heads, nearest neighbours and, where it was not fitted yet, the covariance alone.
 
         Args:
-            method: of the covariance's root.
+            covariance: the pool of the probe.
             first_order: what the head of the probe has beside the covariance.
         """
         vectors = [(MEAN, "mean")]
@@ -205,4 +202,4 @@ class Fits:
         for part, title in vectors:
             self.neighbours(part.name, f"nearest neighbours of the {title}")
         if first_order is not None:
-            self.fit(covariance_head(method, None))
+            self.fit(covariance_head(covariance, None))

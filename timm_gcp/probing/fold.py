@@ -41,10 +41,11 @@ def set_head(model: Any, head: FittedHead) -> None:
     """Sets the weights of the reduction and of the classifier.
 
     Args:
-        model: grafted, with a linear reduction to as many channels as the head has directions.
+        model: grafted, with a linear reduction to as many channels as the head has directions, or with none.
         head: of the probe.
     """
-    conv, classifier = model.global_pool.reduce.conv.weight, model.get_classifier()
-    conv.copy_(head.directions.matrix.view_as(conv))
+    reduce, classifier = model.global_pool.reduce, model.get_classifier()
+    if not isinstance(reduce, nn.Identity):
+        reduce.conv.weight.copy_(head.directions.matrix.view_as(reduce.conv.weight))
     classifier.weight.copy_(head.weights)
     classifier.bias.copy_(head.bias)

@@ -18,6 +18,7 @@ from ..errors import GCPError
 from ..models.deepcopy import copy_model
 from ..models.folder import save_folder
 from ..models.mixin import GCPMixin
+from ..pooling import GlobalCovariancePool
 from .backbone import Backbone
 from .cache import store_features
 from .directions import Directions
@@ -26,8 +27,9 @@ from .fits import Fits, Result
 from .fold import fold
 from .heads import FittedHead
 from .options import HeadOptions, ProbeOptions
+from .parts import CovariancePart
 
-__all__ = ["Probe", "Say", "fit_heads", "fit_probe", "require_plain"]
+__all__ = ["Probe", "Say", "fit_head", "fit_heads", "fit_probe", "require_plain"]
 
 Say = Callable[[str], None]
 """Takes a line for the user."""
@@ -196,17 +198,51 @@ def fit_heads(
         f"{100 * directions.variance:.1f} % of the variance within images."
     )
     fits = Fits(train, evaluation, classes, options.classifier, say)
+    covariance = CovariancePart(options.method)
     head: FittedHead
     if options.head == "mp":
         device = options.torch_device if isinstance(options, ProbeOptions) else torch.device("cpu")
         head = fits.moment(directions, first_order, options.moment, device)
         if options.compare:
-            fits.covariance(directions, options.method, first_order)
+            fits.covariance(directions, covariance, first_order)
     else:
-        head = fits.covariance(directions, options.method, first_order)
+        head = fits.covariance(directions, covariance, first_order)
     if options.compare:
-        fits.compare(options.method, first_order)
+        fits.compare(covariance, first_order)
     return head, fits
+
+
+def fit_head(
+    model: nn.Module, train: Any, options: ProbeOptions, folder: Path, say: Say = print
+) -> tuple[FittedHead, Result]:
+    """Fits the head of a model that has a covariance pool already, with ridge regression.
+
+    Args:
+        model: grafted, with a linear reduction or none; it is not changed.
+        train: the training images, in timm's form.
+        options: preprocessing and loading.
+        folder: where the features are cached.
+        say: takes lines for the user.
+
+    Returns:
+        The head for `timm_gcp.probing.fold.set_head`, and its accuracy.
+
+    Raises:
+        GCPError: as `fit_probe`, or another reduction.
+    """
+    network: Any = model
+    pool: GlobalCovariancePool = network.global_pool
+    if pool.options.reduction != "linear":
+        raise GCPError(
+            f"A probe's head has a linear reduction, and the model has one of kind '{pool.options.reduction}'; give "
+            "`reduction=linear`."
+        )
+    part = CovariancePart(pool.method, tuple(pool.method_args.items()), pool.options.groups, pool.options.count_sketch)
+    backbone = Backbone(copy_model(model), options)
+    reduced = not isinstance(pool.reduce, nn.Identity)
+    directions, features, _ = store_features(backbone, train, None, folder, pool.channels, rotate=reduced)
+    fits = Fits(features, None, network.num_classes, "ridge", say)
+    return fits.covariance(directions, part, pool.options.first_order), fits.results[0]
 
 
 def first_order_of(options: HeadOptions, backbone: Backbone) -> str | None:
@@ -216,7 +252,7 @@ def first_order_of(options: HeadOptions, backbone: Backbone) -> str | None:
         GCPError: the class token of a backbone that has none.
     """
     if options.first_order == "auto":
-        return "class" if backbone.has_token else "mean"
+        return backbone.first_order
     if "class" in options.first_order and not backbone.has_token:
         raise GCPError(
             f"`first_order={options.first_order}` needs a class token, and this backbone has none; use mean."

@@ -15,8 +15,9 @@ from ..distributed import Processes
 from ..errors import GCPError
 from ..map_pool import find_map_pools
 from ..models.named import create_model
-from ..models.names import brings_weights
+from ..models.names import brings_weights, split_name
 from ..pooling import find_pools
+from ..probing.fits import Result
 from ..text import first_line
 from ..weights.file import load_weights, read_weights, without_prefix
 from .class_names import warn_of_other_classes
@@ -37,12 +38,14 @@ class Network:
         data_config: its preprocessing.
         frozen: modules that are not trained.
         wrapped: the model as training calls it: compiled and synchronised among processes.
+        initial_head: accuracy of the probe that the head comes from; None for another start.
     """
 
     model: Any
     data_config: dict[str, Any]
     frozen: Sequence[nn.Module] = ()
     wrapped: Any = field(default=None)
+    initial_head: Result | None = None
 
     def wrap(self, options: TrainOptions, processes: Processes) -> None:
         """Compiles the model and synchronises its gradients, after its weights are loaded."""
@@ -97,6 +100,7 @@ def build_model(options: TrainOptions, num_classes: int, channels: int) -> nn.Mo
     Raises:
         GCPError: a model or weights that cannot be had, or options that contradict each other.
     """
+    folder = brings_weights(options.model)
     arguments: dict[str, Any] = {
         "num_classes": num_classes,
         "in_chans": channels if options.in_chans or options.input_size else None,
@@ -105,10 +109,12 @@ def build_model(options: TrainOptions, num_classes: int, channels: int) -> nn.Mo
         "image_size": options.image_size,
         "method_args": options.method_args or None,
         "last_stride": options.last_stride,
+        **_head_of_a_probe(options),
         **options.model_kwargs,
     }
-    folder = brings_weights(options.model)
     pretrained = bool((options.pretrained or folder or options.pretrained_path) and not options.resume)
+    if options.init_head == "probe" and not (pretrained or options.resume):
+        raise GCPError("--init-head probe would fit a head to random features; add --pretrained.")
     if options.train_only and not (pretrained or options.resume or options.initial_checkpoint):
         raise GCPError(
             f"--train-only {options.train_only} would freeze random weights; add --pretrained, or start from a model "
@@ -123,6 +129,15 @@ def build_model(options: TrainOptions, num_classes: int, channels: int) -> nn.Mo
     if options.initial_checkpoint:
         load_weights(model, read_weights(options.initial_checkpoint, use_ema=True), options.initial_checkpoint)
     return model
+
+
+def _head_of_a_probe(options: TrainOptions) -> dict[str, Any]:
+    """Arguments of a model whose head a probe can fit; a model folder has its own."""
+    if options.init_head != "probe" or brings_weights(options.model):
+        return {}
+    if not split_name(options.model).method:
+        raise GCPError(f"--init-head probe needs a model with covariance pooling, and {options.model} has none.")
+    return {"reduction": "linear", "first_order": "auto"}
 
 
 def _as_pretrained(path: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,8 @@ class ModelOptions:
         pretrained: start from pretrained weights; a model folder or Hub model always starts from its own.
         pretrained_path: a checkpoint used as the pretrained weights.
         initial_checkpoint: a checkpoint whose weights are all loaded, with the classifier; '' for none.
+        init_head: 'random' for a fresh head, 'probe' for one that is fitted to the frozen features of the training
+            images; where the weights bring a head that fits, 'random' keeps it.
         train_only: 'head' or 'classifier' freezes the rest; None trains everything.
         num_classes: number of classes; None takes the data set's.
         model_kwargs: arguments of ``timm.create_model``.
@@ -45,6 +47,7 @@ class ModelOptions:
     pretrained: bool
     pretrained_path: str | None
     initial_checkpoint: str
+    init_head: str
     train_only: str | None
     num_classes: int | None
     model_kwargs: dict[str, Any]

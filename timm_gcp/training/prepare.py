@@ -12,6 +12,7 @@ from ..weights.file import load_weights, weights_of
 from .class_names import check_resumed_classes
 from .data import Loaders, make_loaders, open_data
 from .faults import Faults
+from .initial_head import fit_initial_head
 from .network import Network, make_network
 from .optimisation import Optimisation, make_average, make_loss, make_scaler
 from .optimizer import learning_rate, make_optimizer
@@ -52,6 +53,8 @@ def prepare(options: TrainOptions, processes: Processes, folder: RunFolder, argu
         check_resumed_classes(start.checkpoint, start.path, data.class_names)
     network = make_network(options, data, processes, resumed=start.checkpoint is not None)
     protocol = make_protocol(options, network.model)
+    if options.init_head == "probe" and start.checkpoint is None:
+        fit_initial_head(options, data.train, network, processes)
     loaders = make_loaders(options, data, network.data_config, processes)
     optimisation = _optimisation(options, processes, start, network, protocol, loaders)
     position = resumed_position(start, len(loaders.train), protocol.monitor, processes.first)

@@ -25,6 +25,7 @@ def describe(run: Run) -> str:
         f"{options.model}: {parameters / 1e6:.2f} M parameters, images of {size}, {run.device}"
         f"{f', {run.processes.world_size} processes' if run.processes.distributed else ''}",
         *describe_start(options, run.model, run.start.epoch),
+        *_initial_head(run),
         *_data(run),
         f"Training: {_span(run)}, lr {options.lr:.4g} ({options.opt}, {options.sched}), run folder {run.folder}",
     ]
@@ -40,6 +41,13 @@ def describe(run: Run) -> str:
         lines.append(f"Method: {run.method} throughout.")
     lines.append("The words of the lines below are explained at the end of timm-gcp train --help.")
     return "\n".join(lines)
+
+
+def _initial_head(run: Run) -> list[str]:
+    found = run.network.initial_head
+    if found is None:
+        return []
+    return [f"Head: fitted to the frozen features of the training images; {found.left_out:.2f} % leave-one-out top-1."]
 
 
 def _data(run: Run) -> list[str]:

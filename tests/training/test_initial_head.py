@@ -1,0 +1,91 @@
+"""``train --init-head probe``: the head that a run starts from, on real JPEG files."""
+
+import pytest
+import timm
+import torch
+
+from timm_gcp.__main__ import main
+from timm_gcp.models.folder import save_folder
+
+STILL = ("--lr", "1e-12", "--warmup-epochs", "0", "--weight-decay", "0", "--no-aug", "--smoothing", "0")
+COMMON = ("--img-size", "64", "-j", "0", "-b", "8", "--device", "cpu", "--epochs", "1", "--monitor-every", "0")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of weights of a plain backbone."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("backbone")
+    save_folder(timm.create_model("test_resnet", num_classes=4), folder / "plain")
+    return folder / "plain" / "model.safetensors"
+
+
+def train(images, weights, output, *more):
+    given = ["--data-dir", str(images), "--model", "test_resnet_svdpade", "--output", str(output)]
+    start = ["--init-head", "probe", "--pretrained-path", str(weights)]
+    return main(["train", *given, *start, *COMMON, *map(str, more)])
+
+
+def model_of(folder):
+    return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+
+
+def test_the_run_starts_with_the_probe(images, weights, tmp_path, capsys):
+    """The head equals that of ``timm-gcp probe``, with the method under which training starts."""
+    assert train(images, weights, tmp_path, *STILL, "--no-hybrid", "--experiment", "x") == 0
+    assert "Head: fitted to the frozen features of the training images" in capsys.readouterr().out
+    given = ["--model", "test_resnet", "--checkpoint", str(weights), "--output", str(tmp_path / "probe")]
+    probe = [
+        *given,
+        "--method",
+        "svdpade",
+        "--components",
+        "64",
+        "--img-size",
+        "64",
+        "-j",
+        "0",
+        "-b",
+        "8",
+        "--device",
+        "cpu",
+    ]
+    assert main(["probe", str(images), *probe]) == 0
+    trained, probed = model_of(tmp_path / "x" / "model"), model_of(tmp_path / "probe" / "model")
+    assert trained.global_pool.options == probed.global_pool.options
+    for name, tensor in probed.state_dict().items():
+        if "num_batches" not in name and "running" not in name:
+            assert torch.allclose(tensor, trained.state_dict()[name], rtol=1e-4, atol=1e-5), name
+
+
+def test_the_hybrid_starts_from_the_warm_method(images, weights, tmp_path):
+    assert train(images, weights, tmp_path, "--epochs", "2", "--switch-epoch", "1", "--experiment", "x") == 0
+    assert model_of(tmp_path / "x" / "model").global_pool.method == "svdpade"
+    assert any((tmp_path / "probe-cache").iterdir())
+
+
+def test_a_resumed_run_does_not_fit_again(images, weights, tmp_path, monkeypatch):
+    assert train(images, weights, tmp_path, "--no-hybrid", "--experiment", "x") == 0
+    monkeypatch.setattr("timm_gcp.training.prepare.fit_initial_head", lambda *args: pytest.fail("fitted again"))
+    more = ("--epochs", "2", "--no-hybrid", "--experiment", "x", "--resume", "auto")
+    assert train(images, weights, tmp_path, *more) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--model", "test_resnet"), "needs a model with covariance pooling"),
+        (("--model-kwargs", "reduction=conv"), "one of kind 'conv'"),
+        (("--initial-checkpoint", "WEIGHTS"), "--init-head probe and --initial-checkpoint exclude each other"),
+    ],
+)
+def test_refused(more, message, images, weights, tmp_path, capsys):
+    more = [str(weights) if each == "WEIGHTS" else each for each in more]
+    assert train(images, weights, tmp_path, *more) == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_random_features_are_refused(images, tmp_path, capsys):
+    given = ["--data-dir", str(images), "--model", "test_resnet_svdpade", "--output", str(tmp_path)]
+    assert main(["train", *given, "--init-head", "probe", *COMMON]) == 2
+    assert "add --pretrained" in capsys.readouterr().err

@@ -1,0 +1,57 @@
+"""The head that a run starts from, fitted to frozen features by a probe."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ..distributed import Processes
+from ..errors import GCPError
+from ..pooling import find_pools
+from ..probing.fold import set_head
+from ..probing.options import ProbeOptions
+from ..probing.probe import fit_head
+from .network import Network
+from .options import TrainOptions
+
+__all__ = ["CACHE", "fit_initial_head"]
+
+CACHE = "probe-cache"
+"""Folder of the features in the folder of runs, which runs share."""
+
+
+def fit_initial_head(options: TrainOptions, train: Any, network: Network, processes: Processes) -> None:
+    """Sets reduction and classifier to those of a probe of the training images; the first process fits it.
+
+    The method of the pool is the one that training starts with. The images are seen as in evaluation.
+
+    Args:
+        options: of the run.
+        train: the training images.
+        network: the model with pretrained weights; its head is set, and the accuracy of the head is noted.
+        processes: this process among those that train.
+
+    Raises:
+        GCPError: a model without a covariance pool, or as `fit_head`.
+    """
+    if not find_pools(network.model):
+        raise GCPError(f"--init-head probe needs a model with covariance pooling, and {options.model} has none.")
+    head, network.initial_head = processes.by_first(
+        lambda: fit_head(network.model, train, _probe_options(options, network, processes), _folder(options))
+    )
+    set_head(network.model, head)
+
+
+def _folder(options: TrainOptions) -> Path:
+    return Path(options.output or "output/train") / CACHE
+
+
+def _probe_options(options: TrainOptions, network: Network, processes: Processes) -> ProbeOptions:
+    """The run's options of preprocessing and loading, at the image size that is trained on."""
+    names = {each.name for each in fields(ProbeOptions) if each.init} & {each.name for each in fields(options)}
+    chosen = {name: getattr(options, name) for name in names}
+    chosen.update(
+        input_size=network.data_config["input_size"],
+        batch_size=options.evaluation_batch_size,
+        device=str(processes.device),
+    )
+    return ProbeOptions(**chosen)
