@@ -155,6 +155,13 @@ def test_measures_every_nth_training_forward_and_the_first_images():
     assert not find_pools(model)[0].reduce._forward_hooks
 
 
+def test_measures_every_group_of_channels_alone():
+    model = nn.Sequential(GlobalCovariancePool(4, "polar", reduce=None, groups=2))
+    with ConditioningMonitor(model, every=1) as monitor:
+        model(torch.cat([image_with_kappa(1e2), 1e6 * image_with_kappa(1e4)], 1))
+        assert monitor.summary() == {"kappa": pytest.approx(5050, rel=1e-6), "rank": 2, "under_eps": 0}
+
+
 def test_leaves_out_features_that_are_not_finite_and_counts_them():
     model = pool_model()
     with ConditioningMonitor(model, every=1) as monitor:

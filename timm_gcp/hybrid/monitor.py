@@ -103,9 +103,9 @@ def conditioning_word(kappa: float) -> str:
 class ConditioningMonitor:
     """Measures the conditioning of the covariances while a model trains, and leaves training as it is.
 
-    A forward hook on the reduction of every covariance pool looks at the map whose covariance is taken: no gradient,
-    no random number, no change of the output; evaluation is not measured. Under ``torch.compile`` the hook runs outside
-    the graph; attach before compiling.
+    A forward hook on the reduction of every covariance pool looks at the map whose covariance is taken (with ``groups``
+    each group of channels alone; before channel dropout): no gradient, no random number, no change of the output;
+    evaluation is not measured. Under ``torch.compile`` the hook runs outside the graph; attach before compiling.
 
     Args:
         model: a model with covariance pools, wrapped or not.
@@ -114,7 +114,8 @@ class ConditioningMonitor:
         eps: threshold of ``under_eps`` (see `conditioning`).
 
     Attributes:
-        skipped: images that the last summary left out because their features were not finite.
+        skipped: covariances that the last summary left out because their features were not finite; an image has one,
+            or one for each of the pool's ``groups``.
 
     Raises:
         GCPError: the model has no covariance pool, or `every` or `max_images` is under 1.
@@ -129,7 +130,9 @@ class ConditioningMonitor:
     def __init__(self, model: nn.Module, every: int = 10, max_images: int = 8, eps: float = EPS) -> None:
         if every < 1 or max_images < 1:
             raise GCPError(f"every and max_images are at least 1, not {every} and {max_images}.")
-        self._reductions = [pool.reduce for pool in find_pools(model)]
+        pools = find_pools(model)
+        self._reductions = [pool.reduce for pool in pools]
+        self._groups = {id(pool.reduce): pool.options.groups for pool in pools}
         if not self._reductions:
             raise GCPError(f"{type(model).__name__} has no covariance pool, so there is no conditioning to measure.")
         self.every = every
@@ -168,7 +171,10 @@ class ConditioningMonitor:
             return
         self._forwards[id(module)] = count + 1
         if count % self.every == 0:
-            self._measured.append(conditioning(features[: self.max_images], self.eps))
+            images = features[: self.max_images]
+            groups = self._groups[id(module)]
+            maps = images.reshape(len(images) * groups, images.shape[1] // groups, *images.shape[2:])
+            self._measured.append(conditioning(maps, self.eps))
 
     def summary(self, reset: bool = True) -> dict[str, float]:
         """Medians over the images measured since the last summary, of all processes together.
