@@ -224,6 +224,14 @@ def test_a_folder_builds_the_same_head(head, save, tmp_path):
     assert set(head) <= set(model.gcp_args)
 
 
+def test_the_maps_of_a_folder_with_options(tmp_path):
+    model = model_with(HEADS["together"]).eval()
+    save_folder(model, tmp_path / "m")
+    maps = timm.create_model(f"local-dir:{tmp_path / 'm'}", pretrained=True, features_only=True).eval()
+    with torch.no_grad():
+        assert torch.equal(maps(IMAGES)[-1], model.forward_features(IMAGES))
+
+
 @pytest.mark.parametrize("first_order", ["class", "mean", "mean+class"])
 def test_a_folder_of_a_vit_with_first_order(first_order, tmp_path):
     register_backbone("test_vit")

@@ -8,12 +8,13 @@ from timm.models import PretrainedCfg
 from torch import nn
 
 from ..errors import GCPError
+from ..pool_options import PoolOptions
 from ..text import some_of
 from .stride import keeps_stride_one, set_stage_stride
 
 __all__ = ["features_of"]
 
-_HEAD_ARGUMENTS = ("reduce", "method_args", "spectral_dtype", "chunk_size", "global_pool")
+_HEAD_ARGUMENTS = ("reduce", "method_args", "spectral_dtype", "chunk_size", "global_pool", *PoolOptions.names())
 _EXTRACTOR_ARGUMENTS = ("out_indices", "feature_cls", "feature_cfg")
 
 
