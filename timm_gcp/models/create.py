@@ -6,6 +6,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import to_2tuple
 from timm.models import PretrainedCfg, build_model_with_cfg, model_entrypoint, resolve_pretrained_cfg
 from torch import Tensor, nn
 
@@ -74,7 +75,10 @@ def create_gcp_model(
         kwargs = {**row.model_args, **kwargs}
 
     def build(**model_kwargs: Any) -> nn.Module:
-        return _build(backbone, method, plain, **model_kwargs)
+        model: Any = _build(backbone, method, plain, **model_kwargs)
+        if model_kwargs.get("img_size") is not None:  # also timm's default of a family that is built for one size
+            model.image_size = to_2tuple(model_kwargs["img_size"])
+        return model
 
     def create(**more: Any) -> nn.Module:
         model: Any = build_model_with_cfg(

@@ -58,8 +58,9 @@ def architecture(model: nn.Module) -> str:
 
 def built_for(model: nn.Module) -> tuple[int, int] | None:
     """Height and width of the images for which a model with position embeddings or windows was built; else None."""
-    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    return tuple(size) if size is not None else None  # type: ignore[return-value]
+    # Some families (Hiera, MaxViT, MViT) do not say it; a model of a registered name does.
+    size: Any = getattr(getattr(model, "patch_embed", None), "img_size", None) or getattr(model, "image_size", None)
+    return tuple(size) if size is not None else None
 
 
 def model_arguments(model: nn.Module) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def read_head(model: nn.Module) -> Head:
 
 @dataclass(frozen=True)
 class _Call:
-    """A leaf module that ran in the head, and whether it saw more than one position."""
+    """A layer that ran in the head, and whether it saw more than one position."""
 
     path: str
     module: nn.Module
@@ -178,8 +178,9 @@ def _run(model: nn.Module, input_fmt: str) -> list[_Call]:
 
         return hook
 
-    leaves = [(path, module) for path, module in model.named_modules() if not any(module.children())]
-    handles = [module.register_forward_hook(record(path)) for path, module in leaves]
+    handles = [
+        module.register_forward_hook(record(path)) for path, module in model.named_modules() if _computes(module)
+    ]
     modes = [(module, module.training) for module in model.modules()]
     like = next(model.parameters())
     model.eval()
@@ -194,6 +195,11 @@ def _run(model: nn.Module, input_fmt: str) -> list[_Call]:
     if not isinstance(out, Tensor):
         raise GCPError(f"{type(model).__name__} has a head with several outputs; a covariance pool feeds one.")
     return calls
+
+
+def _computes(module: nn.Module) -> bool:
+    """Whether a module is a layer: without children, or with parameters of its own (timm's batch norm has children)."""
+    return not any(module.children()) or any(True for _ in module.parameters(recurse=False))
 
 
 def _on_map(x: Tensor, input_fmt: str) -> bool:
@@ -232,9 +238,9 @@ def _sort(model: nn.Module, classifier: str, input_fmt: str, calls: list[_Call])
 
 
 def _pooling_above(model: nn.Module, path: str) -> str | None:
-    """The path of the attention pool that a layer belongs to."""
+    """The path of the attention pool that a layer is or belongs to."""
     parts = path.split(".")
-    for end in range(1, len(parts)):
+    for end in range(1, len(parts) + 1):
         above = ".".join(parts[:end])
         if "AttentionPool" in type(model.get_submodule(above)).__name__:
             return above

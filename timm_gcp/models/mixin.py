@@ -72,6 +72,22 @@ class GCPMixin(nn.Module):
             x = nn.functional.dropout(x, float(getattr(self, "drop_rate", 0.0)), self.training)
         return x if pre_logits else self._part(head.classifier)(x)
 
+    @property
+    def removed_layers(self) -> tuple[str, ...]:
+        """Prefixes of keys of the backbone's head layers that the pool replaces; a state dict may hold them in vain.
+
+        Saved models of MobileNetV4 from the time when its ``norm_head`` stayed, unused, hold that layer.
+        """
+        return tuple(f"{path}." for path in self.gcp_head.replaced)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        own = self.state_dict().keys()
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            name = key.removeprefix(prefix)
+            if name.startswith(self.removed_layers) and name not in own:
+                del state_dict[key]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _part(self, path: str) -> Any:
         part: Any = self
         for name in path.split("."):  # torch 2.6 does not compile get_submodule

@@ -244,7 +244,8 @@ def load_weights(
     weights = without_prefix(weights, model, source)
     own = model.state_dict()
     missing = [key for key in own if key not in weights and not key.startswith(optional)]
-    unexpected = [key for key in weights if key not in own and not key.startswith(optional)]
+    ignored = (*optional, *getattr(model, "removed_layers", ()))
+    unexpected = [key for key in weights if key not in own and not key.startswith(ignored)]
     shapes = [
         f"{key} ({_shape(weights[key])}, not {_shape(own[key])})"
         for key in own
