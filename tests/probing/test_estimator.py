@@ -33,6 +33,15 @@ def test_inner_products_are_those_of_the_roots():
     assert np.allclose(out @ out.T, (roots @ roots.T).numpy(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("method", "score"), [("cov", 0.9), ("maxexp", 0.9), ("corr", 0.7), ("logm", 0.9)])
+def test_other_functions_of_the_covariance(method, score):
+    """Classes that differ in a correlation are told apart by each; along principal directions it is a variance too."""
+    x, labels = maps(60)
+    pipeline = make_pipeline(CovariancePooling(method=method), RidgeClassifierCV()).fit(x, labels)
+    new, truth = maps(60, seed=1)
+    assert pipeline.score(new, truth) > score
+
+
 def test_tokens_and_maps_are_the_same():
     x, _ = maps()
     tokens = x.reshape(30, 8, 25).transpose(0, 2, 1)
@@ -61,6 +70,8 @@ def test_in_a_pipeline():
         (lambda x: CovariancePooling().fit(x[:, :, :1, :1]), "single position"),
         (lambda x: CovariancePooling(9).fit(x), "8 channels; give 1 to 8"),
         (lambda x: CovariancePooling(method="bcnn").fit(x), "no function of the covariance"),
+        (lambda x: CovariancePooling(method="gaussian").fit(x), "no function of the covariance"),
+        (lambda x: CovariancePooling(method="bdc").fit(x), "no function of the covariance"),
         (lambda x: CovariancePooling(method="isqr").fit(x), "isqrt"),
         (lambda x: CovariancePooling().fit(x * np.nan), "images 0 to 29 are not finite"),
         (lambda x: CovariancePooling().fit(x).transform(x[:, :5]), "fitted to 8 channels, not 5"),
