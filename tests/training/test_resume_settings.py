@@ -77,6 +77,8 @@ CHANGES = {
     "betas": (ADAM, (*ADAM, "--opt-betas", "0.8", "0.9")),
     "epsilon": (ADAM, (*ADAM, "--opt-eps", "1e-3")),
     "classifier": ((), ("--classifier-lr-mult", "5")),
+    "a rate of the reduction's own": ((), ("--optimal-lr", "--classifier-lr-mult", "5")),
+    "no more rate of its own": (("--optimal-lr",), ()),
     "layers": (ADAM, (*ADAM, "--layer-decay", "0.7")),
     "an own option": (ADAM, (*ADAM, "--opt-kwargs", "weight_decay=0.3")),
     "lookahead": (("--opt", "lookahead_sgd"), ("--opt", "lookahead_sgd", "--momentum", "0.5", "--lr", "0.01")),

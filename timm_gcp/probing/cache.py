@@ -1,5 +1,6 @@
 """Features on disk: the principal directions, and the feature maps along them, written in one resumable pass."""
 
+import functools
 import hashlib
 import json
 import math
@@ -63,8 +64,11 @@ class Cache:
             start: first row.
             stop: the row behind the last one.
         """
-        stored = np.load(self.folder / "maps.npy", mmap_mode="r")
-        return torch.from_numpy(stored[start:stop].astype(np.float32)) / self.scale
+        return torch.from_numpy(self._maps[start:stop].astype(np.float32)) / self.scale
+
+    @functools.cached_property
+    def _maps(self) -> Any:
+        return np.load(self.folder / "maps.npy", mmap_mode="r")
 
     def first(self, name: str) -> Tensor:
         """``'mean'`` or ``'token'`` of all rows, ``[rows, C]`` in float32."""
