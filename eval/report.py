@@ -128,6 +128,19 @@ SECTIONS = (
         "timm-gcp validate --dataset list --data-dir COARSE --split test --model local-dir:runs/all/model",
     ),
     Section(
+        "orthogonality",
+        "Nearest orthogonal gradient and optimal learning rate",
+        "# OPTIONS is nothing, --orthogonal-gradient, --optimal-lr, or both\n"
+        "timm-gcp train --dataset grocery --data-dir GROCERY --val-split val --model test_resnet_svdpade \\\n"
+        "    --last-stride 1 --img-size 112 --crop-pct 0.95 -b 32 -vb 128 --clip-grad 5 --epochs 5 \\\n"
+        "    --warmup-epochs 1 --lr 0.1 --warmup-lr 1e-3 --opt sgd --momentum 0.9 --weight-decay 1e-4 \\\n"
+        "    --sched cosine --sched-on-updates --min-lr 1e-5 --scale 0.35 1 --color-jitter 0 --seed 0 \\\n"
+        "    --device cpu --channels-last -j 0 --no-prefetcher --no-check-images --monitor-every 10 \\\n"
+        "    --output runs --experiment NAME OPTIONS\n"
+        "python -m eval conditioning runs/*\n"
+        "timm-gcp validate --dataset grocery --data-dir GROCERY --split test --checkpoint runs/NAME/last.pth.tar",
+    ),
+    Section(
         "families",
         "Other backbone families on the Grocery Store photographs",
         "timm-gcp train --dataset grocery --data-dir GROCERY --val-split val --model MODEL --img-size 128 -b 32 \\\n"
