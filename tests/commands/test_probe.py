@@ -198,7 +198,6 @@ def bad_weights(backbones, tmp_path):
         (("--method", "isqr"), "isqrt"),
         (("--img-size", "8"), "1 position"),
         (("--val-split", "dev"), "dev"),
-        (("--model", "test_resnet_svdpade"), "has a covariance pool already"),
     ],
 )
 def test_refused(more, message, images, backbones, tmp_path, capsys):
@@ -241,6 +240,17 @@ def test_the_folder_starts_fine_tuning(probed, images, tmp_path, capsys):
     start = timm.create_model(f"local-dir:{probed / 'model'}", pretrained=True)
     assert torch.allclose(model.global_pool.reduce.conv.weight, start.global_pool.reduce.conv.weight, atol=1e-5)
     assert "with its classifier of 3 classes" in capsys.readouterr().out
+
+
+def test_a_backbone_that_had_a_covariance_pool(images, tmp_path):
+    """Its backbone is probed, and the pool of the probe takes the place of its own."""
+    assert probe(images, "test_resnet_svdpade.grocery", tmp_path, "--components", "16", "--first-order", "none") == 0
+    model = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
+    before = timm.create_model("test_resnet_svdpade.grocery", pretrained=True).eval()
+    assert model.global_pool.method == "isqrt"
+    assert model.get_classifier().in_features == 16 * 17 // 2
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(model.forward_features(x), before.forward_features(x))
 
 
 def test_a_part_held_out_is_recorded(images, backbones, tmp_path, capsys, caplog):

@@ -113,5 +113,3 @@ def test_refused_input(backbone, arrays, images):
         fitted(backbone, (arrays[0] * torch.nan, arrays[1]))
     with pytest.raises(GCPError, match="its own evaluation split"):
         fitted(backbone, images, arrays)
-    with pytest.raises(GCPError, match="has a covariance pool already"):
-        fitted(timm.create_model("test_resnet_isqrt"), arrays)

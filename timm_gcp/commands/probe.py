@@ -22,7 +22,7 @@ from ..models.names import plain_name
 from ..plots import new_figure, save_figure
 from ..probing.fits import Result
 from ..probing.options import HEADS, MomentSettings, ProbeOptions
-from ..probing.probe import Probe, fit_probe, require_plain
+from ..probing.probe import Probe, fit_probe
 from ..text import nearest, without_places
 from ..training.history import versions
 from ..training.provenance import data_record, data_text, origin_of_weights, start_text
@@ -66,7 +66,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     out, command = Path(args.output), shlex.join(["timm-gcp", "probe", *argv])
     check_output_folder(out, "--output")
     model = load_model(choice)
-    require_plain(model)
     start = origin_of_weights(*choice.sources(), True, model)
     probe = fit_probe(model, options, out / "cache")
     _save_model(out / "model", probe, options, start, command)

@@ -15,7 +15,7 @@ from .alexnet import hidden_layers
 from .head import Head, family_of, read_head
 from .stride import set_last_stride
 
-__all__ = ["DEFAULT_REDUCE", "GCPMixin", "default_width", "put_pool"]
+__all__ = ["DEFAULT_REDUCE", "GCPMixin", "default_width", "put_pool", "replace_pool"]
 
 DEFAULT_REDUCE = -1
 """The value of ``reduce`` that stands for ``default_width``."""
@@ -177,28 +177,7 @@ def put_pool(
     head = read_head(model)
     family = family_of(model)
     grafted: Any = model
-    num_features = int(grafted.num_features)
-    if pool_args.get("first_order") == "auto":
-        pool_args["first_order"] = head.first_order
-    pool: GlobalCovariancePool | MomentPool
-    if method == MOMENT_POOL:
-        pool = moment_pool(
-            num_features, None if reduce == DEFAULT_REDUCE else reduce or 0, head.input_fmt, dtype, **pool_args
-        )
-        width = pool.channels
-    else:
-        width = reduce or 0
-        if reduce == DEFAULT_REDUCE:
-            width = default_width(num_features) if family.reduce is None else family.reduce
-        if width < 0 or width > num_features:
-            raise GCPError(f"reduce={width} does not fit a feature map of {num_features} channels; 0 leaves them all.")
-        pool = GlobalCovariancePool(num_features, method, width, dtype, input_fmt=head.input_fmt, **pool_args)
-    if "class" in pool.options.first_order_parts and not head.prefix:
-        raise GCPError(
-            f"first_order='{pool.options.first_order}' needs a class token, and {type(model).__name__} has none; use "
-            "'mean'."
-        )
-    like = next(model.parameters())
+    pool, width = _make_pool(model, head, method, reduce, dtype, pool_args)
     if last_stride is None and family.stride_one and grafted.feature_info[-1]["reduction"] == 32:
         last_stride = 1
     if last_stride is not None:
@@ -207,15 +186,88 @@ def put_pool(
     grafted.gcp_head = head
     _keep(model, head)
     if head.hidden:
+        like = next(model.parameters())
         hidden = hidden_layers(pool.out_features, grafted.head_hidden_size, grafted.drop_rate)
         grafted.pre_logits = hidden.to(device=like.device, dtype=like.dtype).train(model.training)
+    _set_pool(model, pool, width, last_stride)
+    return model
+
+
+def replace_pool(
+    model: nn.Module,
+    method: str,
+    reduce: int | None = DEFAULT_REDUCE,
+    dtype: torch.dtype | None = None,
+    **pool_args: Any,
+) -> nn.Module:
+    """Replaces the covariance pool of a grafted model, and its classifier by a fresh one.
+
+    Args:
+        model: grafted, without hidden layers between pool and classifier; it is changed.
+        method: as `graft` takes it.
+        reduce: as `graft` takes it.
+        dtype: as `graft` takes it.
+        **pool_args: fields of `PoolOptions`, ``method_args`` and ``chunk_size``.
+
+    Returns:
+        The same model.
+
+    Raises:
+        GCPError: arguments that do not fit.
+    """
+    grafted: Any = model
+    pool, width = _make_pool(model, grafted.gcp_head, method, reduce, dtype, pool_args)
+    _set_pool(model, pool, width, grafted.gcp_args["last_stride"])
+    return model
+
+
+def _make_pool(
+    model: nn.Module,
+    head: Head,
+    method: str,
+    reduce: int | None,
+    dtype: torch.dtype | None,
+    pool_args: dict[str, Any],
+) -> tuple[GlobalCovariancePool | MomentPool, int]:
+    """The pool for a model's map, and its width; 0 for all channels."""
+    network: Any = model
+    channels = int(network.num_features)
+    if pool_args.get("first_order") == "auto":
+        pool_args["first_order"] = head.first_order
+    pool: GlobalCovariancePool | MomentPool
+    if method == MOMENT_POOL:
+        pool = moment_pool(
+            channels, None if reduce == DEFAULT_REDUCE else reduce or 0, head.input_fmt, dtype, **pool_args
+        )
+        width = pool.channels
+    else:
+        width = reduce or 0
+        if reduce == DEFAULT_REDUCE:
+            usual = family_of(model).reduce
+            width = default_width(channels) if usual is None else usual
+        if width < 0 or width > channels:
+            raise GCPError(f"reduce={width} does not fit a feature map of {channels} channels; 0 leaves them all.")
+        pool = GlobalCovariancePool(channels, method, width, dtype, input_fmt=head.input_fmt, **pool_args)
+    if "class" in pool.options.first_order_parts and not head.prefix:
+        raise GCPError(
+            f"first_order='{pool.options.first_order}' needs a class token, and {type(model).__name__} has none; use "
+            "'mean'."
+        )
+    return pool, width
+
+
+def _set_pool(model: nn.Module, pool: GlobalCovariancePool | MomentPool, width: int, last_stride: int | None) -> None:
+    """Sets the pool of a grafted model, its record, and a classifier that fits."""
+    grafted: Any = model
+    like = next(model.parameters())
     grafted.global_pool = pool.to(device=like.device, dtype=like.dtype).train(model.training)
+    before = set(getattr(model, "gcp_args", {}))
     grafted.gcp_args = _arguments(pool, width, last_stride)
     # timm's own savers write these into config.json.
     given = {key: value for key, value in grafted.gcp_args.items() if value not in (None, {})}
-    grafted._model_args = {**getattr(model, "_model_args", {}), **given}
+    kept = {key: value for key, value in getattr(model, "_model_args", {}).items() if key not in before}
+    grafted._model_args = {**kept, **given}
     grafted.reset_classifier(grafted.num_classes)
-    return model
 
 
 def _arguments(pool: GlobalCovariancePool | MomentPool, reduce: int, last_stride: int | None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from .directions import Directions, directions_of
 from .features import FeatureArrays
 from .fold import fold
 from .options import ProbeOptions
-from .probe import Probe, Say, first_order_of, fit_heads, fit_probe, require_plain
+from .probe import Probe, Say, first_order_of, fit_heads, fit_probe
 
 __all__ = ["probe"]
 
@@ -44,7 +44,7 @@ def probe(
     """Fits a classifier with covariance features to a frozen backbone.
 
     Args:
-        model: a plain timm model, without a covariance pool, or its name, whose pretrained weights are loaded
+        model: a timm model, or its name, whose pretrained weights are loaded
             (``<backbone>_<method>.init-<tag>`` stands for ``<backbone>.<tag>`` and that method). It is not changed.
         train: a folder of images; or batches of images ``[B, C, H, W]``, preprocessed for the model, and labels
             ``[B]``, from a ``DataLoader`` or anything else that can be passed through twice; or a pair of arrays,
@@ -76,7 +76,6 @@ def probe(
         model, options = plain.of_backbone, {"method": plain.method, **options}
     chosen = ProbeOptions(**options)
     network = create_model(model, pretrained=True) if isinstance(model, str) else copy_model(model)
-    require_plain(network)
     if not isinstance(train, (str, PathLike)):
         of_data = {each.name for each in fields(TrainingDataOptions)} | {"views"}
         for name in of_data & set(options):

@@ -11,11 +11,11 @@ from ..data.loaders import WrappedDataset, evaluation_loader
 from ..data.preprocessing import preprocessing
 from ..errors import GCPError
 from ..models import graft
-from ..models.mixin import GCPMixin
+from ..models.mixin import GCPMixin, replace_pool
 from .features import Features
 from .options import ProbeOptions
 
-__all__ = ["Backbone", "require_linear_head"]
+__all__ = ["Backbone", "require_linear_head", "with_pool"]
 
 
 class _Part(WrappedDataset):
@@ -113,6 +113,28 @@ class Backbone:
             for images, labels in loader:
                 views = [images, images.flip(-1)] if mirror else [images]
                 yield [self.features(view) for view in views], labels.cpu()
+
+
+def with_pool(model: nn.Module, method: str, **pool_args: Any) -> Any:
+    """Puts a pool on a backbone, in the place of the covariance pool that it may have.
+
+    Args:
+        model: plain or grafted; it is changed.
+        method: as `graft` takes it.
+        **pool_args: as `graft` takes them.
+
+    Returns:
+        The same model, grafted.
+
+    Raises:
+        GCPError: hidden layers lie between pool and classifier (VGG, AlexNet), or arguments do not fit.
+    """
+    if not isinstance(model, GCPMixin):
+        graft(model, method, **pool_args)
+        require_linear_head(model)
+        return model
+    require_linear_head(model)
+    return replace_pool(model, method, **pool_args)
 
 
 def require_linear_head(grafted: Any) -> None:

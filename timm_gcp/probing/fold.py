@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models import graft
-from .backbone import require_linear_head
+from .backbone import with_pool
 from .heads import FittedHead
 from .moment import MomentHead, fold_moment
 
@@ -14,10 +13,10 @@ __all__ = ["fold", "set_head"]
 
 
 def fold(model: nn.Module, head: FittedHead) -> nn.Module:
-    """Puts the head of a probe on a plain backbone.
+    """Puts the head of a probe on a backbone.
 
     Args:
-        model: the plain timm model with its weights; it is changed.
+        model: the timm model with its weights; it is changed.
         head: of the probe.
 
     Returns:
@@ -29,8 +28,7 @@ def fold(model: nn.Module, head: FittedHead) -> nn.Module:
     if isinstance(head, MomentHead):
         return fold_moment(model, head)
     width, first_order = len(head.directions), head.first_order
-    grafted: Any = graft(model, head.method, reduce=width, reduction="linear", first_order=first_order)
-    require_linear_head(grafted)
+    grafted = with_pool(model, head.method, reduce=width, reduction="linear", first_order=first_order)
     grafted.reset_classifier(len(head.weights))
     set_head(grafted, head)
     return grafted.eval()

@@ -10,15 +10,13 @@ augmentation. The epoch at which training stops is chosen on a part of the train
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import GCPError
-from ..models import graft
 from ..moment_pooling import MOMENT_POOL, MomentPool
-from .backbone import require_linear_head
+from .backbone import with_pool
 from .directions import Directions
 from .features import FeatureSet
 from .heads import FittedHead
@@ -94,10 +92,10 @@ def fit_moment(
 
 
 def fold_moment(model: nn.Module, head: MomentHead) -> nn.Module:
-    """Puts the head on a plain backbone.
+    """Puts the head on a backbone.
 
     Args:
-        model: the plain timm model with its weights; it is changed.
+        model: the timm model with its weights; it is changed.
         head: of the probe.
 
     Returns:
@@ -107,10 +105,9 @@ def fold_moment(model: nn.Module, head: MomentHead) -> nn.Module:
         GCPError: a model with hidden layers between its pool and its classifier (VGG, AlexNet).
     """
     pool = head.pool
-    grafted: Any = graft(
+    grafted = with_pool(
         model, MOMENT_POOL, reduce=pool.channels, groups=pool.options.groups, first_order=head.first_order
     )
-    require_linear_head(grafted)
     grafted.reset_classifier(len(head.weights))
     grafted.global_pool.load_state_dict(pool.state_dict())
     with torch.no_grad():

@@ -17,7 +17,6 @@ from ..data.open_dataset import download_splits, open_splits
 from ..errors import GCPError
 from ..models.deepcopy import copy_model
 from ..models.folder import save_folder
-from ..models.mixin import GCPMixin
 from ..pooling import GlobalCovariancePool
 from .backbone import Backbone
 from .cache import store_features
@@ -29,7 +28,7 @@ from .heads import FittedHead
 from .options import HeadOptions, ProbeOptions
 from .parts import CovariancePart
 
-__all__ = ["Probe", "Say", "fit_head", "fit_heads", "fit_probe", "require_plain"]
+__all__ = ["Probe", "Say", "fit_head", "fit_heads", "fit_probe"]
 
 Say = Callable[[str], None]
 """Takes a line for the user."""
@@ -116,25 +115,11 @@ class Probe:
         return f"<pre>{html.escape(str(self))}</pre>"
 
 
-def require_plain(model: nn.Module) -> None:
-    """Makes sure that a model has no covariance pool.
-
-    Raises:
-        GCPError: it has one.
-    """
-    if isinstance(model, GCPMixin):
-        name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__
-        raise GCPError(
-            f"{name} has a covariance pool already, and a probe puts its own on a plain backbone: give a model of "
-            "timm's, such as vit_small_patch14_dinov2."
-        )
-
-
 def fit_probe(model: nn.Module, options: ProbeOptions, folder: Path, say: Say = print) -> Probe:
     """Fits a probe to the images of a data set.
 
     Args:
-        model: a plain timm classification model with its weights; it becomes the probe's.
+        model: a timm classification model with its weights; it becomes the probe's, with a pool in place of its own.
         options: data, features and head.
         folder: where the features are cached.
         say: takes lines for the user.
@@ -142,7 +127,6 @@ def fit_probe(model: nn.Module, options: ProbeOptions, folder: Path, say: Say = 
     Raises:
         GCPError: bad input of any kind; the message names the remedy.
     """
-    require_plain(model)
     backbone = Backbone(copy_model(model), options)
     first_order = first_order_of(options, backbone)
     if options.dataset_download:
