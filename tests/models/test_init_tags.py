@@ -37,7 +37,8 @@ def weights_of_timm(backbone, tag):
 
 def has_backbone(model, weights, classifier="head"):
     own = model.state_dict()
-    kept = [key for key in weights if not key.startswith((classifier, "conv_head"))]  # what a pool replaces
+    replaced = (classifier, "conv_head", "norm_head")
+    kept = [key for key in weights if not key.startswith(replaced)]
     return len(kept) > 100 and all(torch.equal(own[key], weights[key]) for key in kept)
 
 
