@@ -24,6 +24,7 @@ from timm_gcp.probing.fits import FIRST_WEIGHT, MEAN, Fits
 from timm_gcp.probing.heads import Head
 from timm_gcp.probing.options import ProbeOptions
 from timm_gcp.probing.parts import CovariancePart
+from timm_gcp.text import markdown_table
 
 from .record import RESULTS, append_row, provenance, read_cells
 
@@ -77,7 +78,7 @@ SETTINGS = (
     *(Setting("shrinkage", f"rsqrt, share {s:g}", _method("rsqrt", share=s)) for s in (0.01, 0.1, 1.0)),
     Setting("method", "logm", _method("logm")),
     Setting("method", "corr", _method("corr")),
-    Setting("method", "maxexp", _method("maxexp")),
+    *(Setting("method", f"maxexp, {n}", _method("maxexp", eta=n)) for n in (20, 50, 100)),
     Setting("views", "2", views=2),
     *(Setting("groups", str(g), CovariancePart("isqrt", groups=g)) for g in (2, 4)),
     *(Setting("count sketch", str(n), CovariancePart("isqrt", count_sketch=n)) for n in (4096, 8192, 16384)),
@@ -127,7 +128,7 @@ def measure(name: str, settings: Sequence[Setting], given: Sequence[str], folder
     done = set(zip(rows["data"], rows["group"], rows["setting"], strict=True))
     missing = [each for each in settings if (name, each.group, each.value) not in done]
     features: dict[int, tuple[Cache, Cache | None]] = {}
-    kept: dict[tuple[int, int], Fits] = {}
+    before: tuple[tuple[int, int], Fits] | None = None
     args = parse_probe_args(given)
     options = options_of(ProbeOptions, args)
     backbone = Backbone(load_model(model_choice(args, method=None)), options)
@@ -138,11 +139,12 @@ def measure(name: str, settings: Sequence[Setting], given: Sequence[str], folder
         trained, evaluated = features[each.views]
         leading = None if evaluated is None else _Leading(evaluated, each.components)
         fits = Fits(_Leading(trained, each.components), leading, train.num_classes, "ridge", print)
-        # The mean's kernel, and the default's covariance, are those of the settings before.
-        before = kept.setdefault((each.views, each.components), fits)
-        fits.kernels = {part: kernel for part, kernel in before.kernels.items() if part in each.head.parts}
+        same = (each.views, each.components)
+        if before is not None and before[0] == same:  # kernels that this head shares with the one before
+            shared = before[1].kernels
+            fits.kernels = {part: kernel for part, kernel in shared.items() if part in each.head.parts}
+        before = (same, fits)
         fits.fit(each.head)
-        before.kernels = fits.kernels
         found = fits.results[0]
         assert found.left_out is not None
         row = {
@@ -150,9 +152,28 @@ def measure(name: str, settings: Sequence[Setting], given: Sequence[str], folder
             "group": each.group,
             "setting": each.value,
             "features": found.features,
-            "left_out": round(found.left_out, 2),
-            "validation": "" if found.validation is None else round(found.validation, 2),
-            "strength": found.strength,
-            "seconds": found.seconds,
+            "left_out": f"{found.left_out:.2f}",
+            "validation": "" if found.validation is None else f"{found.validation:.2f}",
+            "strength": f"{found.strength:.3g}",
         }
         append_row(results, {**row, **provenance()})
+
+
+def section(results: Path) -> str:
+    """The table of the settings as Markdown, one column of each accuracy per data set.
+
+    Args:
+        results: folder with ``probe.csv``.
+    """
+    rows = read_cells(results / "probe.csv")
+    names = list(dict.fromkeys(rows["data"]))
+    measures = {"left_out": "leave-one-out", "validation": "validation"}
+    titles = ["", "setting", "numbers", *(f"{name}, {title}" for name in names for title in measures.values())]
+    cells = []
+    for each in SETTINGS:
+        same = rows[(rows["group"] == each.group) & (rows["setting"] == each.value)].set_index("data")
+        if same.empty:
+            continue
+        found = [same[what].get(name, "") for name in names for what in measures]
+        cells.append([each.group, each.value, same["features"].iloc[0], *found])
+    return markdown_table(titles, cells)

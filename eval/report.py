@@ -13,7 +13,7 @@ from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
 from timm_gcp.files import save_text
 
-from . import experiment_report, gradients, memory, speed, training_step
+from . import experiment_report, gradients, memory, probe, speed, training_step
 from .record import RESULTS, read_cells, read_table
 
 
@@ -113,7 +113,12 @@ SECTIONS = (
         "timm-gcp probe --dataset grocery --data-dir GROCERY --val-split val --model tf_efficientnet_lite0 \\\n"
         "    --checkpoint LITE0 --compare --channels-last -j 1 --output probe/grocery\n"
         "timm-gcp probe --dataset list --data-dir CARS --val-split val --model tf_efficientnet_lite0 \\\n"
-        "    --checkpoint LITE0 --compare --channels-last -j 1 --output probe/cars",
+        "    --checkpoint LITE0 --compare --channels-last -j 1 --output probe/cars\n"
+        "python -m eval probe --name grocery --cache probe/grocery --dataset grocery --data-dir GROCERY \\\n"
+        "    --val-split val --model tf_efficientnet_lite0 --checkpoint LITE0 -j 1\n"
+        "python -m eval probe --name cars --cache probe/cars --dataset list --data-dir CARS \\\n"
+        "    --val-split val --model tf_efficientnet_lite0 --checkpoint LITE0 -j 1",
+        probe.section,
     ),
     Section(
         "finetune",

@@ -18,13 +18,15 @@ def test_demo(tmp_path):
     out = tmp_path / "demo"
     done = timm_gcp_command("demo", "--output", out, "--epochs", "2", "--images", "4")
     assert done.returncode == 0, done.stderr
+    assert "Classifiers on frozen features" in done.stdout
+    assert "points of leave-one-out accuracy" in done.stdout
     assert "Validation, best epoch" in done.stdout
     assert "%|" not in done.stderr  # no bar where there is no terminal
     results = {head: json.loads((out / head / "result.json").read_text()) for head in ("average", "svdpade")}
     assert (results["average"]["method"], results["svdpade"]["method"]) == (None, "svdpade")
     assert rows_of(out / "svdpade")[0]["method"] == "isqrt"
     assert f"{results['svdpade']['top1']:.2f}" in done.stdout
-    for picture in ("curves.png", "predictions.png"):
+    for picture in ("probe/heads.png", "curves.png", "predictions.png"):
         with Image.open(out / picture) as image:
             assert min(image.size) > 300
     model = timm.create_model(f"local-dir:{out / 'svdpade' / 'model'}", pretrained=True).eval()
@@ -35,7 +37,7 @@ def test_demo(tmp_path):
         demo.main(["--output", str(out)])
 
 
-@pytest.mark.parametrize("part", ["textures", "average", "svdpade"])
+@pytest.mark.parametrize("part", ["textures", "probe", "average", "svdpade"])
 def test_nothing_is_written_beside_an_earlier_demo(tmp_path, part):
     (tmp_path / part).mkdir()
     with pytest.raises(GCPError, match=f"{part} exists already: give another --output"):

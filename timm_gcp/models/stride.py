@@ -77,7 +77,7 @@ def set_stage_stride(model: nn.Module, stage: str) -> None:
     """
     for name, module in list(model.get_submodule(stage).named_modules(prefix=stage)):
         strides = getattr(module, "stride", 1)
-        if strides in (1, (1, 1)):
+        if strides in (1, (1,), (1, 1)):
             continue
         if isinstance(module, nn.Conv2d) or (isinstance(module, nn.AvgPool2d) and module.padding not in (0, (0, 0))):
             module.stride = (1, 1)

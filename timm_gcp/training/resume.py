@@ -250,7 +250,7 @@ def _load_schedule(start: Start, schedule: HybridSchedule | None, ratio: float) 
             "--initial-checkpoint."
         )
     if schedule is None and state is not None:
-        raise GCPError(f"{start.path} was trained with the hybrid protocol; add --hybrid.")
+        raise GCPError(f"{start.path} was trained with the hybrid protocol; leave --no-hybrid out, or add --hybrid.")
     if schedule is not None and state is not None:
         schedule.load_state_dict(_with_rate(state, ratio))
 
