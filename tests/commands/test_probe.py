@@ -1,8 +1,12 @@
 """``timm-gcp probe``: features, classifier and model folder of a frozen backbone, on real JPEG files."""
 
 import csv
+import errno
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -122,6 +126,50 @@ def test_features_beyond_memory(images, backbones, tmp_path, monkeypatch):
     assert files[0].read_bytes() == files[1].read_bytes()
     names = [{file.name for file in (tmp_path / name / "cache").rglob("*")} for name in ("memory", "file")]
     assert names[0] == names[1]
+
+
+FULL = """
+import resource, signal, sys
+from timm_gcp.__main__ import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write over the limit fails as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no resource limits")
+def test_a_full_disk_is_one_sentence(images, backbones, tmp_path):
+    argv = ["probe", str(images), "--model", str(backbones["test_resnet"]), "--output", str(tmp_path), *COMMON]
+    done = subprocess.run([sys.executable, "-c", FULL, "100000", *argv], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written to" in done.stderr
+    assert "give another --output" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert main(argv) == 0  # with room again
+
+
+def test_space_is_reserved_before_the_first_image(images, backbones, tmp_path, monkeypatch, capsys):
+    """A write to a mapped file on a disk that has become full would kill the process without a word."""
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    assert probe(images, backbones["test_resnet"], tmp_path) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert probe(images, backbones["test_resnet"], tmp_path) == 0
+
+
+def test_predict_and_export_take_the_folder(probed, images, tmp_path, capsys):
+    model = str(probed / "model")
+    assert main(["predict", str(images / "validation"), "--model", model, "--csv", str(tmp_path / "p.csv")]) == 0
+    with open(tmp_path / "p.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(list((images / "validation").rglob("*.jpg")))
+    pytest.importorskip("onnxruntime")
+    assert main(["export", model, "--out", str(tmp_path / "p.onnx")]) == 0
+    assert (tmp_path / "p.onnx").is_file()
 
 
 @pytest.mark.parametrize("change", ["image", "weights", "size", "views"])

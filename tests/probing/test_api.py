@@ -88,7 +88,7 @@ def test_mean_and_class_token_beside_the_covariance(arrays):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"componets": 8}, "no option 'componets'; did you mean components"),
+        ({"komponents": 8}, "no option 'komponents'; did you mean components"),
         ({"val_split": "x"}, "`val_split` goes with a folder"),
         ({"views": 2}, "`views` goes with a folder"),
         ({"cache": "x"}, "`cache` goes with a folder"),

@@ -1,9 +1,11 @@
 """Features on disk: the principal directions, and the feature maps along them, written in one resumable pass."""
 
+import errno
 import functools
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -231,12 +233,31 @@ class _Writer:
         cache.folder.mkdir(parents=True, exist_ok=True)
         if not done:
             self._check_room(sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in shapes.values()))
-        self.files = {
-            name: np.lib.format.open_memmap(
-                str(cache.folder / f"{name}.npy"), mode="r+" if done else "w+", dtype=kind, shape=shape
-            )
-            for name, (shape, kind) in shapes.items()
-        }
+        try:
+            self.files = {
+                name: np.lib.format.open_memmap(
+                    str(cache.folder / f"{name}.npy"), mode="r+" if done else "w+", dtype=kind, shape=shape
+                )
+                for name, (shape, kind) in shapes.items()
+            }
+            if not done:
+                self._reserve()
+        except OSError as error:
+            raise GCPError(
+                f"The features cannot be written to {cache.folder} ({error.strerror or error}): give another `output`, "
+                "or fewer `components`."
+            ) from error
+
+    def _reserve(self) -> None:
+        """Takes the space of the files now: writing to a mapped file on a full disk would kill the process."""
+        for name in self.files if hasattr(os, "posix_fallocate") else ():
+            path = self.cache.folder / f"{name}.npy"
+            with open(path, "r+b") as file:
+                try:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+                except OSError as error:
+                    if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems that cannot reserve
+                        raise
 
     def _check_room(self, needed: int) -> None:
         free = shutil.disk_usage(self.cache.folder).free

@@ -22,7 +22,10 @@ _PALETTE = (_BLUE, _ORANGE, _GREEN, _PURPLE, "#E69F00", "#56B4E9", "#000000")
 
 
 class _Summary:
-    """The columns of a ``summary.csv``, by epoch. A repeated epoch (a resumed run) counts once, as last written."""
+    """The columns of a ``summary.csv``, by epoch, counted from 1.
+
+    A repeated epoch (a resumed run) counts once, as last written.
+    """
 
     def __init__(self, path: PathLike) -> None:
         try:
@@ -34,7 +37,7 @@ class _Summary:
         if not rows:
             raise GCPError(f"'{path}' is not the summary of a run: it has no row with an epoch.")
         self._rows = [rows[epoch] for epoch in sorted(rows)]
-        self.epochs = np.array(sorted(rows))
+        self.epochs = 1 + np.array(sorted(rows))  # as the log counts them
 
     def column(self, name: str) -> np.ndarray:
         """One value an epoch, nan where there is none."""
