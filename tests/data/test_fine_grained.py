@@ -342,7 +342,28 @@ def packed(folder, archive):
     return hashlib.md5(archive.read_bytes()).hexdigest()
 
 
-def test_cub_is_downloaded_and_extracted(miniature, server, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("filters", [True, False])
+def test_an_archive_that_leads_out_of_its_folder(filters, server, tmp_path, monkeypatch):
+    """Also with a Python whose tarfile has no filters."""
+    if not filters:
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    elif not hasattr(tarfile, "data_filter"):
+        pytest.skip("this Python has none")
+    served, address = server
+    archive = served / "bad.tgz"
+    (tmp_path / "x").write_text("x")
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(tmp_path / "x", "../../outside")
+    fetch = functools.partial(fetch_archive, f"{address}/bad.tgz", hashlib.md5(archive.read_bytes()).hexdigest())
+    with pytest.raises(GCPError, match="cannot be extracted"):
+        fetch(tmp_path / "new" / "bad", "Birds", "extract it yourself")
+    assert not list(tmp_path.rglob("outside"))
+
+
+@pytest.mark.parametrize("filters", [True, False])
+def test_cub_is_downloaded_and_extracted(filters, miniature, server, tmp_path, monkeypatch, capsys):
+    if not filters:
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
     served, address = server
     md5 = packed(miniature("cub"), served / "CUB_200_2011.tgz")
     row = FINE_GRAINED["cub"]

@@ -62,7 +62,7 @@ def fetch_archive(url: str, md5: str, folder: Path, what: str, remedy: str) -> N
     part = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(part, filter="data")
+            _extract(tar, part)
         os.replace(part / folder.name, folder)
     except (OSError, tarfile.TarError) as error:
         raise GCPError(
@@ -71,3 +71,20 @@ def fetch_archive(url: str, md5: str, folder: Path, what: str, remedy: str) -> N
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _extract(archive: tarfile.TarFile, folder: Path) -> None:
+    """Extracts an archive; a member that leads out of the folder is an error.
+
+    Raises:
+        TarError: there is such a member, or the archive is damaged.
+    """
+    if hasattr(tarfile, "data_filter"):
+        archive.extractall(folder, filter="data")
+        return
+    # Python before 3.10.12 and 3.11.4 has no filters.
+    for member in archive.getmembers():
+        inside = (folder / member.name).resolve().is_relative_to(folder.resolve())
+        if not (inside and (member.isfile() or member.isdir())):
+            raise tarfile.TarError(f"{member.name} is no file or folder inside the archive")
+    archive.extractall(folder)
