@@ -20,10 +20,10 @@ from timm_gcp.data.open_dataset import open_splits
 from timm_gcp.models.named import load_model
 from timm_gcp.probing.backbone import Backbone
 from timm_gcp.probing.cache import Cache, store_features
-from timm_gcp.probing.fits import FIRST_WEIGHT, MEAN, Fits
+from timm_gcp.probing.fits import FIRST_WEIGHT, Fits
 from timm_gcp.probing.heads import Head
 from timm_gcp.probing.options import ProbeOptions
-from timm_gcp.probing.parts import CovariancePart
+from timm_gcp.probing.parts import MEAN, CovariancePart
 from timm_gcp.text import markdown_table
 
 from .record import RESULTS, append_row, provenance, read_cells

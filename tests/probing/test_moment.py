@@ -10,7 +10,8 @@ from timm_gcp import GCPError, graft
 from timm_gcp.probing.classifiers import nearest_neighbours
 from timm_gcp.probing.directions import Directions
 from timm_gcp.probing.features import FeatureArrays, Features
-from timm_gcp.probing.moment import _split, fit_moment, fold_moment
+from timm_gcp.probing.fold import fold
+from timm_gcp.probing.moment import _split, fit_moment
 from timm_gcp.probing.options import MomentSettings
 
 QUICK = {"width": 28, "epochs": 12, "learning_rate": 1e-2, "batch_size": 32, "positions": 1.0, "smoothing": 0.0}
@@ -105,7 +106,7 @@ def test_the_model(name, first_order):
     features = features_of(maps, torch.arange(6) % 3, directions, token)
     settings = MomentSettings(**{**QUICK, "epochs": 1})
     head, logits = fit_moment(features, features, directions, 3, first_order, settings, say=lambda line: None)
-    folded = fold_moment(model, head)
+    folded = fold(model, head)
     with torch.inference_mode():
         assert torch.allclose(folded(images), logits, atol=1e-4)
 

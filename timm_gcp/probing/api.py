@@ -19,16 +19,12 @@ from ..models.named import create_model
 from ..models.names import plain_name
 from ..text import nearest
 from .backbone import Backbone
-from .directions import Directions, directions_of
+from .directions import SUBSET, Directions, directions_of
 from .features import FeatureArrays
-from .fold import fold
 from .options import ProbeOptions
-from .probe import Probe, Say, first_order_of, fit_heads, fit_probe
+from .probe import Probe, Say, fit_probe, fit_to_features
 
 __all__ = ["probe"]
-
-_SUBSET = 1000
-"""Images from which on no more are taken to find the directions, where they come in batches."""
 
 
 def probe(
@@ -95,8 +91,7 @@ def probe(
 def _fit_to_batches(
     model: nn.Module, options: ProbeOptions, train: Any, evaluation: Any, class_names: list[str] | None, say: Say
 ) -> Probe:
-    backbone = Backbone(copy_model(model), options)
-    first_order = first_order_of(options, backbone)
+    backbone = Backbone(model, options)
     began = time.monotonic()
     batches = _batches(train, options.batch_size)
     directions = directions_of(_some_maps(backbone, batches), options.components)
@@ -104,20 +99,12 @@ def _fit_to_batches(
     evaluated = None
     if evaluation is not None:
         evaluated = _features(backbone, _batches(evaluation, options.batch_size), directions)
-    seconds = {"features": round(time.monotonic() - began, 1)}
-    began = time.monotonic()
+    seconds = time.monotonic() - began
     classes = max(int(trained.labels().max()) + 1, len(class_names or ()))
-    head, fits = fit_heads(options, directions, trained, evaluated, classes, first_order, say)
-    seconds["classifiers"] = round(time.monotonic() - began, 1)
-    return Probe(
-        model=fold(model, head),
-        head=head,
-        results=fits.results,
-        gain=fits.gain() if options.compare else None,
-        class_names=class_names,
-        data_config=backbone.data_config,
-        seconds=seconds,
-    )
+    found = fit_to_features(model, backbone, directions, trained, evaluated, classes, say)
+    found.class_names = class_names
+    found.seconds = {"features": round(seconds, 1), **found.seconds}
+    return found
 
 
 def _batches(given: Any, size: int) -> Iterable[Any]:
@@ -136,12 +123,12 @@ def _batches(given: Any, size: int) -> Iterable[Any]:
 
 
 def _some_maps(backbone: Backbone, batches: Iterable[Any]) -> Iterable[Tensor]:
-    """Maps of the first images."""
+    """Maps of the first batches, of as many images as directions are found in."""
     count = 0
     for images, _ in batches:
         yield backbone.features(images).maps
         count += len(images)
-        if count >= _SUBSET:
+        if count >= SUBSET:
             return
 
 

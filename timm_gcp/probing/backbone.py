@@ -11,6 +11,8 @@ from ..data.loaders import WrappedDataset, evaluation_loader
 from ..data.preprocessing import preprocessing
 from ..errors import GCPError
 from ..models import graft
+from ..models.deepcopy import copy_model
+from ..models.head import Head
 from ..models.mixin import GCPMixin, replace_pool
 from .features import Features
 from .options import ProbeOptions
@@ -36,13 +38,13 @@ class Backbone:
     """A frozen backbone in evaluation mode, with its preprocessing.
 
     Args:
-        model: a timm classification model, plain or with a covariance pool; its head is taken away.
+        model: a timm classification model, plain or with a covariance pool; it is copied, and not changed.
         options: of the probe: preprocessing, device, precision and loading.
 
     Attributes:
         data_config: preprocessing.
         has_token: whether it has a class token.
-        first_order: 'class' where it has one, otherwise 'mean'.
+        first_order: the vectors that the options mean: 'mean', 'class', 'mean+class' or None.
         key: what its features depend on, beside the images.
 
     Raises:
@@ -52,10 +54,11 @@ class Backbone:
     def __init__(self, model: nn.Module, options: ProbeOptions) -> None:
         self.options = options
         self.data_config = preprocessing(options, model, use_test_size=True)
+        model = copy_model(model)
         body: Any = model if isinstance(model, GCPMixin) else graft(model, "isqrt", reduce=0)
         require_linear_head(body)
         self._head = body.gcp_head
-        self.has_token, self.first_order = bool(self._head.prefix), self._head.first_order
+        self.has_token, self.first_order = bool(self._head.prefix), _first_order(options, self._head)
         body.reset_classifier(0, "")
         self.key: dict[str, Any] = {
             "weights": _digest(body),
@@ -113,6 +116,21 @@ class Backbone:
             for images, labels in loader:
                 views = [images, images.flip(-1)] if mirror else [images]
                 yield [self.features(view) for view in views], labels.cpu()
+
+
+def _first_order(options: ProbeOptions, head: Head) -> str | None:
+    """The first-order vectors that the options mean.
+
+    Raises:
+        GCPError: the class token of a backbone that has none.
+    """
+    if options.first_order == "auto":
+        return head.first_order
+    if "class" in options.first_order and not head.prefix:
+        raise GCPError(
+            f"`first_order={options.first_order}` needs a class token, and this backbone has none; use mean."
+        )
+    return None if options.first_order == "none" else options.first_order
 
 
 def with_pool(model: nn.Module, method: str, **pool_args: Any) -> Any:

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from ..errors import GCPError
 
-__all__ = ["Directions", "directions_of", "principal_directions", "spectrum", "within_image_covariance"]
+__all__ = ["SUBSET", "Directions", "directions_of", "principal_directions", "spectrum", "within_image_covariance"]
 
+SUBSET = 1000
+"""Training images in which the principal directions are found."""
 _HIGHEST = 64.0
 """What the longest feature vector becomes in float16, which holds a thousand times as much."""
 

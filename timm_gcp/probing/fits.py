@@ -13,11 +13,9 @@ from .features import FeatureSet
 from .heads import FittedHead, Head, Kernel, kernel_of, linear_layer, scores_of
 from .moment import MomentHead, fit_moment
 from .options import MomentSettings
-from .parts import CovariancePart, FirstOrderPart, Part
+from .parts import MEAN, TOKEN, CovariancePart, FirstOrderPart, Part, first_order_parts
 
-__all__ = ["FIRST_WEIGHT", "MEAN", "TOKEN", "Fits", "Result", "covariance_head"]
-
-MEAN, TOKEN = FirstOrderPart("mean"), FirstOrderPart("token")
+__all__ = ["FIRST_WEIGHT", "Fits", "Result"]
 
 FIRST_WEIGHT = 0.3
 """Weight of the first-order part beside the triangle, both of mean squared length one."""
@@ -50,16 +48,20 @@ class Result:
         return 0.0 if found is None else found
 
 
-def covariance_head(covariance: CovariancePart, first_order: str | None) -> Head:
+def _title(first_order: str | None, second: str) -> str:
+    """The title of a head: its first-order vectors and its second-order part."""
+    return " and ".join(filter(None, [", ".join(part.title for part in first_order_parts(first_order)), second]))
+
+
+def _covariance_head(covariance: CovariancePart, first_order: str | None) -> Head:
     """The output of a covariance pool, with a first-order vector beside it.
 
     Args:
         covariance: the pool.
         first_order: 'mean', 'class', 'mean+class' or None.
     """
-    parts = {"mean": (MEAN,), "class": (TOKEN,), "mean+class": (MEAN, TOKEN), None: ()}[first_order]
-    names = ["class token" if part is TOKEN else "mean" for part in parts]
-    title = " and ".join(filter(None, [", ".join(names), f"{covariance.method} of the covariance"]))
+    parts = first_order_parts(first_order)
+    title = _title(first_order, f"{covariance.method} of the covariance")
     return Head(title, (*parts, covariance), (*(FIRST_WEIGHT for _ in parts), 1.0))
 
 
@@ -95,7 +97,7 @@ class Fits:
         Returns:
             The head; its scores are scaled to be logits where left-out scores tell by how much.
         """
-        fit, weights, bias = self.fit(covariance_head(part, first_order))
+        fit, weights, bias = self.fit(_covariance_head(part, first_order))
         if fit.left_out is not None:
             factor = temperature_of(fit.left_out, self.labels)
             weights, bias = weights * factor, bias * factor
@@ -116,10 +118,7 @@ class Fits:
         head, scores = fit_moment(
             self.train, self.evaluation, directions, self.classes, first_order, settings, device, self.say
         )
-        names = {"mean": "mean", "class": "class token"}
-        parts = [names[part] for part in (first_order or "").split("+") if part]
-        title = " and ".join([", ".join(parts), "Moment Probing"] if parts else ["Moment Probing"])
-        self._add(title, head.weights.shape[1], None, scores, None, began)
+        self._add(_title(first_order, "Moment Probing"), head.weights.shape[1], None, scores, None, began)
         return head
 
     def fit(self, head: Head) -> tuple[Fit, Tensor, Tensor]:
@@ -141,16 +140,16 @@ class Fits:
         self._add(head.title, weights.shape[1], fit.left_out, validation, fit.strength, began)
         return fit, weights, bias
 
-    def neighbours(self, name: str, title: str) -> None:
+    def neighbours(self, part: FirstOrderPart) -> None:
         """Evaluates the nearest neighbours in a first-order vector."""
         began = time.monotonic()
-        features = self.train.first(name).view(self.train.images, self.train.views, -1).mean(1)
+        features = self.train.first(part.name).view(self.train.images, self.train.views, -1).mean(1)
         left_out = nearest_neighbours(features, self.labels, self.classes)
         validation = None
         if self.evaluation is not None:
-            new = self.evaluation.first(name)
+            new = self.evaluation.first(part.name)
             validation = nearest_neighbours(features, self.labels, self.classes, new)
-        self._add(title, features.shape[1], left_out, validation, None, began)
+        self._add(f"nearest neighbours of the {part.title}", features.shape[1], left_out, validation, None, began)
 
     def _add(
         self,
@@ -192,14 +191,12 @@ class Fits:
             covariance: the pool of the probe.
             first_order: what the head of the probe has beside the covariance.
         """
-        vectors = [(MEAN, "mean")]
-        if self.train.has_token:
-            vectors = [(TOKEN, "class token"), *vectors]
-        for part, title in vectors:
-            self.fit(Head(title, (part,), (1.0,)))
+        vectors = [TOKEN, MEAN] if self.train.has_token else [MEAN]
+        for part in vectors:
+            self.fit(Head(part.title, (part,), (1.0,)))
         if len(vectors) == 2:
             self.fit(Head("mean and class token", (MEAN, TOKEN), (1.0, 1.0)))
-        for part, title in vectors:
-            self.neighbours(part.name, f"nearest neighbours of the {title}")
+        for part in vectors:
+            self.neighbours(part)
         if first_order is not None:
-            self.fit(covariance_head(covariance, None))
+            self.fit(_covariance_head(covariance, None))

@@ -7,7 +7,6 @@ from torch import nn
 
 from .backbone import with_pool
 from .heads import FittedHead
-from .moment import MomentHead, fold_moment
 
 __all__ = ["fold", "set_head"]
 
@@ -25,10 +24,7 @@ def fold(model: nn.Module, head: FittedHead) -> nn.Module:
     Raises:
         GCPError: a model with hidden layers between its pool and its classifier (VGG, AlexNet).
     """
-    if isinstance(head, MomentHead):
-        return fold_moment(model, head)
-    width, first_order = len(head.directions), head.first_order
-    grafted = with_pool(model, head.method, reduce=width, reduction="linear", first_order=first_order)
+    grafted = with_pool(model, head.method, **head.pool_args)
     grafted.reset_classifier(len(head.weights))
     set_head(grafted, head)
     return grafted.eval()
@@ -36,14 +32,13 @@ def fold(model: nn.Module, head: FittedHead) -> nn.Module:
 
 @torch.no_grad()
 def set_head(model: Any, head: FittedHead) -> None:
-    """Sets the weights of the reduction and of the classifier.
+    """Sets the weights of the pool and of the classifier.
 
     Args:
-        model: grafted, with a linear reduction to as many channels as the head has directions, or with none.
+        model: grafted, with a pool that fits the head.
         head: of the probe.
     """
-    reduce, classifier = model.global_pool.reduce, model.get_classifier()
-    if not isinstance(reduce, nn.Identity):
-        reduce.conv.weight.copy_(head.directions.matrix.view_as(reduce.conv.weight))
+    head.fill(model.global_pool)
+    classifier = model.get_classifier()
     classifier.weight.copy_(head.weights)
     classifier.bias.copy_(head.bias)

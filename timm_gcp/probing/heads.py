@@ -2,10 +2,11 @@
 
 import tempfile
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .classifiers import Fit, centred
 from .directions import Directions
@@ -52,6 +53,20 @@ class FittedHead:
     first_order: str | None
     weights: Tensor
     bias: Tensor
+
+    @property
+    def pool_args(self) -> dict[str, Any]:
+        """Arguments of ``graft`` for the pool, besides the method."""
+        return {"reduce": len(self.directions), "reduction": "linear", "first_order": self.first_order}
+
+    def fill(self, pool: Any) -> None:
+        """Sets the weights of the pool: the directions, where it has a reduction.
+
+        Args:
+            pool: of a grafted model.
+        """
+        if not isinstance(pool.reduce, nn.Identity):
+            pool.reduce.conv.weight.copy_(self.directions.matrix.view_as(pool.reduce.conv.weight))
 
 
 def _empty(cache: FeatureSet, width: int) -> Tensor:

@@ -10,19 +10,20 @@ augmentation. The epoch at which training stops is chosen on a part of the train
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import GCPError
 from ..moment_pooling import MOMENT_POOL, MomentPool
-from .backbone import with_pool
 from .directions import Directions
 from .features import FeatureSet
 from .heads import FittedHead
 from .options import MomentSettings
+from .parts import first_order_parts
 
-__all__ = ["MomentHead", "fit_moment", "fold_moment"]
+__all__ = ["MomentHead", "fit_moment"]
 
 _EVALUATED = 256
 """Rows that are evaluated at a time."""
@@ -39,6 +40,19 @@ class MomentHead(FittedHead):
 
     pool: MomentPool
     epochs: int
+
+    @property
+    def pool_args(self) -> dict[str, Any]:
+        """See `FittedHead`."""
+        return {
+            "reduce": self.pool.channels,
+            "groups": self.pool.options.groups,
+            "first_order": self.first_order,
+        }
+
+    def fill(self, pool: Any) -> None:
+        """See `FittedHead`."""
+        pool.load_state_dict(self.pool.state_dict())
 
 
 def fit_moment(
@@ -91,32 +105,6 @@ def fit_moment(
     return _head(network, trainer.inputs, first_order, chosen), scores
 
 
-def fold_moment(model: nn.Module, head: MomentHead) -> nn.Module:
-    """Puts the head on a backbone.
-
-    Args:
-        model: the timm model with its weights; it is changed.
-        head: of the probe.
-
-    Returns:
-        The grafted model, in evaluation mode; its logits are the scores of the probe.
-
-    Raises:
-        GCPError: a model with hidden layers between its pool and its classifier (VGG, AlexNet).
-    """
-    pool = head.pool
-    grafted = with_pool(
-        model, MOMENT_POOL, reduce=pool.channels, groups=pool.options.groups, first_order=head.first_order
-    )
-    grafted.reset_classifier(len(head.weights))
-    grafted.global_pool.load_state_dict(pool.state_dict())
-    with torch.no_grad():
-        classifier = grafted.get_classifier()
-        classifier.weight.copy_(head.weights)
-        classifier.bias.copy_(head.bias)
-    return grafted.eval()
-
-
 class _Inputs:
     """Features as the network takes them: the map along the directions, and the first-order vectors, standardised.
 
@@ -130,7 +118,7 @@ class _Inputs:
 
     def __init__(self, features: FeatureSet, directions: Directions, first_order: str | None) -> None:
         self.features, self.directions = features, directions
-        self.names = ["token" if part == "class" else part for part in (first_order or "").split("+") if part]
+        self.names = [part.name for part in first_order_parts(first_order)]
         squares = [
             features.maps(start, min(start + _EVALUATED, features.rows)).double().square().mean((1, 2))
             for start in range(0, features.rows, _EVALUATED)

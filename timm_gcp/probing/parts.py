@@ -7,10 +7,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..pool_options import PoolOptions
 from ..pooling import GlobalCovariancePool
 from .features import FeatureSet
 
-__all__ = ["CovariancePart", "FirstOrderPart", "Part", "triangle_scaling"]
+__all__ = ["MEAN", "TOKEN", "CovariancePart", "FirstOrderPart", "Part", "first_order_parts", "triangle_scaling"]
 
 _ROWS = 512
 """Rows that are pooled at a time."""
@@ -32,9 +33,11 @@ class FirstOrderPart:
 
     Attributes:
         name: 'mean' or 'token'.
+        title: in the table.
     """
 
     name: str
+    title: str
 
     def vectors(self, features: FeatureSet) -> Iterator[tuple[slice, Tensor]]:
         """See `Part`."""
@@ -43,6 +46,20 @@ class FirstOrderPart:
     def scaling(self, features: FeatureSet) -> Tensor:
         """See `Part`."""
         return torch.ones(features.first(self.name).shape[1])
+
+
+MEAN, TOKEN = FirstOrderPart("mean", "mean"), FirstOrderPart("token", "class token")
+
+
+def first_order_parts(first_order: str | None) -> tuple[FirstOrderPart, ...]:
+    """The vectors of a value of ``first_order``, in the order in which the pool gives them.
+
+    Args:
+        first_order: 'mean', 'class', 'mean+class' or None.
+    """
+    return tuple(
+        {"mean": MEAN, "class": TOKEN}[name] for name in PoolOptions(first_order=first_order).first_order_parts
+    )
 
 
 @dataclass(frozen=True)

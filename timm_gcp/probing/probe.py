@@ -8,14 +8,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from ..data.open_dataset import download_splits, open_splits
 from ..errors import GCPError
-from ..models.deepcopy import copy_model
 from ..models.folder import save_folder
 from ..pooling import GlobalCovariancePool
 from .backbone import Backbone
@@ -25,10 +23,10 @@ from .features import FeatureSet
 from .fits import Fits, Result
 from .fold import fold
 from .heads import FittedHead
-from .options import HeadOptions, ProbeOptions
+from .options import ProbeOptions
 from .parts import CovariancePart
 
-__all__ = ["Probe", "Say", "fit_head", "fit_heads", "fit_probe"]
+__all__ = ["Probe", "Say", "fit_head", "fit_probe", "fit_to_features"]
 
 Say = Callable[[str], None]
 """Takes a line for the user."""
@@ -127,8 +125,7 @@ def fit_probe(model: nn.Module, options: ProbeOptions, folder: Path, say: Say = 
     Raises:
         GCPError: bad input of any kind; the message names the remedy.
     """
-    backbone = Backbone(copy_model(model), options)
-    first_order = first_order_of(options, backbone)
+    backbone = Backbone(model, options)
     if options.dataset_download:
         download_splits(options)
     train, evaluation = open_splits(options, backbone.data_config["input_size"][0])
@@ -137,63 +134,61 @@ def fit_probe(model: nn.Module, options: ProbeOptions, folder: Path, say: Say = 
     directions, trained, evaluated = store_features(
         backbone, train, evaluation, folder, options.components, options.views
     )
-    seconds = {"features": round(time.monotonic() - began, 1)}
-    began = time.monotonic()
-    head, fits = fit_heads(options, directions, trained, evaluated, number, first_order, say)
-    seconds["classifiers"] = round(time.monotonic() - began, 1)
-    return Probe(
-        model=fold(model, head),
-        head=head,
-        results=fits.results,
-        gain=fits.gain() if options.compare else None,
-        class_names=getattr(train, "class_names", None),
-        data_config=backbone.data_config,
-        seconds=seconds,
-        train=train,
-        evaluation=evaluation,
-    )
+    seconds = time.monotonic() - began
+    found = fit_to_features(model, backbone, directions, trained, evaluated, number, say)
+    found.train, found.evaluation, found.class_names = train, evaluation, getattr(train, "class_names", None)
+    found.seconds = {"features": round(seconds, 1), **found.seconds}
+    return found
 
 
-def fit_heads(
-    options: HeadOptions,
+def fit_to_features(
+    model: nn.Module,
+    backbone: Backbone,
     directions: Directions,
     train: FeatureSet,
     evaluation: FeatureSet | None,
     classes: int,
-    first_order: str | None,
     say: Say,
-) -> tuple[FittedHead, Fits]:
+) -> Probe:
     """Fits the head of a probe to features, and with ``compare`` the others.
 
     Args:
-        options: of the head.
+        model: with its weights; it becomes the probe's.
+        backbone: made of the model, with the options of the probe.
         directions: along which the features are.
         train: features of the training images.
         evaluation: features that are evaluated, or None.
         classes: number of classes.
-        first_order: 'mean', 'class', 'mean+class' or None.
         say: takes lines for the user.
 
     Returns:
-        The head, and the results of all.
+        The probe, without what only the caller knows: names of the classes, data sets and time of the features.
     """
     say(
         f"{train.images} training images of {classes} classes, {len(directions)} principal directions with "
         f"{100 * directions.variance:.1f} % of the variance within images."
     )
+    began, options, first_order = time.monotonic(), backbone.options, backbone.first_order
     fits = Fits(train, evaluation, classes, options.classifier, say)
     covariance = CovariancePart(options.method)
     head: FittedHead
     if options.head == "mp":
-        device = options.torch_device if isinstance(options, ProbeOptions) else torch.device("cpu")
-        head = fits.moment(directions, first_order, options.moment, device)
+        head = fits.moment(directions, first_order, options.moment, options.torch_device)
         if options.compare:
             fits.covariance(directions, covariance, first_order)
     else:
         head = fits.covariance(directions, covariance, first_order)
     if options.compare:
         fits.compare(covariance, first_order)
-    return head, fits
+    return Probe(
+        model=fold(model, head),
+        head=head,
+        results=fits.results,
+        gain=fits.gain() if options.compare else None,
+        class_names=None,
+        data_config=backbone.data_config,
+        seconds={"classifiers": round(time.monotonic() - began, 1)},
+    )
 
 
 def fit_head(
@@ -222,26 +217,11 @@ def fit_head(
             "`reduction=linear`."
         )
     part = CovariancePart(pool.method, tuple(pool.method_args.items()), pool.options.groups, pool.options.count_sketch)
-    backbone = Backbone(copy_model(model), options)
+    backbone = Backbone(model, options)
     reduced = not isinstance(pool.reduce, nn.Identity)
     directions, features, _ = store_features(backbone, train, None, folder, pool.channels, rotate=reduced)
     fits = Fits(features, None, network.num_classes, "ridge", say)
     return fits.covariance(directions, part, pool.options.first_order), fits.results[0]
-
-
-def first_order_of(options: HeadOptions, backbone: Backbone) -> str | None:
-    """The first-order vector that the options mean: 'mean', 'class', 'mean+class' or None.
-
-    Raises:
-        GCPError: the class token of a backbone that has none.
-    """
-    if options.first_order == "auto":
-        return backbone.first_order
-    if "class" in options.first_order and not backbone.has_token:
-        raise GCPError(
-            f"`first_order={options.first_order}` needs a class token, and this backbone has none; use mean."
-        )
-    return None if options.first_order == "none" else options.first_order
 
 
 def _number_of_classes(train: Any) -> int:

@@ -1,7 +1,6 @@
 """The head that a run starts from, fitted to frozen features by a probe."""
 
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from ..distributed import Processes
@@ -12,10 +11,11 @@ from ..probing.options import ProbeOptions
 from ..probing.probe import fit_head
 from .network import Network
 from .options import TrainOptions
+from .run_folder import folder_of_runs
 
-__all__ = ["CACHE", "fit_initial_head"]
+__all__ = ["fit_initial_head"]
 
-CACHE = "probe-cache"
+_CACHE = "probe-cache"
 """Folder of the features in the folder of runs, which runs share."""
 
 
@@ -36,13 +36,11 @@ def fit_initial_head(options: TrainOptions, train: Any, network: Network, proces
     if not find_pools(network.model):
         raise GCPError(f"--init-head probe needs a model with covariance pooling, and {options.model} has none.")
     head, network.initial_head = processes.by_first(
-        lambda: fit_head(network.model, train, _probe_options(options, network, processes), _folder(options))
+        lambda: fit_head(
+            network.model, train, _probe_options(options, network, processes), folder_of_runs(options) / _CACHE
+        )
     )
     set_head(network.model, head)
-
-
-def _folder(options: TrainOptions) -> Path:
-    return Path(options.output or "output/train") / CACHE
 
 
 def _probe_options(options: TrainOptions, network: Network, processes: Processes) -> ProbeOptions:

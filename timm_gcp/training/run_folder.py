@@ -15,7 +15,7 @@ from ..distributed import Processes
 from ..errors import GCPError
 from .options import RunOptions
 
-__all__ = ["RunFolder", "named_folder"]
+__all__ = ["RunFolder", "folder_of_runs", "named_folder"]
 
 LOCK = ".lock"
 """The lock file. The system releases the lock when its process ends, however it ends."""
@@ -25,9 +25,14 @@ WAIT = 15.0
 _logger = logging.getLogger(__name__)
 
 
+def folder_of_runs(options: RunOptions) -> Path:
+    """The folder of runs that ``output`` names."""
+    return Path(options.output or "output/train")
+
+
 def named_folder(options: RunOptions) -> Path:
     """The run folder that ``output`` and ``experiment`` name."""
-    return Path(options.output or "output/train") / options.experiment
+    return folder_of_runs(options) / options.experiment
 
 
 class RunFolder:
@@ -125,7 +130,7 @@ class RunFolder:
     def _claim_dated(self, model: str, image_size: int) -> Path:
         model = safe_model_name(model.rstrip("/").rpartition("/")[2].rpartition(":")[2])
         name = f"{datetime.now():%Y%m%d-%H%M%S}-{model}-{image_size}"
-        parent = Path(self.options.output or "output/train")
+        parent = folder_of_runs(self.options)
         for number in itertools.count(1):
             folder = parent / (name if number == 1 else f"{name}-{number}")
             try:
