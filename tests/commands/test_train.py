@@ -440,6 +440,56 @@ def test_diverging_loss_says_where(images, tmp_path, capsys):
     assert in_process(images, tmp_path, "x", "--epochs", "2", "--switch-epoch", "1") == 0
 
 
+# ------------------------------------------------------------------------------------------------ the last decay
+
+
+def by_last_decay(images, output, *more):
+    at = COMMON.index("--switch-epoch")
+    return main(
+        [
+            *("train", "--data-dir", str(images), "--model", MODEL, *COMMON[:at], *COMMON[at + 2 :], "-j", "0"),
+            *("--output", str(output), "--experiment", "x", "--switch-last-decay", *more),
+        ]
+    )
+
+
+@pytest.mark.slow
+def test_switches_at_the_last_decay_and_takes_it_up_on_resume(images, tmp_path):
+    """timm counts milestones from 1: the rate falls after one epoch and after three."""
+    steps = ("--sched", "multistep", "--decay-milestones", "2", "4", "--epochs", "4")
+    assert by_last_decay(images, tmp_path, *steps) == 0
+    folder = tmp_path / "x"
+    assert [row["method"] for row in rows_of(folder)] == ["isqrt"] * 3 + ["svdpade"]
+    assert json.loads((folder / "result.json").read_text())["switched_at"]["epoch"] == 3
+    log = (folder / "log.txt").read_text()
+    assert "switches to svdpade at the last decay of the learning rate" in log
+    # Its own settings file makes the same run.
+    again, _ = parse_train_args(["-c", str(folder / "args.yaml")])
+    assert again.switch_last_decay is True
+    # Before the switch, in another folder: it comes at the same epoch.
+    start = str(folder / "checkpoint-1.pth.tar")
+    assert by_last_decay(images, tmp_path / "resumed", *steps, "--resume", start) == 0
+    assert [row["method"] for row in rows_of(tmp_path / "resumed" / "x")][-2:] == ["isqrt", "svdpade"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--epochs", "9"), "falls all along and not in steps; give a schedule with steps.*--sched multistep"),
+        (("--sched", "multistep", "--decay-milestones", "30"), "does not fall after its peak"),
+        (("--sched", "plateau"), "a metric drives the schedule"),
+        (("--switch-epoch", "2"), "--switch-last-decay and --switch-epoch are two rules"),
+        (("--no-hybrid",), "--switch-last-decay has no effect with --no-hybrid"),
+    ],
+)
+def test_no_last_decay_to_switch_at(more, message, images, tmp_path, capsys):
+    assert by_last_decay(images, tmp_path, *more) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error), error
+    assert not (tmp_path / "x").exists()
+
+
 def test_config_file(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("lr: 1e-2\nbatch-size: 16\nmodel_kwargs: {reduce: 32}\nhybrid: false\nscale: [0.5, 1]\n")

@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from timm_gcp import METHODS, GCPError, GlobalCovariancePool
-from timm_gcp.hybrid import HybridOptions
+from timm_gcp.hybrid import HybridOptions, LastDecay
 
 OTHER_FUNCTIONS = {"logm", "cov", "maxexp", "corr"}
 NO_FUNCTION_OF_THE_COVARIANCE = {"gaussian", "bdc", "bcnn", "cbp"}
@@ -36,3 +36,14 @@ def test_widths_that_differ_are_refused():
         HybridOptions(hybrid=True).schedule(model("gaussian"))
     # Of the width of a root: it can be asked for.
     assert HybridOptions(hybrid=True).schedule(model("bdc")).final == "bdc"
+
+
+def test_the_last_decay_is_a_rule_of_its_own():
+    options = HybridOptions(switch_last_decay=True)
+    options.check()
+    assert options.rule() == LastDecay()
+    for other in ({"switch_epoch": 3}, {"switch_lr_fraction": 0.1}, {"switch_conditioning": True}):
+        with pytest.raises(GCPError, match=r"`switch_last_decay` and `.*` are two rules for one switch; choose one"):
+            HybridOptions(switch_last_decay=True, **other).check()
+    with pytest.raises(GCPError, match="`switch_last_decay` has no effect with `hybrid=False`"):
+        HybridOptions(hybrid=False, switch_last_decay=True).check()

@@ -25,7 +25,7 @@ import timm_gcp
 from timm_gcp.errors import GCPError
 from timm_gcp.hybrid.monitor import ConditioningMonitor
 from timm_gcp.hybrid.preview import base_learning_rate, preview_learning_rates
-from timm_gcp.hybrid.rules import AtEpoch, ConditioningSettles, LearningRateFraction, last_part
+from timm_gcp.hybrid.rules import AtEpoch, ConditioningSettles, LastDecay, LearningRateFraction, last_part
 from timm_gcp.hybrid.schedule import HybridSchedule
 from timm_gcp.pooling import GlobalCovariancePool, find_pools
 
@@ -256,6 +256,73 @@ def test_a_rate_that_does_not_fall_far_enough_switches_for_the_last_part():
     assert HybridSchedule(pool_model(), switch=LearningRateFraction(0.25)).check(lrs, 4) == 3
 
 
+# Schedules of timm in steps, and the epochs from which on the rate has the last of its values. timm counts milestones
+# from 1: a rate that steps on updates falls one update before the epoch ends.
+STEPS = {
+    "multistep": ({"sched": "multistep", "decay_milestones": [9, 15]}, 14, 14.75),
+    "warm-up": ({"sched": "multistep", "decay_milestones": [9, 15], "warmup_epochs": 3}, 14, 14.75),
+    "one step": ({"sched": "multistep", "decay_milestones": [14]}, 13, 13.75),
+    "neighbours": ({"sched": "multistep", "decay_milestones": [18, 19]}, 18, 18.75),
+    "beyond the end": ({"sched": "multistep", "decay_milestones": [9, 30]}, 8, 8.75),
+    "step": ({"sched": "step", "decay_epochs": 6}, 18, 18.0),
+    "half epochs": ({"sched": "step", "decay_epochs": 6.5}, 13, 19.5),
+}
+
+
+@pytest.mark.parametrize("updates", [None, 4], ids=["by-epoch", "by-update"])
+@pytest.mark.parametrize("name", STEPS)
+def test_switches_at_the_last_decay(name, updates):
+    given, by_epoch, by_update = STEPS[name]
+    options = {"num_epochs": EPOCHS, "step_on_epochs": not updates, "updates_per_epoch": updates or 0}
+    make = partial(create_scheduler_v2, **options, **given)
+    optimizer, model = optimizer_with_scaled_groups(), pool_model()
+    lrs = preview_learning_rates(optimizer, make, EPOCHS, updates)
+    hybrid = HybridSchedule(model, switch=LastDecay())
+    at = by_update if updates else by_epoch
+    assert hybrid.check(lrs, EPOCHS, updates) == int(at)
+    assert "at the last decay of the learning rate" in hybrid.describe()
+    real, switches = run_like_timm(make(optimizer)[0], optimizer, hybrid, EPOCHS, updates)
+    assert real == lrs
+    assert switches == [(int(at), round(at * updates) if updates else None)]
+    assert methods(model) == {"svdpade"}
+
+
+@needs_wsd
+@pytest.mark.parametrize("updates", [None, UPDATES], ids=["by-epoch", "by-update"])
+@pytest.mark.parametrize("preview_by", [None, UPDATES], ids=["", "previewed-by-update"])
+@pytest.mark.parametrize("sched", ["cosine", "poly", "tanh", "wsd"])
+def test_a_rate_that_falls_all_along_has_no_last_decay(sched, preview_by, updates):
+    options = {"num_epochs": EPOCHS, "step_on_epochs": not updates, "updates_per_epoch": updates or 0}
+    make = partial(create_scheduler_v2, sched=sched, warmup_epochs=2, **options)
+    by = updates or preview_by
+    lrs = preview_learning_rates(optimizer_with_scaled_groups(), make, EPOCHS, by)
+    hybrid = HybridSchedule(pool_model(), switch=LastDecay())
+    with pytest.raises(GCPError, match=r"falls all along and not in steps; .*`switch_lr_fraction=0\.1`"):
+        hybrid.check(lrs, EPOCHS, by)
+
+
+def test_the_last_decay_survives_a_resume_and_follows_a_longer_run():
+    lrs = [1.0, 1.0, 0.1, 0.1, 0.01, 0.01]
+    first = HybridSchedule(pool_model(), switch=LastDecay())
+    assert first.check(lrs, 6) == 4
+    assert [first.step(lr, epoch) for epoch, lr in enumerate(lrs[:4])] == [False] * 4
+    state = json.loads(json.dumps(first.state_dict()))
+    again = HybridSchedule(pool_model(), switch=LastDecay())
+    again.load_state_dict(state)
+    assert again.check(lrs, 6) == 4
+    assert again.step(lrs[4], 4)
+    # One more step of the rate: the switch waits for it.
+    longer = HybridSchedule(pool_model(), switch=LastDecay())
+    assert longer.check([*lrs, 0.001, 0.001], 8) == 6
+    longer.load_state_dict(state)
+    assert [longer.step(0.01, 4), longer.step(0.01, 5), longer.step(0.001, 6)] == [False, False, True]
+    # A state that an earlier version saved does not tell of the last decay.
+    del state["history"]["last_decay"]
+    old = HybridSchedule(pool_model(), switch=LastDecay())
+    old.load_state_dict(state)
+    assert old.check(lrs, 6) == 4
+
+
 def test_a_dip_before_the_peak_does_not_switch_and_a_restart_does_not_switch_back():
     lrs = [0.1, 0.5, 0.01, 0.5, 1.0, 0.5, 0.05, 1.0, 1.0]
     model = pool_model()
@@ -296,6 +363,9 @@ def test_at_epoch():
         (lambda: LearningRateFraction(0.1, latest_epoch=0), "`hybrid=False`"),
         (lambda: ConditioningSettles(window=1), "at least 2"),
         (lambda: ConditioningSettles(tolerance=0), "above 0"),
+        (lambda: HybridSchedule(pool_model(), switch=LastDecay()).step(1.0, 0), "no preview was given"),
+        (lambda: HybridSchedule(pool_model(), switch=LastDecay()).check(None, 9), "plateau.*`sched=multistep`"),
+        (lambda: HybridSchedule(pool_model(), switch=LastDecay()).check([0.0, 1.0, 1.0], 3), "does not fall"),
         (lambda: HybridSchedule(pool_model(), warm="svdpade"), "`hybrid=False`"),
         (lambda: HybridSchedule(pool_model(), warm="isqr"), "isqrt"),
         (lambda: HybridSchedule(pool_model(), final="svdpad"), "svdpade"),

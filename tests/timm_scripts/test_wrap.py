@@ -244,6 +244,7 @@ def test_without_the_protocol(images, tmp_path):
         (["--switch-epoch", "2", "--no-hybrid"], "--switch-epoch has no effect with --no-hybrid"),
         (["--switch-epoch", "0"], "leaves no epoch for the warm method"),
         (["--switch-lr-fraction", "2"], "must lie between 0 and 1"),
+        (["--switch-last-decay", "--epochs", "8"], "or another rule (--switch-lr-fraction 0.1)"),
         (["--warm-method", "isqr"], "did you mean isqrt"),
         (["--warm-method", "svdpade", "--hybrid"], "needs two methods"),
         (["--resume", "nowhere.pth.tar"], "nowhere.pth.tar"),

@@ -281,6 +281,11 @@ def add_hybrid_arguments(group: Any) -> None:
         metavar="N",
         help="switch at epoch N, counted from 0; with another rule, at epoch N at the latest (default: none)",
     )
+    group.add_argument(
+        "--switch-last-decay",
+        action=Switch,
+        help="switch at the last decay of the learning rate, in a schedule that falls in steps",
+    )
 
 
 def options_of(kind: type[Options], args: argparse.Namespace, **given: Any) -> Options:

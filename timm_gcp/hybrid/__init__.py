@@ -22,7 +22,7 @@ Example, with a timm scheduler::
 from .monitor import ConditioningMonitor, conditioning
 from .options import HybridOptions
 from .preview import base_learning_rate, preview_learning_rates
-from .rules import AtEpoch, ConditioningSettles, History, LearningRateFraction, SwitchRule
+from .rules import AtEpoch, ConditioningSettles, History, LastDecay, LearningRateFraction, SwitchRule
 from .schedule import HybridSchedule
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "History",
     "HybridOptions",
     "HybridSchedule",
+    "LastDecay",
     "LearningRateFraction",
     "SwitchRule",
     "base_learning_rate",

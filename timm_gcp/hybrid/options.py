@@ -7,7 +7,7 @@ from torch import nn
 from ..errors import GCPError
 from ..methods import get_method
 from ..pooling import find_pools
-from .rules import AtEpoch, ConditioningSettles, LearningRateFraction, SwitchRule
+from .rules import AtEpoch, ConditioningSettles, LastDecay, LearningRateFraction, SwitchRule
 from .schedule import HybridSchedule
 
 __all__ = ["HybridOptions"]
@@ -27,6 +27,7 @@ class HybridOptions:
             another rule is given.
         switch_epoch: switch at this epoch, from 0; with another rule, at this epoch at the latest.
         switch_conditioning: switch once the conditioning of the covariances has settled.
+        switch_last_decay: switch at the last decay of the learning rate, in a schedule that falls in steps.
     """
 
     hybrid: bool | None = None
@@ -34,6 +35,7 @@ class HybridOptions:
     switch_lr_fraction: float | None = None
     switch_epoch: int | None = None
     switch_conditioning: bool = False
+    switch_last_decay: bool = False
 
     def check(self) -> None:
         """Refuses options that contradict each other.
@@ -47,6 +49,8 @@ class HybridOptions:
             raise GCPError(f"`{given[0]}` has no effect with `hybrid=False`; leave one of them out.")
         if self.switch_conditioning and self.switch_lr_fraction is not None:
             raise GCPError("`switch_conditioning` and `switch_lr_fraction` are two rules for one switch; choose one.")
+        if self.switch_last_decay and (others := [name for name in given if name != "switch_last_decay"]):
+            raise GCPError(f"`switch_last_decay` and `{others[0]}` are two rules for one switch; choose one.")
         if self.switch_lr_fraction is not None and not 0 < self.switch_lr_fraction < 1:
             raise GCPError(f"`switch_lr_fraction` must lie between 0 and 1, not {self.switch_lr_fraction:g}.")
         if self.switch_epoch is not None and self.switch_epoch < 1:
@@ -57,6 +61,8 @@ class HybridOptions:
 
     def rule(self) -> SwitchRule:
         """The rule of the switch."""
+        if self.switch_last_decay:
+            return LastDecay()
         if self.switch_conditioning:
             return ConditioningSettles(latest_epoch=self.switch_epoch)
         if self.switch_epoch is not None and self.switch_lr_fraction is None:
@@ -99,7 +105,7 @@ class HybridOptions:
 
     def _rules(self) -> list[str]:
         """Names of the options that choose a rule and are given."""
-        names = ("switch_lr_fraction", "switch_epoch", "switch_conditioning")
+        names = ("switch_lr_fraction", "switch_epoch", "switch_conditioning", "switch_last_decay")
         return [name for name in names if getattr(self, name) not in (None, False)]
 
 

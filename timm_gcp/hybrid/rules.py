@@ -12,8 +12,10 @@ __all__ = [
     "AtEpoch",
     "ConditioningSettles",
     "History",
+    "LastDecay",
     "LearningRateFraction",
     "SwitchRule",
+    "last_decay",
     "last_part",
 ]
 
@@ -22,6 +24,9 @@ TOLERANCE = 1e-6
 
 # The share of a run that the final method gets where the rule of the switch would not be reached.
 _LAST_PART = 0.2
+
+# A learning rate that falls this many times in a row falls all along and not in steps.
+_FALLS_IN_A_ROW = 3
 
 
 @dataclass
@@ -35,6 +40,7 @@ class History:
         highest: the highest learning rate so far.
         peak: the highest learning rate of the whole run, where a preview gave it.
         peak_at: the position at which the preview has that peak first.
+        last_decay: the position of the last decay of the whole run, where a preview gave one that falls in steps.
         updates_per_epoch: updates in an epoch, where the preview has one rate an update.
         last_part: the position from which the final method trains in any case, where `HybridSchedule.check` found that
             the rule may not be reached.
@@ -48,6 +54,7 @@ class History:
     highest: float = 0.0
     peak: float | None = None
     peak_at: float | None = None
+    last_decay: float | None = None
     updates_per_epoch: int | None = None
     last_part: float | None = None
     below_since: int | None = None
@@ -148,6 +155,77 @@ def last_part(epochs: int, updates_per_epoch: int | None = None) -> float | None
     if begin < 1:
         return None
     return begin / updates_per_epoch if updates_per_epoch else begin
+
+
+def last_decay(lrs: Sequence[float], updates_per_epoch: int | None = None) -> float | None:
+    """Where the learning rate of a step schedule falls for the last time.
+
+    Args:
+        lrs: the base group's learning rate, one an epoch, or one an update if `updates_per_epoch` is given.
+        updates_per_epoch: optimiser updates in an epoch, for rates by update.
+
+    Returns:
+        The position in epochs, from 0. None where the rate does not fall after its peak, or falls all along (three
+        times in a row, as a cosine does) and not in steps.
+    """
+    falls = _falls(lrs)
+    if not falls or _falls_all_along(falls, updates_per_epoch):
+        return None
+    return falls[-1] / (updates_per_epoch or 1)
+
+
+def _falls(lrs: Sequence[float]) -> list[int]:
+    """The indices, after the peak, at which the rate is lower than at the one before."""
+    peak = max(lrs)
+    first = next(i for i, lr in enumerate(lrs) if lr >= peak * (1 - TOLERANCE))
+    return [i for i in range(first + 1, len(lrs)) if lrs[i] < lrs[i - 1] * (1 - TOLERANCE)]
+
+
+def _falls_all_along(falls: Sequence[int], updates_per_epoch: int | None) -> bool:
+    updates = updates_per_epoch or 1
+    # A scheduler that steps on epochs, previewed by update, falls at the epochs' boundaries only.
+    unit = updates if all(i % updates == 0 for i in falls) else 1
+    span = unit * (_FALLS_IN_A_ROW - 1)
+    return any(later - first == span for first, later in zip(falls, falls[_FALLS_IN_A_ROW - 1 :], strict=False))
+
+
+@dataclass(frozen=True)
+class LastDecay:
+    """Switches at the last decay of a learning rate that falls in steps: the rule of the paper's poster.
+
+    The whole course of the rate has to be known: `HybridSchedule.check` takes it from a preview.
+    """
+
+    def reached(self, history: History) -> bool:
+        """Whether the moment of the switch has come.
+
+        Raises:
+            GCPError: the course of the learning rate is not known.
+        """
+        if history.peak is None:
+            raise GCPError(
+                "The last decay of the learning rate cannot be told before training: a metric drives the schedule "
+                "(plateau), or no preview was given to HybridSchedule.check; give a schedule of fixed steps "
+                "(`sched=multistep`), or another rule (`switch_lr_fraction=0.1`)."
+            )
+        return history.last_decay is not None and history.position >= history.last_decay
+
+    def describe(self) -> str:
+        """The rule as the end of a sentence that starts with 'switches'."""
+        return "at the last decay of the learning rate"
+
+    def foreseen(self, lrs_known: bool) -> bool:
+        """Whether the previewed learning rates alone tell the moment."""
+        return lrs_known
+
+    def refusal(self, lrs: Sequence[float] | None, epochs: int) -> str:
+        """One sentence for a run in which the moment would never come: why, and the remedy."""
+        course = "falls all along and not in steps" if lrs and _falls(lrs) else "does not fall after its peak"
+        return (
+            f"The hybrid protocol has no last decay to switch at: within the {epochs_in_words(epochs)} the learning "
+            f"rate {course}; give a schedule with steps within the run (`sched=multistep`), or another rule "
+            "(`switch_lr_fraction=0.1`)."
+        )
 
 
 @dataclass(frozen=True)

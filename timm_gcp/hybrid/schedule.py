@@ -20,6 +20,7 @@ from .rules import (
     SwitchRule,
     at_the_latest,
     epochs_in_words,
+    last_decay,
     last_part,
 )
 
@@ -90,7 +91,7 @@ class HybridSchedule:
         self._apply()
 
     def check(self, lrs: Sequence[float] | None, epochs: int, updates_per_epoch: int | None = None) -> int | None:
-        """Makes sure, before training, that the switch comes, and takes note of the peak.
+        """Makes sure, before training, that the switch comes, and takes note of the peak and of the last decay.
 
         Where the learning rate does not fall far enough, or is not known, the rule gets a latest moment: the
         final method trains the last fifth of the run (`describe` says so).
@@ -119,7 +120,12 @@ class HybridSchedule:
         if lrs:
             peak = max(lrs)
             first = next(i for i, lr in enumerate(lrs) if lr >= peak * (1 - TOLERANCE))
-            plan = History(peak=peak, peak_at=first / (updates_per_epoch or 1), updates_per_epoch=updates_per_epoch)
+            plan = History(
+                peak=peak,
+                peak_at=first / (updates_per_epoch or 1),
+                last_decay=last_decay(lrs, updates_per_epoch),
+                updates_per_epoch=updates_per_epoch,
+            )
         else:
             plan = History(updates_per_epoch=updates_per_epoch)
         self._history = _with_plan(self._history, plan)
@@ -277,6 +283,7 @@ def _with_plan(history: History, plan: History) -> History:
         history,
         peak=plan.peak,
         peak_at=plan.peak_at,
+        last_decay=plan.last_decay,
         updates_per_epoch=plan.updates_per_epoch,
         last_part=plan.last_part,
     )

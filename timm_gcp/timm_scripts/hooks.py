@@ -117,6 +117,7 @@ class ScriptHooks:
             warm_method=args.warm_method,
             switch_lr_fraction=args.switch_lr_fraction,
             switch_epoch=args.switch_epoch,
+            switch_last_decay=args.switch_last_decay,
         )
 
     def _model_factory(self, original: Callable[..., nn.Module]) -> Callable[..., nn.Module]:

@@ -42,7 +42,7 @@ _NOT_COMPARED = (
 # What an epoch's order and division into updates follow from.
 _ONE_EPOCH = ("batch_size", "grad_accum_steps", "seed", "world_size", "dataset", "train_split")
 
-_SWITCH = ("warm_method", "switch_epoch", "switch_lr_fraction", "switch_conditioning")
+_SWITCH = ("warm_method", "switch_epoch", "switch_lr_fraction", "switch_conditioning", "switch_last_decay")
 
 
 @dataclass(frozen=True)
