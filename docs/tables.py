@@ -16,6 +16,7 @@ from timm_gcp.data import FINE_GRAINED  # noqa: E402
 from timm_gcp.method import Argument, name_of_dtype  # noqa: E402
 from timm_gcp.methods import METHODS  # noqa: E402
 from timm_gcp.models import BACKBONES  # noqa: E402
+from timm_gcp.weights import paper_results  # noqa: E402
 from timm_gcp.weights.manifest import read_manifest  # noqa: E402
 
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -116,6 +117,16 @@ def checkpoints() -> str:
     )
 
 
+def paper_imagenet() -> str:
+    """The errors of the paper on ImageNet."""
+    return f"{paper_results.imagenet_table()}\n"
+
+
+def paper_fine_grained() -> str:
+    """The accuracies of the paper after fine-tuning."""
+    return f"{paper_results.fine_grained_table()}\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
     "arguments": arguments,
@@ -123,6 +134,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "datasets": datasets,
     "recipes": recipes,
     "checkpoints": checkpoints,
+    "paper_imagenet": paper_imagenet,
+    "paper_fine_grained": paper_fine_grained,
 }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
 from timm_gcp.files import save_text
+from timm_gcp.weights import paper_results
 
 from . import experiment_report, gradients, memory, probe, speed, training_step
 from .record import RESULTS, read_cells, read_table
@@ -184,4 +185,17 @@ def page(results: Path) -> str:
         "*higher* or *lower* if its 95 % confidence interval (Student's t, over seeds) excludes zero, otherwise "
         "*not significant*."
     )
-    return "\n\n".join([head, *(section.text(results) for section in there)]) + "\n"
+    return "\n\n".join([head, *(section.text(results) for section in there), _paper()]) + "\n"
+
+
+def _paper() -> str:
+    """What the paper measured, beside our measurements and apart from them."""
+    return (
+        "## What the paper measured\n\n"
+        f"Not measurements of this project: the numbers are from the [poster of the paper]({paper_results.SOURCE}). "
+        "Its networks, images and splits are others than ours, so they cannot be compared with the tables above.\n\n"
+        f"{paper_results.IMAGENET_CAPTION}:\n\n"
+        f"{paper_results.imagenet_table()}\n\n"
+        f"{paper_results.FINE_GRAINED_CAPTION}:\n\n"
+        f"{paper_results.fine_grained_table()}"
+    )

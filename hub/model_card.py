@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from timm_gcp import METHODS
 from timm_gcp.models.names import split_name
 from timm_gcp.text import markdown_table
+from timm_gcp.weights import paper_results
 from timm_gcp.weights.manifest import Checkpoint
 
 from .citation import bibtex
@@ -47,6 +48,8 @@ def render_card(
     ]
     if recipe is not None or curves:
         sections.append(f"## Training\n\n{_training(recipe, curves)}")
+    if paper := _paper(row):
+        sections.append(f"## The paper's results\n\n{paper}")
     sections.append(f"## Limits\n\n{_limits(row)}")
     sections.append(f"## Licence\n\n{_licence(row)}")
     paper = f"The method `{method.name}` is from {method.reference}. " if method else ""
@@ -146,6 +149,23 @@ def _two_columns(facts: Mapping[str, object]) -> str:
 
 def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:g}" for value in values)
+
+
+def _paper(row: Checkpoint) -> str:
+    """What the paper measured with this backbone; '' where it has not used the backbone."""
+    backbone = split_name(row.name).backbone
+    imagenet = [each for each in paper_results.IMAGENET if each.network == backbone]
+    if not imagenet:
+        return ""
+    parts = (
+        f"These numbers are from the [poster of the paper]({paper_results.SOURCE}), of its own networks. They are not "
+        "of the weights on this card, and this project has not measured them.",
+        f"{paper_results.IMAGENET_CAPTION}:",
+        paper_results.imagenet_table(imagenet),
+        f"{paper_results.FINE_GRAINED_CAPTION}:",
+        paper_results.fine_grained_table(),
+    )
+    return "\n\n".join(parts)
 
 
 def _usage(row: Checkpoint, repo: str | None) -> str:

@@ -26,9 +26,11 @@ from timm_gcp.training.optimisation import make_loss
 from timm_gcp.training.optimizer import classifiers, make_optimizer
 from timm_gcp.training.scheduler import make_scheduler
 from timm_gcp.weights.manifest import read_manifest
+from timm_gcp.weights.paper_results import FINE_GRAINED
 from timm_gcp.weights.resolve import resolve
 
 NAMES = recipe_names()
+HYBRIDS = [name for name in NAMES if name.startswith(("fgvc-svdpade-", "imagenet-"))]
 PUBLISHED = [name for name in NAMES if name.startswith(("fgvc-", "imagenet-"))]
 CPU = torch.device("cpu")
 
@@ -73,6 +75,7 @@ def test_one_name_for_several_data_sets(tmp_path, capsys):
     assert arguments("fgvc-seb", "--dataset", "cub").classifier_lr_mult == 20
     assert arguments("fgvc-seb", "--dataset", "aircraft").batch_size == 8
     assert arguments("fgvc-isqrt", "--dataset", "dogs").crop_pct == 0.875
+    assert arguments("fgvc-svdpade", "--dataset", "cub").classifier_lr_mult == 20
     (tmp_path / "c.yaml").write_text("dataset: cars\n")
     assert arguments("fgvc-seb", "--config", str(tmp_path / "c.yaml")).classifier_lr_mult == 10
     for argv, message in (
@@ -90,6 +93,14 @@ def test_one_name_for_several_data_sets(tmp_path, capsys):
     (tmp_path / "c.yaml").write_text("recipe: grocery-small\n")
     with pytest.raises(GCPError, match="unknown argument 'recipe'"):
         parse_train_args(["--config", str(tmp_path / "c.yaml")])
+
+
+@pytest.mark.parametrize("data", ["birds", "dogs", "cars"])
+def test_recipes_of_the_paper_name_its_accuracy(data):
+    (row,) = (row for row in FINE_GRAINED if row.method == "svdpade")
+    final, best = getattr(row, data)
+    text = find_recipe(f"fgvc-svdpade-{data}").read_text(encoding="utf-8")
+    assert f"in the paper's poster, after the last epoch / in the best one: {final:.2f} / {best:.2f}." in text
 
 
 def test_the_grocery_recipe_is_that_of_the_packaged_weights():
@@ -201,6 +212,9 @@ STEPS = {
     "fgvc-seb-birds": (50, 100),
     "fgvc-seb-cars": (50, 100),
     "fgvc-seb-aircraft": (21, 40),
+    "fgvc-svdpade-birds": (50, 100),
+    "fgvc-svdpade-dogs": (50, 100),
+    "fgvc-svdpade-cars": (50, 100),
     "imagenet-resnet": (30, 45),
     "imagenet-alexnet": (10, 20),
 }
@@ -212,8 +226,8 @@ def test_learning_rate_falls_after_so_many_epochs(name):
     args = arguments(name)
     model = timm.create_model("test_resnet_svdpade", num_classes=3)
     optimizer = make_optimizer(args, model)
-    schedule = args.schedule(model) if name.startswith("imagenet") else None
-    assert name.startswith("imagenet") or args.hybrid is False or args.model.startswith("resnet50_isqrt")
+    schedule = args.schedule(model) if name in HYBRIDS else None
+    assert name in HYBRIDS or args.hybrid is False or args.model.startswith("resnet50_isqrt")
     made = make_scheduler(args, optimizer, 5)
     scheduler, epochs = made.scheduler, made.epochs
     if schedule is not None:
@@ -229,7 +243,7 @@ def test_learning_rate_falls_after_so_many_epochs(name):
         if scheduler is not None:
             scheduler.step(epoch + 1)
     assert epochs == args.epochs
-    assert switched == ([STEPS[name][0]] if name.startswith("imagenet") else [])
+    assert switched == ([STEPS[name][-1]] if name in HYBRIDS else [])  # the last decay of the rate
 
 
 # Runs

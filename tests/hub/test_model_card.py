@@ -81,6 +81,17 @@ def test_card_of_a_verified_row_without_names():
     compile(re.search(r"```python\n(.*?)```", card, re.DOTALL)[1], "card", "exec")
 
 
+def test_the_papers_results_are_named_as_the_papers():
+    card = render_card(read_manifest()["resnet50_svdpade.in1k"], repo=None, parameters=None)
+    paper = card.partition("## The paper's results")[2].partition("\n## ")[0]
+    assert "not of the weights on this card, and this project has not measured them" in paper
+    assert "| `resnet50` | SVD-Padé (`svdpade`) | 22.67 / 6.51 | 22.60 / 6.44 |" in paper
+    assert "| SVD-Padé (`svdpade`) | 87.05 / 87.29 | 83.40 / 84.34 | 92.55 / 92.99 |" in paper
+    assert "`resnet101`" not in paper
+    assert "22.60" not in card.replace(paper, "")
+    assert "paper's results" not in render_card(ROW, repo=None, parameters=None)
+
+
 def test_recipes(tmp_path):
     assert read_recipe(tmp_path / "model") is None
     (tmp_path / "result.json").write_text("[]")
