@@ -7,6 +7,7 @@ import json
 import pytest
 
 from hub import publish
+from hub.model_card import render_card
 from tests.support.loopback_hub import Fault
 from tests.support.maintainer import CLASSES, NAME, REPO, ROW, fresh_hub
 from timm_gcp import GCPError
@@ -137,6 +138,15 @@ def test_the_row_of_the_package(maintainer, tmp_path):
     card = repo.commits[repo.head]["README.md"].decode()
     assert f"```bash\n{row.recipe}\n```" in card
     assert f"Verified: {row.verified}" in card
+
+
+def test_weights_whose_authors_state_no_licence_are_never_published(maintainer):
+    name = "resnet50_isqrt.in1k_2020"
+    with pytest.raises(GCPError, match="has no licence, so it may not be published"):
+        publish.main([name, "--org", "org", "--folder", str(maintainer.run / "model"), "--dry-run"])
+    card = render_card(read_manifest()[name], repo=None, parameters=None)
+    assert "this project never publishes it" in card
+    assert "\nlicense:" not in card
 
 
 @pytest.mark.parametrize(

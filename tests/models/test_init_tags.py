@@ -180,7 +180,7 @@ def test_a_folder_is_built_for_the_size_of_its_weights_whatever_its_tag_says(bui
         ("convnext_tiny_isqrt.dinov3_lvd1689m", r"named convnext_tiny_isqrt\.init-dinov3_lvd1689m\."),
         ("convnext_tiny_isqrt.init-dinov3", "did you mean init-dinov3_lvd1689m"),
         ("convnext_tiny_isqrt.nowhere", r"it has init \(and init-<tag> for \d+ tags of the plain backbone\)"),
-        ("resnet50_isqrt.in1", "it has in1k, in1k_2018, init .*did you mean in1k"),
+        ("resnet50_isqrt.in1", "it has in1k, in1k_2018, in1k_2020, init .*did you mean in1k"),
         ("alexnet_isqrt.init", "it has none"),
     ],
 )

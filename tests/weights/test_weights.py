@@ -187,6 +187,24 @@ def test_pretrained_alone_never_gives_a_random_classifier():
     assert "resnet18_isqrt" not in timm.list_models("*_isqrt*", pretrained=True)
 
 
+def test_weights_without_a_licence_have_to_be_named():
+    without = [row for row in read_manifest().values() if row.licence is None]
+    assert {row.architecture for row in without} == {f"resnet{n}_isqrt" for n in (18, 34, 50, 101)}
+    for row in without:
+        assert row.upstream is not None
+        assert row.package is None
+        assert row.hub is None
+        assert "never publishes it" in row.description
+        assert timm.get_pretrained_cfg(row.architecture).tag != row.tag
+        assert timm.get_pretrained_cfg(row.name).url == row.upstream.source
+        assert row.name in timm.list_models(f"{row.architecture}*", pretrained=True)
+    with pytest.raises(GCPError, match=r"resnet18_isqrt\.init' starts .*resnet18_isqrt\.in1k_2020' has weights whose"):
+        timm.create_model("resnet18_isqrt", pretrained=True)
+    with torch.device("meta"):
+        assert timm.create_model("resnet18_isqrt.in1k_2020").gcp_args["last_stride"] == 1
+    assert timm.get_pretrained_cfg("resnet50_isqrt").tag == "in1k"
+
+
 def test_features_of_a_checkpoint_are_its_own():
     whole = timm.create_model(PACKAGED, pretrained=True).eval()
     net = timm.create_model(PACKAGED, pretrained=True, features_only=True).eval()

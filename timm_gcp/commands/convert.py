@@ -138,7 +138,7 @@ def _method(name: str, published: Published) -> str:
     if not name:
         raise GCPError(
             f"{published.source} holds a {published.backbone}; name its root by --model {published.backbone}_isqrt "
-            f"(fast-MPN-COV) or --model {published.backbone}_svdpade (DifferentiableSVD)."
+            f"(fast-MPN-COV, GCP_Optimization) or --model {published.backbone}_svdpade (DifferentiableSVD)."
         )
     if backbone != published.backbone:
         raise GCPError(
@@ -189,9 +189,9 @@ def convert_parser() -> Parser:
     parser = Parser(
         prog="timm-gcp convert",
         description="Write a checkpoint as a timm model folder: of a training run (ours, timm's train.py, also by "
-        "timm-gcp wrap, or another program's), or of fast-MPN-COV or DifferentiableSVD. What a published file does "
-        "not tell, the stride of a ResNet's last stage and the order of the triangle, is given, or found by "
-        "--images.",
+        "timm-gcp wrap, or another program's), or of fast-MPN-COV, DifferentiableSVD or GCP_Optimization. What a "
+        "published file does not tell, the stride of a ResNet's last stage and the order of the triangle, is given, or "
+        "found by --images.",
     )
     parser.add_argument(
         "file", type=file_path, metavar="FILE", help="a file or a run folder; a published one also by URL or drive:ID"

@@ -19,13 +19,14 @@ from .stride import keeps_stride_one
 __all__ = ["check_tag", "checkpoint_of", "default_cfgs_of", "names_with_weights", "plain_cfg_of"]
 
 _CHECKPOINTS = read_manifest()
+_LICENSED_FIRST = sorted(_CHECKPOINTS.values(), key=lambda row: row.licence is None)
 
 
 def default_cfgs_of(backbone: str, methods: Iterable[str]) -> dict[str, DefaultCfg]:
     """timm's ``default_cfgs`` of ``<backbone>_<method>`` for some methods.
 
-    The tags of a name are those of the manifest, or '' where there are none, then ``init`` for the plain backbone's
-    default weights and ``init-<tag>`` for those of each tag of timm.
+    The tags of a name are those of the manifest, after '' where none of them has a licence, then ``init`` for the plain
+    backbone's default weights and ``init-<tag>`` for those of each tag of timm.
 
     Args:
         backbone: a timm model's name.
@@ -38,9 +39,11 @@ def default_cfgs_of(backbone: str, methods: Iterable[str]) -> dict[str, DefaultC
     shared = _default_cfg({"": bare, **init})
     names = [f"{backbone}_{method}" for method in methods]
     rows: dict[str, dict[str, PretrainedCfg]] = {}
-    for row in _CHECKPOINTS.values():
+    for row in _LICENSED_FIRST:
         if row.architecture in names:
-            rows.setdefault(row.architecture, {})[row.tag] = _cfg_of(row, bare)
+            # Weights without a licence have to be asked for by their tag: they are never the default.
+            start = {} if row.licence else {"": bare}
+            rows.setdefault(row.architecture, start)[row.tag] = _cfg_of(row, bare)
     return {name: _default_cfg({**rows[name], **init}) if name in rows else shared for name in names}
 
 
@@ -103,9 +106,18 @@ def checkpoint_of(name: str, cfg: PretrainedCfg) -> Checkpoint | None:
     return row if (cfg.file, cfg.hf_hub_id, cfg.url) == _places(row) else None
 
 
-def names_with_weights(backbone: str) -> list[str]:
-    """The names with tag, ``<backbone>_<method>.<tag>``, of a backbone's checkpoints in the manifest."""
-    return [name for name in _CHECKPOINTS if split_name(name).backbone == backbone]
+def names_with_weights(backbone: str, licensed: bool = True) -> list[str]:
+    """The names with tag, ``<backbone>_<method>.<tag>``, of a backbone's checkpoints in the manifest.
+
+    Args:
+        backbone: a timm model's name.
+        licensed: those with a licence, or those without.
+    """
+    return [
+        name
+        for name, row in _CHECKPOINTS.items()
+        if split_name(name).backbone == backbone and bool(row.licence) == licensed
+    ]
 
 
 def _plain_cfgs(backbone: str) -> dict[str, PretrainedCfg]:

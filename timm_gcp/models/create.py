@@ -121,8 +121,11 @@ def _remedy(backbone: str, method: str) -> str:
     if others and method in METHODS and METHODS[method].is_root:
         return f"{others[0]} has some, a root has no parameters: create that, and set global_pool.method = '{method}'"
     if timm.models.is_model_pretrained(backbone):
+        without = names_with_weights(backbone, licensed=False)
+        more = f"; '{without[0]}' has weights whose authors state no licence" if without else ""
         return (
-            f"'{backbone}_{method}.init' starts from the plain backbone's weights under a fresh head, for fine-tuning"
+            f"'{backbone}_{method}.init' starts from the plain backbone's weights under a fresh head, for "
+            f"fine-tuning{more}"
         )
     return "create it without pretrained=True and train it"
 

@@ -1,4 +1,4 @@
-"""Reads checkpoints that fast-MPN-COV and DifferentiableSVD published, into the layout of our models."""
+"""Reads checkpoints of fast-MPN-COV, DifferentiableSVD and GCP_Optimization, into the layout of our models."""
 
 import os
 import re
@@ -160,14 +160,15 @@ def convert(
 ) -> Published:
     """Converts a published state dict to our layout.
 
-    The layout is told from the names and shapes: ``features.*``, ``representation.*``, ``classifier.*`` (ResNet-50 and
-    -101, VGG-16-BN, AlexNet with and without batch norm, also with DataParallel's ``module``), or the ResNets'
+    The layout is told from the names and shapes: ``features.*``, ``representation.*``, ``classifier.*`` (ResNet-18 to
+    -152, VGG-16-BN, AlexNet with and without batch norm, also with DataParallel's ``module``), or the ResNets'
     ``conv1`` … ``layer4``, ``layer_reduce``, ``layer_reduce_bn``, ``fc``. No root has parameters. The
     prefix of a wrapper, such as ``model.`` or ``net.``, is removed, and a warning says what was left out.
 
-    The stride of a ResNet's last stage is not in the weights. It is 1 in the networks called ``mpncovresnet`` and 2 in
-    those called ``resnet``. ``arch`` tells the name, or else the order of the entries does: upstream puts the
-    representation of an ``mpncovresnet`` after its classifier, that of a ``resnet`` before.
+    The stride of a ResNet's last stage is not in the weights. It is 1 in the networks called ``mpncovresnet`` and in
+    those with a ``layer_reduce`` (GCP_Optimization has only these), and 2 in those called ``resnet``. ``arch`` tells
+    the name, or else the order of the entries does: upstream puts the representation of an ``mpncovresnet`` after its
+    classifier, that of a ``resnet`` before.
 
     Args:
         weights: state dict.
@@ -222,7 +223,7 @@ def _renamed(weights: Mapping[str, Tensor], layout: Layout, source: str) -> dict
     if unknown:
         raise GCPError(
             f"{source} is no published {layout.backbone}: it has {some_of(unknown, 3)}; give a checkpoint of "
-            f"fast-MPN-COV or DifferentiableSVD."
+            f"fast-MPN-COV, DifferentiableSVD or GCP_Optimization."
         )
     for key in [key for key in ours if key.endswith(".running_mean")]:  # PyTorch before 0.4.1 did not count batches
         ours.setdefault(key.replace("running_mean", "num_batches_tracked"), torch.tensor(0))

@@ -1,4 +1,4 @@
-"""The layouts of the networks that fast-MPN-COV and DifferentiableSVD published, told from names and shapes."""
+"""The layouts of the networks that fast-MPN-COV and its descendants published, told from names and shapes."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,14 @@ _SEQUENTIAL_RESNET = {
     **_REDUCTION,
 }
 _UPSTREAM = r"((?:.+?\.)??)(?:representation|layer_reduce|features|classifier)\."  # a wrapper's prefix before a part
-_RESNETS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101"}
+# Blocks of the four stages, and whether they are bottlenecks → timm's name.
+_RESNETS = {
+    ((2, 2, 2, 2), False): "resnet18",
+    ((3, 4, 6, 3), False): "resnet34",
+    ((3, 4, 6, 3), True): "resnet50",
+    ((3, 4, 23, 3), True): "resnet101",
+    ((3, 8, 36, 3), True): "resnet152",
+}
 
 
 @dataclass(frozen=True)
@@ -107,29 +114,41 @@ def find_layout(weights: Mapping[str, Tensor], source: str) -> Layout:
     shape = tuple(stem.shape) if stem is not None else ()
     batch_norm = "features.1.running_mean" in weights
     if "conv1.weight" in weights and "layer_reduce.weight" in weights:
-        return Layout(_resnet(weights, r"layer(\d)\.(\d+)\.", 1, source), _STANDALONE_RESNET, 2048)
+        return _resnet(weights, r"layer(\d)\.(\d+)\.", 1, _STANDALONE_RESNET, source)
     if shape == (64, 3, 7, 7):
-        return Layout(_resnet(weights, r"features\.(\d)\.(\d+)\.", 4, source), _SEQUENTIAL_RESNET, 2048)
+        return _resnet(weights, r"features\.(\d)\.(\d+)\.", 4, _SEQUENTIAL_RESNET, source)
     if shape == (64, 3, 3, 3) and batch_norm:
         return _with_hidden("vgg16_bn", 512, (0, 3, 6), "head.fc")
     if shape == (64, 3, 11, 11):
         return _with_hidden("alexnet", 256, (0, 2, 4) if batch_norm else (1, 4, 6), "head", batch_norm=batch_norm)
     raise GCPError(
         f"{source} has none of the published layouts (its entries begin with {some_of(list(weights), 3)}); give a "
-        f"checkpoint of fast-MPN-COV or DifferentiableSVD: ResNet-50, ResNet-101, VGG-16-BN or AlexNet with a "
+        f"checkpoint of fast-MPN-COV, DifferentiableSVD or GCP_Optimization: a ResNet, VGG-16-BN or AlexNet with a "
         f"covariance head."
     )
 
 
-def _resnet(weights: Mapping[str, Tensor], block: str, first: int, source: str) -> str:
+def _resnet(weights: Mapping[str, Tensor], block: str, first: int, layers: Mapping[str, str], source: str) -> Layout:
+    """The layout of a ResNet, told from the number and the kind of its blocks.
+
+    Args:
+        weights: state dict.
+        block: pattern of the start of an entry in a block, with groups for the stage and the block.
+        first: the number of the first stage in the names.
+        layers: upstream's prefix → ours.
+        source: what messages call the state dict.
+    """
     found = {match.groups() for key in weights if (match := re.match(block, key))}
     blocks = tuple(sum(stage == str(first + i) for stage, _ in found) for i in range(4))
-    if blocks not in _RESNETS:
+    bottlenecks = any(re.match(block + r"conv3\.", key) for key in weights)
+    backbone = _RESNETS.get((blocks, bottlenecks))
+    if backbone is None:
         raise GCPError(
-            f"{source} is a ResNet of {'-'.join(map(str, blocks))} blocks; ResNet-50 (3-4-6-3) and ResNet-101 "
-            f"(3-4-23-3) were published and can be converted."
+            f"{source} is a ResNet of {'-'.join(map(str, blocks))} blocks "
+            f"({'bottlenecks' if bottlenecks else 'basic blocks'}); those of {', '.join(_RESNETS.values())} can be "
+            "converted."
         )
-    return _RESNETS[blocks]
+    return Layout(backbone, layers, 2048 if bottlenecks else 512)
 
 
 def find_last_stride(keys: Sequence[str], arch: str, ordered: bool) -> int | None:
