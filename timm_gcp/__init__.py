@@ -10,6 +10,7 @@ stop_on_interrupt()
 from typing import TYPE_CHECKING, Any
 
 from .errors import GCPError
+from .explanation.contributions import explain
 from .functional import covariance_sqrt, matrix_sqrt, pool_features
 from .hybrid.schedule import HybridSchedule
 from .method import Argument, Method, SpectralMethod
@@ -33,6 +34,7 @@ __all__ = [
     "SpectralMethod",
     "__version__",
     "covariance_sqrt",
+    "explain",
     "graft",
     "matrix_sqrt",
     "pool_features",

@@ -61,8 +61,7 @@ class MapPool(nn.Module):
                 f"{type(self).__name__} takes {self.input_fmt} input with {self.in_features} channels, "
                 f"not a tensor of shape {list(x.shape)}."
             )
-        x = x if dim == 1 else x.movedim(dim, 1)  # a movedim without effect stops torch's compiler at dynamic sizes
-        x = x if x.dim() == 4 else x.unsqueeze(-1)
+        x = self.in_nchw(x)
         parts = [x.mean((2, 3))] if "mean" in self.options.first_order_parts else []
         parts += [] if token is None else [token]
         second = self._second_order(x)
@@ -70,6 +69,12 @@ class MapPool(nn.Module):
         if self.options.normalize_parts:
             parts = [at_common_length(part) for part in parts]
         return torch.cat([part.to(second.dtype) for part in parts], 1) if len(parts) > 1 else parts[0]
+
+    def in_nchw(self, x: Tensor) -> Tensor:
+        """A map in the layout of ``input_fmt``, as ``[B, C, H, W]``; tokens become ``[B, C, N, 1]``."""
+        dim = _FORMATS[self.input_fmt]
+        x = x if dim == 1 else x.movedim(dim, 1)  # a movedim without effect stops torch's compiler at dynamic sizes
+        return x if x.dim() == 4 else x.unsqueeze(-1)
 
     def _second_order(self, x: Tensor) -> Tensor:
         """The second-order part of a map ``[B, C, H, W]``."""

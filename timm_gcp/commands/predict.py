@@ -14,13 +14,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from timm.data import create_transform
+from torch import Tensor
 from tqdm import tqdm
 
 from ..data import UnreadableImageError, find_images, open_image
 from ..data.options import InputOptions
 from ..data.preprocessing import image_mode, preprocessing
 from ..errors import GCPError
-from ..files import check_output, make_parents, save_text
+from ..explanation.contributions import check_explainable, explain
+from ..explanation.folder import ExplanationFolder
+from ..files import check_output, check_output_folder, make_parents, save_text
 from ..methods import get_method
 from ..models.named import load_model
 from ..output import BAR
@@ -59,38 +62,61 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_predict_args(argv)
     if args.csv not in ("", "-"):
         check_output(args.csv, "--csv")
+    if args.explain:
+        check_output_folder(args.explain, "--explain")
     files = list(dict.fromkeys(file for path in args.images for file in find_images(Path(path))))
     model: Any = load_model(model_choice(args)).to(args.device).eval()
     config = preprocessing(options_of(InputOptions, args), model, use_test_size=True)
-    transform: Any = create_transform(**config, is_training=False)
-    mode = image_mode(config["input_size"][0])
     names = _class_names(model)
+    explanations = None
+    if args.explain:
+        check_explainable(model)
+        explanations = ExplanationFolder(Path(args.explain), names, config["mean"], config["std"])
 
     found: list[_Prediction] = []
     unreadable: list[UnreadableImageError] = []
+    for read in _batches(files, args, config, unreadable):
+        found.extend(_predict(model, read, names, args.top, args.device, explanations))
+    if not found:
+        raise GCPError(f"None of {len(files)} images can be read: {unreadable[0]}")
+    if explanations is not None:
+        explanations.write()
+    if args.csv:
+        _write(args.csv, found)
+    else:
+        _show(found)
+    if explanations is not None:
+        print(f"timm-gcp: explanation in {Path(args.explain) / 'index.html'}", file=sys.stderr)
+    _say_unreadable(unreadable, len(files))
+    return 0
+
+
+def _say_unreadable(unreadable: Sequence[UnreadableImageError], number: int) -> None:
+    for failure in unreadable:
+        print(f"timm-gcp: {failure}", file=sys.stderr)
+    if unreadable:
+        print(f"timm-gcp: {len(unreadable)} of {number} images could not be read.", file=sys.stderr)
+
+
+def _batches(
+    files: Sequence[Path], args: argparse.Namespace, config: dict[str, Any], unreadable: list[UnreadableImageError]
+) -> Iterator[list[tuple[Path, Tensor]]]:
+    """The images that can be read, preprocessed, in batches; the others are added to ``unreadable``."""
+    transform: Any = create_transform(**config, is_training=False)
+    mode = image_mode(config["input_size"][0])
     bar = tqdm(total=len(files), desc="predicting", disable=not _is_long(files, args.batch_size), bar_format=BAR)
     with bar:
         for start in range(0, len(files), args.batch_size):
             chunk = files[start : start + args.batch_size]
-            read: list[tuple[Path, Any]] = []
+            read: list[tuple[Path, Tensor]] = []
             for file in chunk:
                 try:
                     read.append((file, transform(open_image(file, mode, not args.ignore_exif_orientation))))
                 except UnreadableImageError as error:
                     unreadable.append(error)
-            found.extend(_predict(model, read, names, args.top, args.device))
+            if read:
+                yield read
             bar.update(len(chunk))
-    if not found:
-        raise GCPError(f"None of {len(files)} images can be read: {unreadable[0]}")
-    if args.csv:
-        _write(args.csv, found)
-    else:
-        _show(found)
-    for failure in unreadable:
-        print(f"timm-gcp: {failure}", file=sys.stderr)
-    if unreadable:
-        print(f"timm-gcp: {len(unreadable)} of {len(files)} images could not be read.", file=sys.stderr)
-    return 0
 
 
 def _is_long(files: Sequence[Path], batch_size: int) -> bool:
@@ -106,15 +132,24 @@ def _class_names(model: Any) -> list[str]:
 
 
 def _predict(
-    model: Any, read: Sequence[tuple[Path, Any]], names: Sequence[str], top: int, device: str
+    model: Any,
+    read: Sequence[tuple[Path, Tensor]],
+    names: Sequence[str],
+    top: int,
+    device: str,
+    explanations: ExplanationFolder | None,
 ) -> Iterator[_Prediction]:
-    """The most probable classes of one batch, best first."""
-    if not read:
-        return
-    with torch.inference_mode():
-        logits = model(torch.stack([image for _, image in read]).to(device))
-    probabilities, labels = logits.float().softmax(-1).cpu().topk(min(top, len(names)))
-    for (file, _), shares, classes in zip(read, probabilities.tolist(), labels.tolist(), strict=True):
+    """The most probable classes of one batch, best first; with a folder of explanations, also why."""
+    files, images = [file for file, _ in read], torch.stack([image for _, image in read])
+    if explanations is not None:
+        explained = explain(model, images.to(device), top=top)
+        explanations.add(files, images, explained)
+        probabilities, labels = explained.probabilities, explained.classes
+    else:
+        with torch.inference_mode():
+            logits = model(images.to(device))
+        probabilities, labels = logits.float().softmax(-1).cpu().topk(min(top, len(names)))
+    for file, shares, classes in zip(files, probabilities.tolist(), labels.tolist(), strict=True):
         yield file, [(names[label], share) for label, share in zip(classes, shares, strict=True)]
 
 
@@ -159,6 +194,14 @@ def predict_parser() -> Parser:
         default="",
         metavar="FILE",
         help="write a CSV file, one line per image; '-' for standard output",
+    )
+    parser.add_argument(
+        "--explain",
+        type=file_path,
+        default="",
+        metavar="DIR",
+        help="show where in each image the evidence for each of these classes is: pictures, a page and the numbers in "
+        "this folder",
     )
     group = parser.add_argument_group("Model")
     group.add_argument(

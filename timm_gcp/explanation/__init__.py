@@ -1,0 +1,5 @@
+"""Where a covariance head looks: what each position of the feature map contributes to a logit."""
+
+from .contributions import Explanation, explain
+
+__all__ = ["Explanation", "explain"]

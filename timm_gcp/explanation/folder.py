@@ -1,0 +1,101 @@
+"""The folder of an explanation: a picture of each image, a page of them all, and the numbers."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..files import save_atomically, save_text
+from .contributions import Explanation
+from .figure import ExplainedClass, ExplainedImage, draw
+from .heat_map import photograph
+from .page import ExplanationPage
+
+__all__ = ["ExplanationFolder"]
+
+_PARTS = {"covariance": "covariance", "mean": "mean", "token": "class token", "bias": "bias"}
+"""Attributes of an `Explanation` whose sums make a logit, with their names for people."""
+
+
+class ExplanationFolder:
+    """Writes explanations, batch by batch.
+
+    - ``0001-<file>.png`` and so on: a picture of each image;
+    - ``index.html``: a page of all images, which needs no other file and no network;
+    - ``totals.csv``: the parts of every logit, a line for each image and class;
+    - ``contributions.npz``: the contributions of the positions, as float64 arrays.
+
+    Args:
+        folder: made if there is none.
+        class_names: by label.
+        mean: of the preprocessing, by channel.
+        std: of the preprocessing, by channel.
+    """
+
+    def __init__(self, folder: Path, class_names: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> None:
+        self.folder, self.class_names, self.mean, self.std = folder, class_names, mean, std
+        self.files: list[str] = []
+        self.found: list[Explanation] = []
+        self.page = ExplanationPage()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, files: Sequence[Path], images: Tensor, found: Explanation) -> None:
+        """Adds a batch, and draws its pictures.
+
+        Args:
+            files: of the images.
+            images: as the model got them, ``[B, C, H, W]``.
+            found: of these images.
+        """
+        for index, file in enumerate(files):
+            picture = photograph(images[index], self.mean, self.std)
+            explained = ExplainedImage(str(file), picture, self._classes(found, index))
+            draw(explained, self.folder / f"{len(self.files) + 1:04d}-{file.stem}.png")
+            self.page.add(explained)
+            self.files.append(str(file))
+        self.found.append(found)
+
+    def _classes(self, found: Explanation, index: int) -> list[ExplainedClass]:
+        classes = []
+        for rank, label in enumerate(found.classes[index].tolist()):
+            given = {name: value[index, rank] for name in _PARTS if (value := getattr(found, name)) is not None}
+            classes.append(
+                ExplainedClass(
+                    self.class_names[label],
+                    float(found.probabilities[index, rank]),
+                    float(found.logits[index, rank]),
+                    {_PARTS[name]: float(value.sum()) for name, value in given.items()},
+                    {_PARTS[name]: value for name, value in given.items() if value.dim() == 2},
+                )
+            )
+        return classes
+
+    def write(self) -> None:
+        """Writes the page and the numbers of all batches."""
+        save_text(self.folder / "index.html", self.page.text())
+        names = ["classes", "probabilities", "logits", *_PARTS]
+        arrays = {
+            name: np.concatenate([getattr(each, name).numpy() for each in self.found])
+            for name in names
+            if getattr(self.found[0], name) is not None
+        }
+        content: dict[str, Any] = {"files": np.array(self.files), "class_names": np.array(self.class_names), **arrays}
+        save_atomically(self.folder / "contributions.npz", lambda out: np.savez_compressed(out, **content))
+        self._write_totals(arrays)
+
+    def _write_totals(self, arrays: dict[str, np.ndarray]) -> None:
+        parts = {name: arrays[name] for name in _PARTS if name in arrays}
+        parts = {name: value.sum((2, 3)) if value.ndim == 4 else value for name, value in parts.items()}
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(["image", "rank", "class", "probability", "logit", *parts])
+        for index, file in enumerate(self.files):
+            for rank, label in enumerate(arrays["classes"][index]):
+                numbers = [arrays["logits"], *parts.values()]
+                shown = [f"{values[index, rank]:.6f}" for values in (arrays["probabilities"], *numbers)]
+                writer.writerow([file, rank + 1, self.class_names[label], *shown])
+        save_text(self.folder / "totals.csv", buffer.getvalue())
