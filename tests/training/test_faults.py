@@ -20,6 +20,7 @@ from timm_gcp.commands.train import parse_train_args
 from timm_gcp.distributed import Processes
 from timm_gcp.errors import GCPError
 from timm_gcp.hybrid.monitor import largest_k
+from timm_gcp.pooling import GlobalCovariancePool
 from timm_gcp.spectral import eigh as solver
 from timm_gcp.spectral.eigh import eigh, take_retried
 from timm_gcp.training.data import Loaders
@@ -285,6 +286,22 @@ def test_largest_k_against_numpy():
     found = largest_k(x)
     assert found[[0, 2]].tolist() == pytest.approx(expected[[0, 2]].tolist(), rel=1e-9)
     assert found[1].isnan()
+
+
+def test_a_grouped_pool_is_examined_group_by_group():
+    """Two channels of κ = 1e2 and two of 1e4, a million times as large: the covariance of all four has κ of 1e14."""
+    torch.manual_seed(0)
+    model = nn.Sequential(GlobalCovariancePool(4, "polar", reduce=None, groups=2), nn.Linear(6, 3))
+    # Orthonormal channels without a mean: the covariance is diagonal.
+    columns = torch.cat([torch.ones(3, 16, 1), torch.randn(3, 16, 4)], -1).double()
+    x = torch.linalg.qr(columns).Q[..., 1:].mT
+    x = (x * torch.tensor([1.0, 0.1, 1e6, 1e4]).double()[:, None]).reshape(3, 4, 4, 4)
+    batch = Batch(0, x, torch.tensor([0, 1, 2]))
+    found = examine(model.double(), batch, LOSS, nullcontext)
+    assert found.where == ""
+    assert found.kappa.tolist() == pytest.approx([1e2, 1e4] * 3, rel=1e-6)
+    small, large = 16 / (1 - 1e-2), 16 / (1e12 - 1e8)
+    assert found.largest_k.tolist() == pytest.approx([small, large] * 3, rel=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------- eigensolver

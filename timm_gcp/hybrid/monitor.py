@@ -16,7 +16,7 @@ from ..spectral.covariance import binary_scale, centre
 from ..spectral.eigh import eigh
 from ..spectral.factor import kept
 
-__all__ = ["ConditioningMonitor", "conditioning", "conditioning_word", "largest_k"]
+__all__ = ["ConditioningMonitor", "conditioning", "conditioning_word", "largest_k", "split_groups"]
 
 EPS = torch.finfo(torch.float64).eps
 GOOD, FAIR = 1e6, 1e10
@@ -91,6 +91,19 @@ def _spectra(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     eigenvalues = eigenvalues[:, eigenvalues.shape[1] - possible :].clamp_min(0)
     above_rounding = kept(eigenvalues, max(channels, positions)) if possible else eigenvalues > 0
     return finite, scale[:, 0, 0], eigenvalues, above_rounding
+
+
+def split_groups(x: Tensor, groups: int) -> Tensor:
+    """The maps whose covariances a pool with groups of channels takes.
+
+    Args:
+        x: features ``[B, C, ...]``.
+        groups: number G of groups of neighbouring channels.
+
+    Returns:
+        ``[B·G, C/G, ...]``: the groups of the first image, then those of the next.
+    """
+    return x.reshape(len(x) * groups, x.shape[1] // groups, *x.shape[2:])
 
 
 def conditioning_word(kappa: float) -> str:
@@ -172,9 +185,7 @@ class ConditioningMonitor:
         self._forwards[id(module)] = count + 1
         if count % self.every == 0:
             images = features[: self.max_images]
-            groups = self._groups[id(module)]
-            maps = images.reshape(len(images) * groups, images.shape[1] // groups, *images.shape[2:])
-            self._measured.append(conditioning(maps, self.eps))
+            self._measured.append(conditioning(split_groups(images, self._groups[id(module)]), self.eps))
 
     def summary(self, reset: bool = True) -> dict[str, float]:
         """Medians over the images measured since the last summary, of all processes together.

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import GCPError
 from ..files import save_atomically
-from ..hybrid.monitor import conditioning, largest_k
+from ..hybrid.monitor import conditioning, largest_k, split_groups
 from ..pooling import GlobalCovariancePool, find_pools
 from ..text import some_of
 
@@ -50,8 +50,9 @@ class Findings:
 
     Attributes:
         where: what was first not finite, as a part of a sentence; '' where everything was finite this time.
-        kappa: condition numbers of the covariances, ``[images]``, nan for features that are not finite.
-        largest_k: largest 1/(λi − λj) of each covariance, ``[images]``.
+        kappa: condition numbers of the covariances, nan for features that are not finite: one an image, or with the
+            pool's ``groups`` one for each group of channels, those of the first image first.
+        largest_k: largest 1/(λi − λj) of each covariance, in the same order.
     """
 
     where: str
@@ -107,7 +108,7 @@ class _Seen:
     Attributes:
         outputs: layers whose output was not finite, in the order of the forward pass.
         backward: layer and whether the gradient of its output was finite, in the order of the backward pass.
-        features: the maps whose covariance is taken.
+        features: the maps whose covariance is taken, each group of channels as a map of its own.
     """
 
     def __init__(self) -> None:
@@ -124,9 +125,14 @@ class _Seen:
         }
         handles = [module.register_forward_hook(self._hook(name, gradient)) for name, module in watched.items()]
         for pool in find_pools(model):
-            hook = lambda *call: self.features.append(call[2].detach().clone())  # noqa: E731
-            handles.append(pool.reduce.register_forward_hook(hook))
+            handles.append(pool.reduce.register_forward_hook(self._keep(pool.options.groups)))
         return handles
+
+    def _keep(self, groups: int) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self.features.append(split_groups(output.detach().clone(), groups))
+
+        return hook
 
     def _hook(self, name: str, gradient: bool) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
