@@ -280,7 +280,7 @@ def test_switches_at_the_last_decay(name, updates):
     hybrid = HybridSchedule(model, switch=LastDecay())
     at = by_update if updates else by_epoch
     assert hybrid.check(lrs, EPOCHS, updates) == int(at)
-    assert "at the last decay of the learning rate" in hybrid.describe()
+    assert f"at the last decay of the learning rate, after {at:g} epochs." in hybrid.describe()
     real, switches = run_like_timm(make(optimizer)[0], optimizer, hybrid, EPOCHS, updates)
     assert real == lrs
     assert switches == [(int(at), round(at * updates) if updates else None)]

@@ -16,6 +16,7 @@ from .rules import (
     TOLERANCE,
     ConditioningSettles,
     History,
+    LastDecay,
     LearningRateFraction,
     SwitchRule,
     at_the_latest,
@@ -214,8 +215,10 @@ class HybridSchedule:
         if self.switched_at is not None:
             after = epochs_in_words(int(self.switched_at["epoch"] or 0))
             return f"Hybrid protocol: switched from {self.warm} to {self.final} after {after}."
-        why = f"{at_the_latest(self._history.last_part)} ({self._reason})" if self._reason else ""
-        return f"Hybrid protocol: {self.warm} first, switches to {self.final} {self.switch.describe()}{why}."
+        more = f"{at_the_latest(self._history.last_part)} ({self._reason})" if self._reason else ""
+        if isinstance(self.switch, LastDecay) and self._history.last_decay is not None:
+            more = f", after {epochs_in_words(self._history.last_decay)}"
+        return f"Hybrid protocol: {self.warm} first, switches to {self.final} {self.switch.describe()}{more}."
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint: plain numbers, strings, lists and dicts, which ``weights_only=True`` loads."""
