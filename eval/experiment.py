@@ -18,16 +18,11 @@ import argparse
 import json
 import os
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 
 import pandas as pd
-from tqdm import tqdm
 
 from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
@@ -52,9 +47,7 @@ from .experiment_settings import (
 from .folds import write_folds
 from .rate_search import rate_of, with_neighbours
 from .record import RESULTS, append_row, provenance, read_cells, write_table
-
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-"""Environment of a run."""
+from .training_runs import missing_runs, run_command, train_in_parallel
 
 CURVES = ("epoch", "lr", "method", "train_top1", "eval_top1", "kappa", "rank", "under_eps")
 """Columns of a run's summary that are kept for the report."""
@@ -149,23 +142,16 @@ class Experiment:
         """Trains the runs that have no row yet, several in parallel."""
         table = self.results / "experiment.csv"
         self.results.mkdir(parents=True, exist_ok=True)
-        finished = set(read_cells(table, KEY)[list(KEY)].itertuples(index=False, name=None))
-        missing = [run for run in runs if run.key not in finished]
-        lock = Lock()
-        hidden = None if missing else True  # None: hidden where standard error is no terminal
-        with tqdm(total=len(missing), desc="runs", disable=hidden) as bar, ThreadPoolExecutor(self.jobs) as pool:
+        missing = missing_runs(runs, table, KEY)
 
-            def work(run: Run) -> None:
-                row, curves = train(run, self.data, self.work)
-                with lock:
-                    if not curves.empty:
-                        write_curves(self.results / "experiment_curves.csv", curves)
-                    append_row(table, row)
-                    bar.update()
-                    tqdm.write(f"{run.name}: validation {row['eval_top1']}, {run.held_out} {row['held_top1']}")
+        def record(run: Run, result: tuple[dict[str, object], pd.DataFrame]) -> str:
+            row, curves = result
+            if not curves.empty:
+                write_curves(self.results / "experiment_curves.csv", curves)
+            append_row(table, row)
+            return f"{run.name}: validation {row['eval_top1']}, {run.held_out} {row['held_top1']}"
 
-            for _ in pool.map(work, missing):
-                pass
+        train_in_parallel(missing, lambda run: train(run, self.data, self.work), record, self.jobs)
 
 
 def write_curves(path: Path, curves: pd.DataFrame) -> None:
@@ -192,12 +178,12 @@ def train(run: Run, source: Path, work: Path) -> tuple[dict[str, object], pd.Dat
     if not (folder / "result.json").exists():
         last = folder / "last.pth.tar"
         start = last if last.exists() else _shared_checkpoint(run, work)
-        _run([*command, *(["--resume", str(start)] if start else [])], log)
+        run_command([*command, *(["--resume", str(start)] if start else [])], log)
     out = folder / f"{run.held_out}.json"
     if not out.exists():
         evaluate = ["validate", "--checkpoint", str(folder / "last.pth.tar"), "--dataset", "grocery"]
         evaluate += ["--data-dir", str(data), "--split", run.held_out, "-b", "128", "-j", "0", "--device", "cpu"]
-        _run([*evaluate, "--results-file", str(out)], log)
+        run_command([*evaluate, "--results-file", str(out)], log)
     result, held = json.loads((folder / "result.json").read_text()), json.loads(out.read_text())
     epochs = read_cells(folder / "summary.csv")
     last_epoch = epochs.iloc[-1]
@@ -228,12 +214,3 @@ def _shared_checkpoint(run: Run, work: Path) -> Path | None:
         return None
     switch = json.loads(result.read_text())["switched_at"]["epoch"]
     return folder / f"checkpoint-{switch - 1}.pth.tar"
-
-
-def _run(arguments: list[str], log: Path) -> None:
-    env = {**os.environ, **ONE_THREAD}
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        code = subprocess.call([sys.executable, "-m", "timm_gcp", *arguments], stdout=file, stderr=file, env=env)
-    if code:
-        raise GCPError(f"A run ended with status {code}; see {log}, then start this command again: it continues.")

@@ -1,0 +1,163 @@
+"""Fine-tunes a pretrained EfficientNet-Lite0 with every pooling head, on Stanford Cars and on the Grocery Store data.
+
+The same epochs, augmentation, batches and order for all heads (recipe ``finetune``, 12 epochs). The learning rates are
+chosen on the validation part of Cars, in runs as long as the final ones: one for average pooling and one for covariance
+heads, each from a fresh head and from the head of a probe on the frozen backbone. Final runs train on the training
+part, and each is evaluated on the test part once, with the weights of the last epoch.
+
+Every run is a ``timm-gcp train`` in its own process and adds one row to ``finetune.csv`` when it is finished. Started
+again, the command continues where it stopped. Stages: 1 the search; 2 and 3 the main heads on Grocery and on Cars;
+4 Cars with 5 and 10 images per class; 5 and 6 further heads and options.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from timm_gcp import GCPError
+from timm_gcp.commands.option_types import path_object
+
+from .finetune_settings import EPOCHS, HEADS, KEY, SEARCH_SET, SEARCHED, SETS, Run, stages
+from .folds import write_subset
+from .record import RESULTS, append_row, provenance, read_cells, read_table
+from .training_runs import missing_runs, run_command, train_in_parallel
+
+TABLE = "finetune.csv"
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command ``finetune``."""
+    parser = argparse.ArgumentParser(prog="python -m eval finetune", description=__doc__.split("\n")[0])
+    for name in SETS:
+        parser.add_argument(f"--{name}", type=path_object, metavar="DIR", help=f"folder of the {name} data set")
+    parser.add_argument(
+        "--weights", type=path_object, required=True, metavar="FILE", help="ImageNet weights of tf_efficientnet_lite0"
+    )
+    parser.add_argument("--work", type=path_object, default=Path("runs/finetune"), help="folder of runs (%(default)s)")
+    parser.add_argument("--results", type=path_object, default=RESULTS, help="folder of the results (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="epochs of a run (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs in parallel (%(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load images, per run (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="of the runs (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after this time")
+    parser.add_argument("--stage", type=int, nargs="+", help="only these stages (default: all in turn)")
+    parser.add_argument("--heads", nargs="+", choices=HEADS, metavar="HEAD", help="only these heads")
+    args = parser.parse_args(argv)
+    sets = {name: folder for name in SETS if (folder := getattr(args, name)) is not None}
+    for name, folder in sets.items():
+        if not (folder / "train.txt").is_file():
+            raise GCPError(f"No train.txt in {folder}; --{name} takes the folder of that data set.")
+    loading = ("--device", args.device, "--workers", str(args.workers))
+    Experiment(sets, args.weights, args.work, args.results, args.jobs, loading, args.minutes).run(
+        args.stage, args.heads or tuple(HEADS), args.epochs
+    )
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The experiment on one copy of the data.
+
+    Attributes:
+        sets: data set → folder; runs on the other data sets are left out.
+        weights: ImageNet weights of the backbone.
+        work: folder of the runs.
+        results: folder of ``finetune.csv``.
+        jobs: number of runs in parallel.
+        loading: arguments of ``timm-gcp`` about the machine.
+        minutes: no run is started after this time.
+    """
+
+    sets: dict[str, Path]
+    weights: Path
+    work: Path
+    results: Path
+    jobs: int
+    loading: tuple[str, ...]
+    minutes: float
+
+    def run(self, chosen: Sequence[int] | None, heads: Sequence[str], epochs: int) -> None:
+        """Trains what the stages still lack.
+
+        Args:
+            chosen: stages; None for all.
+            heads: the other heads are left out.
+            epochs: of a run.
+        """
+        self.results.mkdir(parents=True, exist_ok=True)
+        stop = time.monotonic() + 60 * self.minutes
+        done: set[int] = set()
+        while left := [n for n in stages(chosen_rates(self.results, epochs)) if n not in done]:
+            number = left[0]
+            done.add(number)
+            if chosen and number not in chosen:
+                continue
+            planned = stages(chosen_rates(self.results, epochs))[number]
+            wanted = [replace(run, epochs=epochs) for run in planned if run.set in self.sets and run.head in heads]
+            missing = missing_runs(wanted, self.results / TABLE, KEY)
+            train_in_parallel(missing, lambda run: self.train(run, stop), self.record, self.jobs)
+
+    def record(self, run: Run, row: dict[str, Any] | None) -> str:
+        """Adds the row of a run to the table; returns a line for the user."""
+        if row is None:
+            return f"{run.name}: not started, the time is over"
+        append_row(self.results / TABLE, row)
+        return f"{run.name}: {run.part} {row['top1']}, {row['seconds']} s"
+
+    def train(self, run: Run, stop: float) -> dict[str, Any] | None:
+        """Trains, resumed if the run was interrupted, then evaluates once.
+
+        Args:
+            run: what to train.
+            stop: time of the monotonic clock after which no run is started.
+
+        Returns:
+            The run's row; None where the time is over.
+        """
+        if time.monotonic() > stop:
+            return None
+        source, folder = self.sets[run.set], self.work / run.name
+        data = source if run.images is None else write_subset(source, self.work / "subsets" / run.set, run.images)
+        log = self.work / f"{run.name}.log"
+        command = run.command(data, self.weights, self.work, *self.loading)
+        if not (folder / "result.json").exists():
+            run_command([*command, "--resume", "auto"], log)
+        out = folder / f"{run.part}.json"
+        if not out.exists():
+            evaluate = ["validate", "--checkpoint", str(folder / "last.pth.tar"), "--dataset", SETS[run.set]]
+            evaluate += ["--data-dir", str(source), "--split", run.part, "-b", "128", *self.loading]
+            run_command([*evaluate, "--results-file", str(out)], log)
+        result, found = json.loads((folder / "result.json").read_text()), json.loads(out.read_text())
+        epochs = read_cells(folder / "summary.csv")
+        shown = shlex.join(command)
+        for path, name in ((data, "DATA"), (self.work, "RUNS"), (self.weights, "WEIGHTS")):
+            shown = shown.replace(str(path), name)
+        return {
+            **dict(zip(KEY, run.key, strict=True)),
+            **{name: round(float(found[name]), 2) for name in ("top1", "top5")},
+            "loss": round(float(found["loss"]), 4),
+            "count": found["count"],
+            "train_loss": round(float(epochs.iloc[-1]["train_loss"]), 4),
+            "kappa": epochs.iloc[-1].get("kappa", ""),
+            "parameters": result["parameters"],
+            "seconds": round(epochs["seconds"].astype(float).sum()),
+            **provenance(),
+            "command": f"timm-gcp {shown}",
+        }
+
+
+def chosen_rates(results: Path, epochs: int) -> dict[str, float]:
+    """The learning rate with the best top-1 on the validation part, by head; the smaller one of two that are level.
+
+    Args:
+        results: folder of ``finetune.csv``.
+        epochs: length of the runs.
+    """
+    runs = read_table(results / TABLE, (*KEY, "top1"))
+    runs = runs[(runs["part"] == "val") & (runs["set"] == SEARCH_SET) & (runs["epochs"] == epochs)].sort_values("lr")
+    return {head: float(own.loc[own["top1"].idxmax(), "lr"]) for head, own in runs.groupby("head") if head in SEARCHED}

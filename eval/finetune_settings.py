@@ -1,0 +1,156 @@
+"""Settings of the fine-tuning experiment: data sets, heads, stages, and the command of each training run."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+BACKBONE = "tf_efficientnet_lite0"
+
+SETS = {"cars": "list", "grocery": "grocery"}
+"""Data set → its value of ``--dataset``."""
+
+CLASSIFIER_WIDTH = 256
+"""Channels of every covariance."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A pooling head.
+
+    Attributes:
+        suffix: of the model's name.
+        arguments: of ``timm-gcp train``.
+        rate_of: the head whose learning rate it takes; itself if the rate is searched for.
+    """
+
+    suffix: str
+    arguments: tuple[str, ...]
+    rate_of: str
+
+
+def _pooled(method: str, *options: str, rate_of: str = "isqrt", more: tuple[str, ...] = ("--no-hybrid",)) -> Head:
+    kwargs = (f"reduce={CLASSIFIER_WIDTH}", *options)
+    return Head(f"_{method}", (*more, "--model-kwargs", *kwargs), rate_of)
+
+
+_PROBE = ("--init-head", "probe")
+HEADS = {
+    "average": Head("", (), "average"),
+    "isqrt": _pooled("isqrt"),
+    "average, probe": Head("", _PROBE, "average, probe"),
+    "isqrt, probe": _pooled("isqrt", rate_of="isqrt, probe", more=("--no-hybrid", *_PROBE)),
+    "svdpade": _pooled("svdpade", more=("--hybrid",)),
+    "polar": _pooled("polar"),
+    "svdpade, probe": _pooled("svdpade", rate_of="isqrt, probe", more=("--hybrid", *_PROBE)),
+    "polar, probe": _pooled("polar", rate_of="isqrt, probe", more=("--no-hybrid", *_PROBE)),
+    "isqrt, linear": _pooled("isqrt", "reduction=linear"),
+    "isqrt, linear_norm": _pooled("isqrt", "reduction=linear_norm"),
+    "isqrt, linear, mean": _pooled("isqrt", "reduction=linear", "first_order=mean"),
+    "isqrt, mean": _pooled("isqrt", "first_order=mean"),
+    "isqrt, 4 groups": _pooled("isqrt", "groups=4"),
+    "isqrt, sketch": _pooled("isqrt", "count_sketch=8192"),
+    "cov": _pooled("cov"),
+    "cov, DropCov": _pooled("cov", "channel_dropout=adaptive"),
+    "isqrt, DropCov": _pooled("isqrt", "channel_dropout=adaptive"),
+    "maxexp": _pooled("maxexp"),
+    "corr": _pooled("corr"),
+    "gaussian": _pooled("gaussian"),
+    "bdc": _pooled("bdc"),
+    "svdpade, last decay": _pooled("svdpade", more=("--hybrid", "--switch-epoch", "11")),
+}
+"""Name → head. Those with a rate of their own come first in the search."""
+
+SEARCHED = tuple(name for name, head in HEADS.items() if head.rate_of == name)
+RATES = (0.006, 0.02, 0.06)
+"""Learning rates of the search, for batches of 32."""
+
+SEARCH_SET = "cars"
+"""The data set whose validation part chooses the rates; the one of the grocery data has 296 photographs, too few."""
+
+MAIN = ("average", "isqrt", "average, probe", "isqrt, probe", "svdpade", "polar")
+REPEATED = ("average", "isqrt", "average, probe", "isqrt, probe")
+OPTIONS = tuple(name for name in HEADS if name not in MAIN)
+SEEDS = (0, 1, 2)
+IMAGES = (5, 10)
+"""Images per class of the runs on a part of the training images."""
+
+EPOCHS = 12
+RECIPE = shlex.split(
+    "--recipe finetune --batch-size 32 --img-size 224 --amp --amp-dtype bfloat16 --channels-last "
+    "--monitor-every 50 --checkpoint-hist 1 --no-check-images --val-fraction 0"
+)
+
+KEY = ("set", "part", "head", "images", "lr", "seed", "epochs")
+"""Columns of ``finetune.csv`` that identify a run (`Run.key`)."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run.
+
+    Attributes:
+        set: a key of `SETS`.
+        part: the part it is evaluated on, once, with the weights of the last epoch: 'val' or 'test'.
+        head: a key of `HEADS`.
+        rate: learning rate.
+        seed: random seed.
+        images: training images per class, at most; None for all.
+        epochs: number of epochs.
+    """
+
+    set: str
+    part: str
+    head: str
+    rate: float
+    seed: int = 0
+    images: int | None = None
+    epochs: int = EPOCHS
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder, which does not depend on the part that is evaluated."""
+        head = self.head.replace(", ", "-").replace(" ", "-")
+        return f"{self.set}-{self.images or 'all'}-{head}-lr{self.rate:g}-seed{self.seed}-epochs{self.epochs}"
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The run's cells in the columns `KEY`."""
+        images = "" if self.images is None else str(self.images)
+        return (self.set, self.part, self.head, images, f"{self.rate:g}", str(self.seed), str(self.epochs))
+
+    @property
+    def split(self) -> str:
+        """The list that is trained on."""
+        return "train" if self.images is None else f"train-{self.images}"
+
+    def command(self, data: Path, weights: Path, output: Path, *more: str) -> list[str]:
+        """The arguments of ``timm-gcp`` that train it."""
+        head = HEADS[self.head]
+        return [
+            *("train", "--data-dir", str(data), "--dataset", SETS[self.set]),
+            *("--train-split", self.split, "--val-split", ""),
+            *("--model", f"{BACKBONE}{head.suffix}", "--pretrained-path", str(weights), *head.arguments),
+            *(*RECIPE, "--lr", f"{self.rate:g}", "--epochs", str(self.epochs), "--seed", str(self.seed)),
+            *("--output", str(output), "--experiment", self.name, *more),
+        ]
+
+
+def stages(rates: dict[str, float]) -> dict[int, list[Run]]:
+    """The runs of every stage, the most informative first.
+
+    Args:
+        rates: learning rate of each head in `SEARCHED`; without it, only the search is planned.
+    """
+    planned = {1: [Run(SEARCH_SET, "val", head, rate) for head in SEARCHED for rate in RATES]}
+    if len(rates) < len(SEARCHED):
+        return planned
+
+    def final(name: str, heads: tuple[str, ...], seeds: tuple[int, ...] = (0,), images: int | None = None) -> list[Run]:
+        return [Run(name, "test", head, rates[HEADS[head].rate_of], seed, images) for seed in seeds for head in heads]
+
+    for number, name in ((2, "grocery"), (3, "cars")):
+        planned[number] = final(name, MAIN) + final(name, REPEATED, SEEDS[1:])
+    planned[4] = [run for count in IMAGES for run in final("cars", REPEATED, images=count)]
+    planned[5] = final("grocery", OPTIONS)
+    planned[6] = final("cars", OPTIONS)
+    return planned

@@ -1,0 +1,86 @@
+"""Training runs in processes of their own, several in parallel, each recorded as a row of a CSV file."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any, Protocol, TypeVar
+
+from tqdm import tqdm
+
+from timm_gcp import GCPError
+
+from .record import read_cells
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""Environment of a run."""
+
+
+class Keyed(Protocol):
+    """A run that a table has a row of."""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Its cells in the columns that identify a run."""
+
+
+Run = TypeVar("Run", bound=Keyed)
+
+
+def missing_runs(runs: Iterable[Run], table: Path, columns: Sequence[str]) -> list[Run]:
+    """The runs that have no row yet.
+
+    Args:
+        runs: what is wanted.
+        table: the CSV file.
+        columns: those that identify a run.
+    """
+    finished = set(read_cells(table, columns)[list(columns)].itertuples(index=False, name=None))
+    return [run for run in runs if run.key not in finished]
+
+
+def train_in_parallel(
+    runs: Sequence[Run], train: Callable[[Run], Any], record: Callable[[Run, Any], str], jobs: int
+) -> None:
+    """Trains runs in parallel threads and records each, one at a time, as soon as it is finished.
+
+    Args:
+        runs: in the order in which they start.
+        train: trains one.
+        record: writes its result down; returns a line for the user.
+        jobs: number of runs in parallel.
+    """
+    lock = Lock()
+    hidden = None if runs else True  # None: hidden where standard error is no terminal
+    with tqdm(total=len(runs), desc="runs", disable=hidden) as bar, ThreadPoolExecutor(jobs) as pool:
+
+        def work(run: Run) -> None:
+            result = train(run)
+            with lock:
+                line = record(run, result)
+                bar.update()
+                tqdm.write(line)
+
+        for _ in pool.map(work, runs):
+            pass
+
+
+def run_command(arguments: Sequence[str], log: Path) -> None:
+    """Runs ``timm-gcp`` in a process with one thread, its output added to a log file.
+
+    Args:
+        arguments: of the command.
+        log: the file.
+
+    Raises:
+        GCPError: the command failed.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        command = [sys.executable, "-m", "timm_gcp", *arguments]
+        code = subprocess.call(command, stdout=file, stderr=file, env={**os.environ, **ONE_THREAD})
+    if code:
+        raise GCPError(f"A run ended with status {code}; see {log}, then start this command again: it continues.")
