@@ -4,10 +4,10 @@ from dataclasses import fields
 from typing import Any
 
 from ..distributed import Processes
-from ..errors import GCPError
 from ..pooling import find_pools
 from ..probing.fold import set_head
 from ..probing.options import ProbeOptions
+from ..probing.plain_head import fit_plain_head
 from ..probing.probe import fit_head
 from .network import Network
 from .options import TrainOptions
@@ -22,7 +22,8 @@ _CACHE = "probe-cache"
 def fit_initial_head(options: TrainOptions, train: Any, network: Network, processes: Processes) -> None:
     """Sets reduction and classifier to those of a probe of the training images; the first process fits it.
 
-    The method of the pool is the one that training starts with. The images are seen as in evaluation.
+    The method of the pool is the one that training starts with. The images are seen as in evaluation. A model without
+    a covariance pool gets a classifier that is fitted to its own pooled features.
 
     Args:
         options: of the run.
@@ -31,15 +32,15 @@ def fit_initial_head(options: TrainOptions, train: Any, network: Network, proces
         processes: this process among those that train.
 
     Raises:
-        GCPError: a model without a covariance pool, or as `fit_head`.
+        GCPError: as `fit_head` or `fit_plain_head`.
     """
+    chosen = _probe_options(options, network, processes)
     if not find_pools(network.model):
-        raise GCPError(f"--init-head probe needs a model with covariance pooling, and {options.model} has none.")
-    head, network.initial_head = processes.by_first(
-        lambda: fit_head(
-            network.model, train, _probe_options(options, network, processes), folder_of_runs(options) / _CACHE
-        )
-    )
+        plain, network.initial_head = processes.by_first(lambda: fit_plain_head(network.model, train, chosen))
+        plain.set(network.model)
+        return
+    cache = folder_of_runs(options) / _CACHE
+    head, network.initial_head = processes.by_first(lambda: fit_head(network.model, train, chosen, cache))
     set_head(network.model, head)
 
 
