@@ -1,6 +1,7 @@
 """Draws plots without a display: matplotlib's ``Figure`` on the Agg canvas, imported when it is needed."""
 
 import contextlib
+import io
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from .files import written_aside
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["integer_locator", "new_figure", "save_figure"]
+__all__ = ["integer_locator", "new_figure", "save_figure", "svg_of"]
 
 _BACKEND = "MPLBACKEND"
 
@@ -63,3 +64,20 @@ def save_figure(figure: "Figure", out_png: str | os.PathLike[str], dpi: int = 15
     FigureCanvasAgg(figure)
     with written_aside(out_png) as scratch:
         figure.savefig(scratch, format="png", dpi=dpi)
+
+
+def svg_of(figure: "Figure") -> str:
+    """A plot as an SVG element whose texts are text; the same plot gives the same element.
+
+    Args:
+        figure: of ``new_figure``.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    FigureCanvasSVG(figure)
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "timm_gcp"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

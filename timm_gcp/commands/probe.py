@@ -44,6 +44,7 @@ from .options import (
     model_choice,
     options_of,
 )
+from .reporting import report_probe
 
 __all__ = ["main"]
 
@@ -70,7 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     probe = fit_probe(model, options, out / "cache")
     _save_model(out / "model", probe, options, start, command)
     _save_results(out, probe, command)
+    page = report_probe(out, probe, options, command, write=not args.no_report)
     _show(probe, out)
+    if page is not None:
+        print(f"Report: {page}")
     return 0
 
 
@@ -221,6 +225,7 @@ def probe_parser() -> Parser:
     parser.add_argument(
         "--output", type=file_path, default="output/probe", metavar="DIR", help="folder of cache, model and table"
     )
+    parser.add_argument("--no-report", action="store_true", help="write no report on the predictions")
     add_debug(parser)
     return parser
 

@@ -22,6 +22,7 @@ from ..training.prepare import prepare
 from ..training.run_folder import RunFolder
 from ..training.run_log import RunLog
 from ..training.trainer import train
+from .reporting import report_training
 from .config import read_options
 from .optimisation_options import SCHEDULERS
 from .option_types import file_path
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with RunFolder(options, processes) as folder, RunLog(processes.first) as log:
         run = prepare(options, processes, folder, arguments, shlex.join(["timm-gcp", "train", *argv]))
         run.progress.log = log
-        return train(run)
+        return train(run, None if options.no_report else report_training)
 
 
 def parse_train_args(argv: Sequence[str] | None = None) -> tuple[TrainOptions, str]:

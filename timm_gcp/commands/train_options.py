@@ -222,4 +222,5 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--eval-metric", default="top1", choices=("top1", "top5", "loss"), help="measure that picks the best epoch"
     )
+    group.add_argument("--no-report", action="store_true", help="write no report at the end of the run")
     add_debug(group)

@@ -6,7 +6,6 @@ import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import GCPError
-from ..files import check_output, is_stream, make_parents, save_text
+from ..files import check_output, check_output_folder, is_stream, make_parents, save_text
 from ..methods import get_method
 from ..models.folder import training_record
 from ..models.named import load_model, model_folder
@@ -35,6 +34,7 @@ from .options import (
     model_choice,
     options_of,
 )
+from .reporting import report_evaluation
 
 __all__ = ["evaluation_row", "main", "parse_validate_args"]
 
@@ -62,8 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.results_file:
         check_output(args.results_file, "--results-file")
         _check_columns(args.results_file)
-    row = evaluation_row(args)
+    if args.report:
+        check_output_folder(args.report, "--report")
+    found, row = _evaluated(args)
     _show(row)
+    if args.report:
+        print(f"Report: {report_evaluation(Path(args.report), found, row)}")
     if args.results_file:
         _write(args.results_file, row)
     return 0
@@ -81,9 +85,15 @@ def evaluation_row(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         GCPError: the model cannot be loaded, or as `evaluate_model`.
     """
+    return _evaluated(args)[1]
+
+
+def _evaluated(args: argparse.Namespace) -> tuple[Evaluation, dict[str, Any]]:
+    """The evaluation, and its row."""
     model: Any = load_model(model_choice(args))
     _check_held_out(args.model, args.val_fraction, args.val_seed)
-    return _row(args, model, evaluate_model(model, options_of(EvaluationOptions, args)))
+    found = evaluate_model(model, options_of(EvaluationOptions, args))
+    return found, _row(args, model, found)
 
 
 def _row(args: argparse.Namespace, model: Any, found: Evaluation) -> dict[str, Any]:
@@ -93,7 +103,7 @@ def _row(args: argparse.Namespace, model: Any, found: Evaluation) -> dict[str, A
         "weights": args.checkpoint or args.model,
         "dataset": args.dataset or "folder",
         "data_dir": args.data_dir or "",
-        **asdict(found),
+        **{name: getattr(found, name) for name in _COLUMNS if hasattr(found, name)},
     }
     digits = {"top1": 4, "top5": 4, "loss": 6, "images_per_second": 1, "crop_pct": 4}
     return {name: round(row[name], digits[name]) if name in digits else row[name] for name in _COLUMNS}
@@ -188,6 +198,13 @@ def validate_parser() -> Parser:
     add_debug(group)
     parser.add_argument(
         "--results-file", type=file_path, default="", metavar="FILE", help="append to a .csv, or write a .json"
+    )
+    parser.add_argument(
+        "--report",
+        type=file_path,
+        default="",
+        metavar="DIR",
+        help="write a page on the predictions (report.html) and the tables behind it into this folder",
     )
     return parser
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from ..errors import GCPError
 
-__all__ = ["check_classes", "first_difference"]
+__all__ = ["check_classes", "class_names", "first_difference"]
 
 
 def first_difference(here: Sequence[str], there: Sequence[str]) -> str:
@@ -46,3 +46,17 @@ def check_classes(model: nn.Module, dataset: Any) -> None:
             f"{difference[0].upper()}{difference[1:]}; give the data that the model was trained on, --class-from, or a "
             "--class-map with its order."
         )
+
+
+def class_names(model: nn.Module, dataset: Any) -> list[str] | None:
+    """Names of the classes by label: those that the model was trained on, or those of the data set; None without any.
+
+    Args:
+        model: of timm's.
+        dataset: in timm's form.
+    """
+    trained = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
+    if isinstance(trained, (list, tuple)) and trained:
+        return [str(name) for name in trained]
+    names = getattr(dataset, "class_names", None)
+    return list(names) if names else None

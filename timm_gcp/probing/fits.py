@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..predictions import PredictionRecorder
 from .classifiers import Fit, fit_logistic, fit_ridge, nearest_neighbours, temperature_of
 from .directions import Directions
 from .features import FeatureSet
@@ -82,6 +83,8 @@ class Fits:
         self.kernels: dict[Part, Kernel] = {}
         self.results: list[Result] = []
         self.right: dict[str, Tensor] = {}
+        self._scores: tuple[Tensor | None, Tensor | None] = None, None  # of the first head: left out, validation
+        self._factor = 1.0  # by which they become logits
         missing = classes - len(self.labels.unique())
         if missing:
             say(f"{missing} of {classes} classes have no training image.")
@@ -100,6 +103,8 @@ class Fits:
         fit, weights, bias = self.fit(_covariance_head(part, first_order))
         if fit.left_out is not None:
             factor = temperature_of(fit.left_out, self.labels)
+            if len(self.results) == 1:
+                self._factor = factor
             weights, bias = weights * factor, bias * factor
         return FittedHead(directions, part.method, first_order, weights, bias)
 
@@ -160,6 +165,8 @@ class Fits:
         strength: float | None,
         began: float,
     ) -> None:
+        if not self.results:
+            self._scores = left_out, validation
         top1 = None
         if left_out is not None:
             self.right[title] = (left_out.argmax(1) == self.labels).double()
@@ -173,6 +180,22 @@ class Fits:
             f"{what} {value:.2f}" for what, value in (("left out", top1), ("validation", accuracy)) if value is not None
         )
         self.say(f"{title}: {shown}, {seconds:.1f} s")
+
+    def recorded(self) -> PredictionRecorder | None:
+        """Predictions of the first head: of the evaluation split, else of training images, each left out in turn.
+
+        Returns:
+            None where there is neither.
+        """
+        left_out, validation = self._scores
+        recorder = PredictionRecorder()
+        if validation is not None and self.evaluation is not None:
+            recorder.add(validation.cpu() * self._factor, self.evaluation.labels())
+        elif left_out is not None:
+            recorder.add(left_out.cpu() * self._factor, self.labels)
+        else:
+            return None
+        return recorder
 
     def gain(self) -> tuple[float, float] | None:
         """Covariance over the best other head, in points of leave-one-out accuracy, with its standard error."""

@@ -16,6 +16,7 @@ from ..data.open_dataset import download_splits, open_splits
 from ..errors import GCPError
 from ..models.folder import save_folder
 from ..pooling import GlobalCovariancePool
+from ..predictions import PredictionRecorder, Predictions
 from .backbone import Backbone
 from .cache import store_features
 from .directions import Directions
@@ -46,6 +47,7 @@ class Probe:
         data_config: preprocessing.
         seconds: name of a phase → its time.
         train, evaluation: the data sets; None where the images came in batches.
+        recorded: predictions of the evaluation split, or of training images, each left out in turn; None for neither.
     """
 
     model: nn.Module = field(repr=False)
@@ -57,6 +59,16 @@ class Probe:
     seconds: dict[str, float]
     train: Any = field(default=None, repr=False)
     evaluation: Any = field(default=None, repr=False)
+    recorded: PredictionRecorder | None = field(default=None, repr=False)
+
+    @property
+    def predictions(self) -> Predictions | None:
+        """Predictions of the images of the evaluation split, else of the training images, each left out in turn.
+
+        None where there is neither: leave-one-out is exact for ridge regression only.
+        """
+        dataset = self.train if self.evaluation is None else self.evaluation
+        return self.recorded.predictions(dataset, self.class_names) if self.recorded is not None else None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -188,6 +200,7 @@ def fit_to_features(
         class_names=None,
         data_config=backbone.data_config,
         seconds={"classifiers": round(time.monotonic() - began, 1)},
+        recorded=fits.recorded(),
     )
 
 

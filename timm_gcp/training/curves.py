@@ -5,20 +5,26 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import GCPError
 from ..plots import integer_locator, new_figure, save_figure
 
-__all__ = ["draw_comparison", "draw_curves"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["PALETTE", "comparison_figure", "curve_figures", "draw_comparison", "draw_curves", "measured"]
 
 PathLike = str | os.PathLike[str]
 
 # Okabe and Ito's palette: tells apart with every kind of colour vision, and in grey.
 _BLUE, _ORANGE, _GREEN, _PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-_PALETTE = (_BLUE, _ORANGE, _GREEN, _PURPLE, "#E69F00", "#56B4E9", "#000000")
+PALETTE = (_BLUE, _ORANGE, _GREEN, _PURPLE, "#E69F00", "#56B4E9", "#000000")
+"""Colours of the runs of a comparison."""
+_PANEL_SIZE = (5.2, 3.3)
+_NAMES = {"lr": "learning rate", "kappa": "κ of Σ (median)", "rank": "rank of Σ (median)"}
 
 
 class _Summary:
@@ -45,6 +51,10 @@ class _Summary:
 
     def has(self, name: str) -> bool:
         return bool(np.isfinite(self.column(name)).any())
+
+    def measured(self) -> list[str]:
+        """Names of the columns that have a number."""
+        return [name for name in self._rows[-1] if isinstance(name, str) and self.has(name)]
 
     def phases(self) -> list[tuple[str, float, float]]:
         """Stretches of epochs under one method: name, first epoch, last epoch."""
@@ -161,27 +171,61 @@ def draw_curves(summary_csv: PathLike, out_png: PathLike, title: str | None = No
         GCPError: the summary cannot be read, or has no epoch or nothing to draw.
     """
     summary = _Summary(summary_csv)
-    panels = [draw for names, draw in _PANELS if any(summary.has(name) for name in names)]
-    if not panels:
-        raise GCPError(f"'{summary_csv}' has nothing to draw: no loss, accuracy, learning rate or conditioning.")
+    panels = _panels_of(summary, summary_csv)
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = new_figure(figsize=(5.2 * columns, 3.3 * rows), layout="constrained", facecolor="white")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    phases = summary.phases()
     for axes, draw in zip(grid, panels, strict=False):
-        draw(axes, summary)
-        _style(axes)
-        _mark_switches(axes, phases)
+        _draw_panel(axes, draw, summary)
     for axes in grid[len(panels) :]:
         axes.remove()
-    methods = list(dict.fromkeys(method for method, _, _ in phases))
+    methods = list(dict.fromkeys(method for method, _, _ in summary.phases()))
     heading = [title] if title else []
     # Without a switch no line names the method.
     heading += [f"method: {methods[0]}"] if len(methods) == 1 else []
     if heading:
         figure.suptitle(" · ".join(heading), fontsize="medium", fontweight="bold")
     save_figure(figure, out_png)
+
+
+def curve_figures(summary_csv: PathLike) -> list["Figure"]:
+    """The panels of `draw_curves`, each as a figure.
+
+    Args:
+        summary_csv: the run's ``summary.csv``.
+
+    Raises:
+        GCPError: as `draw_curves`.
+    """
+    summary, figures = _Summary(summary_csv), []
+    for draw in _panels_of(summary, summary_csv):
+        figure = new_figure(figsize=_PANEL_SIZE, layout="constrained")
+        _draw_panel(figure.subplots(), draw, summary)
+        figures.append(figure)
+    return figures
+
+
+def measured(summary_csv: PathLike) -> list[str]:
+    """The columns of a summary that have a number.
+
+    Raises:
+        GCPError: the summary cannot be read, or has no epoch.
+    """
+    return _Summary(summary_csv).measured()
+
+
+def _panels_of(summary: _Summary, path: PathLike) -> list[Callable[[Any, _Summary], None]]:
+    panels = [draw for names, draw in _PANELS if any(summary.has(name) for name in names)]
+    if not panels:
+        raise GCPError(f"'{path}' has nothing to draw: no loss, accuracy, learning rate or conditioning.")
+    return panels
+
+
+def _draw_panel(axes: Any, draw: Callable[[Any, _Summary], None], summary: _Summary) -> None:
+    draw(axes, summary)
+    _style(axes)
+    _mark_switches(axes, summary.phases())
 
 
 def draw_comparison(
@@ -198,29 +242,52 @@ def draw_comparison(
     Raises:
         GCPError: a summary cannot be read or lacks the metric.
     """
+    figure = comparison_figure(runs, metric, figsize=(6.4, 4.0))
+    figure.set_facecolor("white")
+    save_figure(figure, out_png)
+
+
+def comparison_figure(
+    runs: Mapping[str, PathLike | Sequence[PathLike]],
+    metric: str,
+    figsize: tuple[float, float] = _PANEL_SIZE,
+) -> "Figure":
+    """The figure of `draw_comparison`.
+
+    Args:
+        runs: as there.
+        metric: as there.
+        figsize: width and height, inches.
+
+    Raises:
+        GCPError: as there.
+    """
     if not runs:
         raise GCPError("There is no run to compare.")
-    figure = new_figure(figsize=(6.4, 4.0), layout="constrained", facecolor="white")
+    figure = new_figure(figsize=figsize, layout="constrained")
     axes = figure.subplots()
     for i, (label, given) in enumerate(runs.items()):
         paths = [given] if isinstance(given, str | os.PathLike) else list(given)
         epochs, values = _stack(paths, metric)
         mean = values.mean(0)
-        colour = _PALETTE[i % len(_PALETTE)]
-        last = f"{mean[-1]:.2f}"
+        colour = PALETTE[i % len(PALETTE)]
+        form = ".2f" if "top" in metric else ".3g"
+        last = f"{mean[-1]:{form}}"
         if len(paths) > 1:
             deviation = values.std(0, ddof=1)
             axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.18, lw=0)
-            last += f" ± {deviation[-1]:.2f}, {len(paths)} runs"
+            last += f" ± {deviation[-1]:{form}}, {len(paths)} runs"
         marker = "." if len(epochs) < 25 else ""
         axes.plot(epochs, mean, marker=marker, color=colour, lw=1.8, label=f"{label} (last: {last})")
     part, _, name = metric.partition("_")
     parts = {"eval": "evaluation", "train": "training"}
-    named = f"{parts[part]} {name.replace('top', 'top-')}" if part in parts else metric
+    named = f"{parts[part]} {name.replace('top', 'top-')}" if part in parts else _NAMES.get(metric, metric)
     axes.set_ylabel(f"{named} (%)" if "top" in name else named)
+    if metric in ("lr", "kappa"):
+        axes.set_yscale("log", nonpositive="mask")
     _style(axes)
     axes.legend(frameon=False, fontsize="small")
-    save_figure(figure, out_png)
+    return figure
 
 
 def _stack(paths: Sequence[PathLike], metric: str) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..data import divide, split_to_evaluate
-from ..data.class_names import check_classes
+from ..data.class_names import check_classes, class_names
 from ..data.loaders import evaluation_loader
 from ..data.open_dataset import open_dataset
 from ..data.options import DatasetOptions, InputOptions, LoadingOptions
@@ -23,6 +23,7 @@ from ..distributed import summed
 from ..errors import GCPError
 from ..output import BAR
 from ..pooling import find_pools
+from ..predictions import PredictionRecorder, Predictions
 from .allocator import keep_heap
 from .out_of_memory import naming_the_batch
 
@@ -65,6 +66,8 @@ class Evaluation:
         crop_pct: share of the resized image that was kept.
         interpolation: resampling filter.
         tta: as in the options.
+        predictions: image by image.
+        images: what was evaluated, a data set in timm's form.
     """
 
     top1: float
@@ -79,6 +82,8 @@ class Evaluation:
     crop_pct: float
     interpolation: str
     tta: str
+    predictions: Predictions = field(repr=False, compare=False)
+    images: Any = field(repr=False, compare=False)
 
 
 def evaluate_model(model: Any, options: EvaluationOptions) -> Evaluation:
@@ -102,6 +107,7 @@ def evaluate_model(model: Any, options: EvaluationOptions) -> Evaluation:
     model = model.to(device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format)
     data_config = preprocessing(options, model, use_test_size=True)
     dataset, split = _open(options, model, data_config["input_size"][0])
+    recorder = PredictionRecorder()
     less = naming_the_batch(options.batch_size, device, "lower -b or --img-size, or add --amp")
     with less, evaluation_loader(options, dataset, data_config, device, options.batch_size) as loader:
         metrics = evaluate(
@@ -112,6 +118,7 @@ def evaluate_model(model: Any, options: EvaluationOptions) -> Evaluation:
             channels_last=options.channels_last,
             tta=options.tta,
             description="evaluating",
+            record=recorder.add,
         )
     pools = find_pools(model)
     return Evaluation(
@@ -127,6 +134,8 @@ def evaluate_model(model: Any, options: EvaluationOptions) -> Evaluation:
         crop_pct=data_config["crop_pct"],
         interpolation=data_config["interpolation"],
         tta=options.tta,
+        predictions=recorder.predictions(dataset, class_names(model, dataset)),
+        images=dataset,
     )
 
 
@@ -158,6 +167,7 @@ def evaluate(
     tta: str = "",
     description: str = "",
     between: Callable[[], None] = lambda: None,
+    record: Callable[[Tensor, Tensor], None] | None = None,
 ) -> dict[str, float]:
     """Evaluates a classifier on a data set, exactly: every image counts once, also in a short last batch.
 
@@ -170,6 +180,7 @@ def evaluate(
         tta: 'mirror' averages the logits of an image and its mirror image.
         description: title of a progress bar on a terminal; '' for none.
         between: called after every batch.
+        record: called with the logits ``[B, K]`` and labels ``[B]`` of every batch of this process.
 
     Returns:
         ``loss`` (mean cross-entropy), ``top1`` and ``top5`` in per cent (with fewer than five classes, top-5 is always
@@ -197,6 +208,8 @@ def evaluate(
         losses = F.cross_entropy(logits, labels, reduction="none")
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         rows = torch.stack([losses, top[:, 0].float(), top.any(1).float(), torch.ones_like(losses)])
+        if record is not None:
+            record(logits[:real], labels[:real])
         sums += rows[:, :real].double().sum(1).to(sums.device)
         between()
     loss, top1, top5, count = summed(sums, device).tolist()

@@ -213,6 +213,7 @@ class RunOptions:
         checkpoint_hist: number of checkpoints kept.
         recovery_interval: save a checkpoint every so many updates too; 0 at the end of epochs only.
         on_nonfinite: 'stop' or 'skip' where loss or gradient is not finite.
+        no_report: write no report at the end of the run.
         debug: show the traceback of an error.
         world_size: number of processes; known once they have joined.
     """
@@ -230,6 +231,7 @@ class RunOptions:
     checkpoint_hist: int
     recovery_interval: int
     on_nonfinite: str
+    no_report: bool
     debug: bool
     world_size: int = field(default=1, init=False)
 

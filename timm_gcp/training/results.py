@@ -1,7 +1,7 @@
 """Ends a run: evaluates the best model under the final method, writes the results, curves and the model folder."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..files import save_text
 from ..models.folder import architecture, loading_code, save_folder
 from ..models.named import set_method
 from ..pooling import find_pools
+from ..predictions import FILE, PredictionRecorder, Predictions, save_predictions
 from ..text import one_line
 from ..weights.file import load_training_checkpoint, load_weights, weights_of
 from .curves import draw_curves
@@ -24,10 +25,17 @@ from .run import Run
 from .summary import unranked_note
 
 RESULT = "result.json"
+Report = Callable[[Run, Mapping[str, Any], Predictions | None], None]
+"""Writes a report from the run, its result and the predictions of its model; None without an evaluation split."""
 
 
-def finish(run: Run) -> None:
-    """Evaluates the best model under the final method, and writes what a run leaves behind."""
+def finish(run: Run, report: Report | None = None) -> None:
+    """Evaluates the best model under the final method, and writes what a run leaves behind.
+
+    Args:
+        run: the run, at its end.
+        report: is called once everything but the result is written.
+    """
     if run.protocol.monitor is not None:
         run.protocol.monitor.close()
     options, model = run.options, run.model
@@ -38,6 +46,7 @@ def finish(run: Run) -> None:
     if run.final_method:
         set_method(model, run.final_method)
     metrics: dict[str, float] = {}
+    predictions, recorder = None, PredictionRecorder()
     if run.data.evaluation is not None:
         batch, config = options.evaluation_batch_size, run.network.data_config
         with evaluation_loader(options, run.data.evaluation, config, run.device, batch) as loader:
@@ -49,7 +58,10 @@ def finish(run: Run) -> None:
                 channels_last=options.channels_last,
                 tta=options.tta,
                 description="evaluating the best model",
+                record=recorder.add,
             )
+        predictions = recorder.predictions(run.data.evaluation, run.data.class_names)
+        save_predictions(predictions, run.folder / FILE)
     segments = closed(run.segments, run.epochs - 1)
     result = {
         **{key: metrics.get(key) for key in ("top1", "top5", "loss", "count")},
@@ -73,6 +85,8 @@ def finish(run: Run) -> None:
     }
     draw_curves(run.folder / "summary.csv", run.folder / "curves.png")
     text = _outcome(run, result)
+    if report is not None:
+        report(run, result, predictions)
     if run.trains:
         write_history(run.folder, segments)
     if run.trains or not _has_result(run):

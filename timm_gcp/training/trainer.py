@@ -22,7 +22,7 @@ from .faults import Batch, Findings, examine, restore
 from .interrupt import Interrupt, Interrupted
 from .out_of_memory import naming_the_batch
 from .records import open_run_folder
-from .results import finish, is_finished, nothing_to_train
+from .results import Report, finish, is_finished, nothing_to_train
 from .run import Run
 from .step import Update
 from .summary import describe, epoch_line, summary_row, write_summary
@@ -34,8 +34,12 @@ _LESS_MEMORY = (
 )
 
 
-def train(run: Run) -> int:
+def train(run: Run, report: Report | None = None) -> int:
     """Trains a run, then evaluates the best model.
+
+    Args:
+        run: what ``prepare`` returned.
+        report: is called in the first process at the end of the run.
 
     Returns:
         Exit status: 0, 130 when stopped by Ctrl-C, 143 by SIGTERM.
@@ -61,7 +65,7 @@ def train(run: Run) -> int:
         run.loaders.close()
     run.processes.leave()
     if run.processes.first and not status:
-        finish(run)
+        finish(run, report)
     return status
 
 

@@ -1,0 +1,169 @@
+"""Predictions of a classifier, image by image: kept while it is evaluated, written to and read from a CSV file."""
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import GCPError
+from .files import save_text
+from .text import one_line
+
+__all__ = ["FILE", "PredictionRecorder", "Predictions", "image_names", "read_predictions", "save_predictions"]
+
+FILE = "predictions.csv"
+TOP = 5
+"""Ranks that are told apart."""
+_COLUMNS = ["image", "label", "class", "prediction", "predicted_class", "confidence", "loss", "rank"]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a classifier said of each of n images, in the order of the data set.
+
+    Attributes:
+        images: names of the images, relative to the data set; their numbers where they have no names.
+        labels: true classes, ``[n]``.
+        predicted: most probable classes, ``[n]``.
+        confidence: probability of the most probable class (softmax), ``[n]``.
+        loss: cross-entropy, −log of the true class's probability, ``[n]``.
+        rank: place of the true class among the five most probable ones, from 1; 0 where it is not one of them, ``[n]``.
+        class_names: names by label, of all classes of the model.
+    """
+
+    images: list[str]
+    labels: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
+    loss: np.ndarray
+    rank: np.ndarray
+    class_names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether the most probable class is the true one, ``[n]``."""
+        return self.predicted == self.labels
+
+
+class PredictionRecorder:
+    """Keeps predictions of batch after batch: a few numbers an image, not its logits."""
+
+    def __init__(self) -> None:
+        self._batches: list[tuple[np.ndarray, ...]] = []
+        self._classes = 0
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Keeps the predictions of a batch.
+
+        Args:
+            logits: ``[B, K]``.
+            labels: ``[B]``.
+        """
+        logits = logits.detach()
+        self._classes = logits.shape[1]
+        top = logits.topk(min(TOP, self._classes), dim=1).indices
+        found = top == labels[:, None]
+        rank = torch.where(found.any(1), found.int().argmax(1) + 1, 0)
+        confidence = logits.softmax(1).gather(1, top[:, :1])[:, 0]
+        loss = F.cross_entropy(logits, labels, reduction="none")
+        columns = (labels, top[:, 0], confidence, loss, rank)
+        self._batches.append(tuple(column.cpu().numpy() for column in columns))
+
+    def predictions(self, dataset: Any, class_names: Sequence[str] | None = None) -> Predictions:
+        """The predictions of all batches.
+
+        Args:
+            dataset: that the batches came from, in its order.
+            class_names: by label; None takes those of the data set. A class without a name gets its number.
+        """
+        labels, predicted, confidence, loss, rank = (np.concatenate(each) for each in zip(*self._batches, strict=True))
+        names = [str(name) for name in class_names or getattr(dataset, "class_names", None) or []]
+        names += [str(label) for label in range(len(names), self._classes)]
+        return Predictions(image_names(dataset, len(labels)), labels, predicted, confidence, loss, rank, names)
+
+
+def image_names(dataset: Any, count: int) -> list[str]:
+    """The names of the first images of a data set; their numbers where it has no names, or the same for two of them."""
+    try:
+        names = [_printable(dataset.filename(index)) for index in range(count)]
+    except Exception:  # packages behind streamed data sets raise errors of many classes
+        return [str(index) for index in range(count)]
+    return names if len(set(names)) == count else [str(index) for index in range(count)]
+
+
+def _printable(name: Any) -> str:
+    # A file name may hold bytes that are no text.
+    return os.fspath(name).encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace(os.sep, "/")
+
+
+def save_predictions(predictions: Predictions, path: str | os.PathLike[str]) -> None:
+    """Writes predictions as a CSV file, aside and renamed: one line for each image, classes by number and name.
+
+    Args:
+        predictions: of a model.
+        path: the file.
+
+    Raises:
+        GCPError: the file cannot be written.
+    """
+    buffer, names = io.StringIO(), predictions.class_names
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    columns = (predictions.labels, predictions.predicted, predictions.confidence, predictions.loss, predictions.rank)
+    for image, label, guess, confidence, loss, rank in zip(
+        predictions.images, *(column.tolist() for column in columns), strict=True
+    ):
+        writer.writerow([image, label, names[label], guess, names[guess], f"{confidence:.6f}", f"{loss:.6g}", rank])
+    save_text(path, buffer.getvalue())
+
+
+def read_predictions(path: str | os.PathLike[str]) -> Predictions:
+    """Reads a file of `save_predictions`.
+
+    Classes that no line names have their number for a name.
+
+    Args:
+        path: the file.
+
+    Raises:
+        GCPError: it cannot be read, is no such file or has no line.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.reader(file)
+            header, rows = next(reader, []), list(reader)
+        if header != _COLUMNS or not rows:
+            raise ValueError("it is no table of predictions" if header != _COLUMNS else "it has no image")
+        return _parsed(rows)
+    except (OSError, ValueError, csv.Error) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
+        raise GCPError(
+            f"Cannot read the predictions {str(Path(path))!r} ({reason}); write them again with timm-gcp validate "
+            "--report DIR."
+        ) from error
+
+
+def _parsed(rows: list[list[str]]) -> Predictions:
+    images, labels, true, guesses, guessed, confidence, loss, rank = (
+        list(column) for column in zip(*rows, strict=True)
+    )
+    label, guess = np.array(labels, dtype=np.int64), np.array(guesses, dtype=np.int64)
+    if min(label.min(), guess.min()) < 0:
+        raise ValueError("it has a label below zero")
+    names = [str(number) for number in range(1 + int(max(label.max(), guess.max())))]
+    for numbers, texts in ((labels, true), (guesses, guessed)):
+        for number, text in zip(numbers, texts, strict=True):
+            names[int(number)] = text
+    numbers = [np.array(column, dtype=np.float64) for column in (confidence, loss)]
+    return Predictions(images, label, guess, *numbers, np.array(rank, dtype=np.int64), names)

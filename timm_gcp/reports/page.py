@@ -1,0 +1,61 @@
+"""Renders a page as one HTML file: style and script are inside, nothing is loaded from elsewhere."""
+
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ..files import save_text
+from ..version import __version__
+from .metrics import Interval
+
+__all__ = ["save_page"]
+
+
+def save_page(path: Path, template: str, **content: Any) -> None:
+    """Renders a template into a file, aside and renamed.
+
+    Args:
+        path: the file.
+        template: its name, in ``templates/``.
+        **content: what it shows.
+
+    Raises:
+        GCPError: the file cannot be written.
+    """
+    save_text(path, _environment().get_template(template).render(**content))
+
+
+@cache
+def _environment() -> Environment:
+    loader = PackageLoader(__package__, "templates")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(percent=_percent, ends=_ends, number=_number, signed=_signed)
+    environment.globals.update(version=__version__)
+    for name in ("page.css", "page.js"):
+        text = loader.get_source(environment, name)[0]
+        environment.globals[name.replace(".", "_")] = Markup(text)
+    return environment
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    """A share as a percentage without its sign; a dash where it is not defined."""
+    return "–" if share is None or math.isnan(share) else f"{100 * share:.{digits}f}"
+
+
+def _ends(interval: Interval) -> str:
+    return f"{_percent(interval.low)} – {_percent(interval.high)}"
+
+
+def _number(value: float | None, form: str = ".3f") -> str:
+    return "–" if value is None or (isinstance(value, float) and math.isnan(value)) else format(value, form)
+
+
+def _signed(share: float) -> str:
+    """A difference of shares in points, with a true minus sign."""
+    return f"{100 * share:+.1f}".replace("-", "−")
