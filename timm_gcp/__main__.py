@@ -13,13 +13,14 @@ COMMANDS = {
     "train": "train a model on your images, with the hybrid protocol",
     "probe": "fit a classifier with covariance features to a frozen backbone, in minutes",
     "validate": "evaluate a model, a checkpoint, a model folder or a Hub model",
+    "compare": "compare runs in one page, with paired tests",
     "predict": "print the most probable classes of images",
     "export": "write a model as an ONNX file, checked against the model",
     "convert": "write a published checkpoint as a timm model folder",
     "wrap": "run timm's own train.py, validate.py, ... with our models and the hybrid protocol",
     "list": "list backbones and methods, or show what is known of one",
 }
-WRITES_FOLDERS = ("demo", "train", "probe", "wrap")
+WRITES_FOLDERS = ("compare", "demo", "train", "probe", "wrap")
 """Commands whose results are files: what they print may be lost without loss."""
 
 

@@ -30,7 +30,7 @@ class Predictions:
     """What a classifier said of each of n images, in the order of the data set.
 
     Attributes:
-        images: names of the images, relative to the data set; their numbers where they have no names.
+        images: names of the images, with their split (`image_names`).
         labels: true classes, ``[n]``.
         predicted: most probable classes, ``[n]``.
         confidence: probability of the most probable class (softmax), ``[n]``.
@@ -80,26 +80,43 @@ class PredictionRecorder:
         columns = (labels, top[:, 0], confidence, loss, rank)
         self._batches.append(tuple(column.cpu().numpy() for column in columns))
 
-    def predictions(self, dataset: Any, class_names: Sequence[str] | None = None) -> Predictions:
+    def predictions(self, dataset: Any, split: str, class_names: Sequence[str] | None = None) -> Predictions:
         """The predictions of all batches.
 
         Args:
             dataset: that the batches came from, in its order.
+            split: of the data set.
             class_names: by label; None takes those of the data set. A class without a name gets its number.
         """
         labels, predicted, confidence, loss, rank = (np.concatenate(each) for each in zip(*self._batches, strict=True))
         names = [str(name) for name in class_names or getattr(dataset, "class_names", None) or []]
         names += [str(label) for label in range(len(names), self._classes)]
-        return Predictions(image_names(dataset, len(labels)), labels, predicted, confidence, loss, rank, names)
+        images = image_names(dataset, len(labels), split)
+        return Predictions(images, labels, predicted, confidence, loss, rank, names)
 
 
-def image_names(dataset: Any, count: int) -> list[str]:
-    """The names of the first images of a data set; their numbers where it has no names, or the same for two of them."""
+def image_names(dataset: Any, count: int, split: str) -> list[str]:
+    """Names by which the images of two evaluations are compared, so images of two splits never have the same.
+
+    Args:
+        dataset: in timm's form.
+        count: how many images.
+        split: of the data set.
+
+    Returns:
+        For files, the path from the folder above that of the split or list; else split and name. The number of an
+        image stands for its name where the data set has none, or the same for two images.
+    """
+    reader = getattr(dataset, "reader", None)
+    files = isinstance(getattr(reader, "samples", None), list) and hasattr(reader, "root")
+    above = Path(os.path.abspath(reader.root)).name if files and reader is not None else split
     try:
         names = [_printable(dataset.filename(index)) for index in range(count)]
     except Exception:  # packages behind streamed data sets raise errors of many classes
-        return [str(index) for index in range(count)]
-    return names if len(set(names)) == count else [str(index) for index in range(count)]
+        names = []
+    if len(set(names)) != count:
+        names = [str(index) for index in range(count)]
+    return [f"{_printable(above)}/{name}" if above else name for name in names]
 
 
 def _printable(name: Any) -> str:
@@ -165,5 +182,5 @@ def _parsed(rows: list[list[str]]) -> Predictions:
     for numbers, texts in ((labels, true), (guesses, guessed)):
         for number, text in zip(numbers, texts, strict=True):
             names[int(number)] = text
-    numbers = [np.array(column, dtype=np.float64) for column in (confidence, loss)]
-    return Predictions(images, label, guess, *numbers, np.array(rank, dtype=np.int64), names)
+    sure, losses = (np.array(column, dtype=np.float64) for column in (confidence, loss))
+    return Predictions(images, label, guess, sure, losses, np.array(rank, dtype=np.int64), names)

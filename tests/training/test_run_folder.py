@@ -135,11 +135,11 @@ def test_a_training_holds_its_folder_until_its_end(images, tmp_path, monkeypatch
     seen = []
     real = train.finish
 
-    def finish(run):
+    def finish(run, report):
         before = content(run.folder)
         seen.append(main([*argv, "--experiment", "run"]))
         assert content(run.folder) == before
-        real(run)
+        real(run, report)
 
     monkeypatch.setattr(train, "finish", finish)
     assert main([*argv, "--experiment", "run"]) == 0

@@ -107,7 +107,7 @@ def report_probe(folder: Path, probe: Probe, options: ProbeOptions, command: str
     Returns:
         The page; None where there is none.
     """
-    predictions = probe.predictions
+    predictions = probe.predictions(options.train_split, options.val_split)
     if predictions is None:
         return None
     save_predictions(predictions, folder / FILE)

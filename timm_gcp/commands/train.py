@@ -22,12 +22,12 @@ from ..training.prepare import prepare
 from ..training.run_folder import RunFolder
 from ..training.run_log import RunLog
 from ..training.trainer import train
-from .reporting import report_training
 from .config import read_options
 from .optimisation_options import SCHEDULERS
 from .option_types import file_path
 from .options import Parser, at_least, check_common
 from .recipes import find_recipe, recipe_names
+from .reporting import report_training
 from .train_options import train_parser
 from .value_checks import check_compiler, check_optimizer, check_ranges
 

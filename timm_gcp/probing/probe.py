@@ -61,14 +61,20 @@ class Probe:
     evaluation: Any = field(default=None, repr=False)
     recorded: PredictionRecorder | None = field(default=None, repr=False)
 
-    @property
-    def predictions(self) -> Predictions | None:
+    def predictions(self, train_split: str = "", val_split: str = "") -> Predictions | None:
         """Predictions of the images of the evaluation split, else of the training images, each left out in turn.
 
-        None where there is neither: leave-one-out is exact for ridge regression only.
+        Args:
+            train_split: name of the training split, for the names of the images.
+            val_split: name of the evaluation split.
+
+        Returns:
+            None where there is neither: leave-one-out is exact for ridge regression only.
         """
-        dataset = self.train if self.evaluation is None else self.evaluation
-        return self.recorded.predictions(dataset, self.class_names) if self.recorded is not None else None
+        if self.recorded is None:
+            return None
+        dataset, split = (self.train, train_split) if self.evaluation is None else (self.evaluation, val_split)
+        return self.recorded.predictions(dataset, split, self.class_names)
 
     @property
     def metrics(self) -> dict[str, float]:

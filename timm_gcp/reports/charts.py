@@ -1,19 +1,21 @@
 """Charts inside the page: matplotlib's SVG in the colours of the page, light or dark."""
 
+import html
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from markupsafe import Markup
 
 from ..plots import new_figure, svg_of
 from ..training.curves import PALETTE
 from .calibration import Calibration
+from .metrics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["inline_svg", "reliability_diagram"]
+__all__ = ["inline_svg", "interval_chart", "reliability_diagram"]
 
 _VARIABLES = {
     **{colour.lower(): f"var(--series-{number})" for number, colour in enumerate(PALETTE[:6])},
@@ -32,7 +34,7 @@ _CLEANING = (
 )
 
 
-def inline_svg(figure: "Figure", title: str) -> Markup:
+def inline_svg(figure: "Figure", title: str) -> str:
     """A figure as an SVG element for the page.
 
     Args:
@@ -47,7 +49,7 @@ def inline_svg(figure: "Figure", title: str) -> Markup:
     for pattern, text in _CLEANING:
         body = re.sub(pattern, text, body, flags=re.DOTALL)
     body = re.sub(r"#[0-9a-fA-F]{6}\b", lambda found: _VARIABLES.get(found[0].lower(), found[0]), body)
-    return Markup("{}><title>{}</title>{}").format(Markup(opening), title, Markup(body))
+    return f"{opening}><title>{html.escape(title)}</title>{body}"
 
 
 def reliability_diagram(calibration: Calibration) -> "Figure":
@@ -81,7 +83,30 @@ def reliability_diagram(calibration: Calibration) -> "Figure":
     below.set_ylabel("images (%)")
     below.set_xlabel("confidence of the prediction")
     for axes in (above, below):
-        axes.grid(True, color="0.9", lw=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        _style(axes)
     return figure
+
+
+def interval_chart(rows: Sequence[tuple[str, Interval, int]]) -> "Figure":
+    """Shares of several runs with their confidence intervals, the first at the top.
+
+    Args:
+        rows: label, share and number of the colour of each run.
+    """
+    figure = new_figure(figsize=(5.2, 0.7 + 0.32 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for place, (_, share, number) in enumerate(rows):
+        colour = PALETTE[number % len(PALETTE)]
+        axes.plot([100 * share.low, 100 * share.high], [place, place], color=colour, lw=2)
+        axes.plot(100 * share.value, place, "o", ms=6, color=colour)
+    axes.set_yticks(range(len(rows)), [label if len(label) <= 28 else f"…{label[-27:]}" for label, _, _ in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("top-1 (%), 95 % confidence interval")
+    _style(axes)
+    return figure
+
+
+def _style(axes: Any) -> None:
+    axes.grid(True, color="0.9", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

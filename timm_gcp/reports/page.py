@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from ..files import save_text
 from ..version import __version__
@@ -38,8 +37,7 @@ def _environment() -> Environment:
     environment.filters.update(percent=_percent, ends=_ends, number=_number, signed=_signed)
     environment.globals.update(version=__version__)
     for name in ("page.css", "page.js"):
-        text = loader.get_source(environment, name)[0]
-        environment.globals[name.replace(".", "_")] = Markup(text)
+        environment.globals[name.replace(".", "_")] = loader.get_source(environment, name)[0]
     return environment
 
 
@@ -52,8 +50,9 @@ def _ends(interval: Interval) -> str:
     return f"{_percent(interval.low)} – {_percent(interval.high)}"
 
 
-def _number(value: float | None, form: str = ".3f") -> str:
-    return "–" if value is None or (isinstance(value, float) and math.isnan(value)) else format(value, form)
+def _number(value: Any, form: str = ".3f") -> str:
+    """A number in a format; a dash where there is none."""
+    return format(value, form) if isinstance(value, (int, float)) and not math.isnan(value) else "–"
 
 
 def _signed(share: float) -> str:

@@ -171,18 +171,15 @@ def _example(index: int, predictions: Predictions, thumbnails: Thumbnails, size:
     }
 
 
-def _pair(
-    pair: ConfusedPair, predictions: Predictions, counts: ClassCounts, thumbnails: Thumbnails
-) -> dict[str, Any]:
-    """Two classes that are taken for each other, with images of both: mistakes first, then recognised ones, then the rest."""
+def _pair(pair: ConfusedPair, predictions: Predictions, counts: ClassCounts, thumbnails: Thumbnails) -> dict[str, Any]:
+    """Two classes that are taken for each other, with images of both: first mistakes, then recognised ones."""
     sides = []
     images = dict(zip(counts.labels.tolist(), counts.images.tolist(), strict=True))
     for label, other, taken in ((pair.first, pair.second, pair.forth), (pair.second, pair.first, pair.back)):
         own = predictions.labels == label
-        chosen = _surest(predictions, own & (predictions.predicted == other), EXAMPLES - 1)
-        chosen += _surest(predictions, own & predictions.right, EXAMPLES - len(chosen))
-        elsewhere = own & ~predictions.right & (predictions.predicted != other)
-        chosen += _surest(predictions, elsewhere, EXAMPLES - len(chosen))
+        confused = _surest(predictions, own & (predictions.predicted == other))
+        rest = [*_surest(predictions, own & predictions.right), *_surest(predictions, own)]
+        chosen = list(dict.fromkeys([*confused[: EXAMPLES - 1], *rest]))[:EXAMPLES]
         sides.append(
             {
                 "class": predictions.class_names[label],
@@ -195,10 +192,10 @@ def _pair(
     return {"count": pair.count, "sides": sides}
 
 
-def _surest(predictions: Predictions, which: np.ndarray, number: int) -> list[int]:
-    """The images of a selection with the highest confidence."""
+def _surest(predictions: Predictions, which: np.ndarray) -> list[int]:
+    """The images of a selection with the highest confidence, at most `EXAMPLES`."""
     indices = np.flatnonzero(which)
-    return indices[np.argsort(-predictions.confidence[indices], kind="stable")][:number].tolist()
+    return indices[np.argsort(-predictions.confidence[indices], kind="stable")][:EXAMPLES].tolist()
 
 
 def _matrix(names: Sequence[str], counts: ClassCounts, cells: Cells) -> dict[str, Any]:

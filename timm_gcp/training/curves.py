@@ -251,6 +251,7 @@ def comparison_figure(
     runs: Mapping[str, PathLike | Sequence[PathLike]],
     metric: str,
     figsize: tuple[float, float] = _PANEL_SIZE,
+    numbers: Mapping[str, int] | None = None,
 ) -> "Figure":
     """The figure of `draw_comparison`.
 
@@ -258,6 +259,7 @@ def comparison_figure(
         runs: as there.
         metric: as there.
         figsize: width and height, inches.
+        numbers: label → number of its colour and line; None counts the runs.
 
     Raises:
         GCPError: as there.
@@ -266,10 +268,13 @@ def comparison_figure(
         raise GCPError("There is no run to compare.")
     figure = new_figure(figsize=figsize, layout="constrained")
     axes = figure.subplots()
-    for i, (label, given) in enumerate(runs.items()):
+    positive = False
+    for at, (label, given) in enumerate(runs.items()):
+        i = numbers[label] if numbers else at
         paths = [given] if isinstance(given, str | os.PathLike) else list(given)
         epochs, values = _stack(paths, metric)
         mean = values.mean(0)
+        positive |= bool((mean > 0).any())
         colour = PALETTE[i % len(PALETTE)]
         form = ".2f" if "top" in metric else ".3g"
         last = f"{mean[-1]:{form}}"
@@ -278,12 +283,13 @@ def comparison_figure(
             axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.18, lw=0)
             last += f" ± {deviation[-1]:{form}}, {len(paths)} runs"
         marker = "." if len(epochs) < 25 else ""
-        axes.plot(epochs, mean, marker=marker, color=colour, lw=1.8, label=f"{label} (last: {last})")
+        style = ("-", "--", ":")[i // len(PALETTE) % 3]
+        axes.plot(epochs, mean, style, marker=marker, color=colour, lw=1.8, label=f"{label} (last: {last})")
     part, _, name = metric.partition("_")
     parts = {"eval": "evaluation", "train": "training"}
     named = f"{parts[part]} {name.replace('top', 'top-')}" if part in parts else _NAMES.get(metric, metric)
     axes.set_ylabel(f"{named} (%)" if "top" in name else named)
-    if metric in ("lr", "kappa"):
+    if metric in ("lr", "kappa") and positive:
         axes.set_yscale("log", nonpositive="mask")
     _style(axes)
     axes.legend(frameon=False, fontsize="small")

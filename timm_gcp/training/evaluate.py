@@ -134,7 +134,7 @@ def evaluate_model(model: Any, options: EvaluationOptions) -> Evaluation:
         crop_pct=data_config["crop_pct"],
         interpolation=data_config["interpolation"],
         tta=options.tta,
-        predictions=recorder.predictions(dataset, class_names(model, dataset)),
+        predictions=recorder.predictions(dataset, split, class_names(model, dataset)),
         images=dataset,
     )
 

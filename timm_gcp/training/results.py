@@ -60,7 +60,7 @@ def finish(run: Run, report: Report | None = None) -> None:
                 description="evaluating the best model",
                 record=recorder.add,
             )
-        predictions = recorder.predictions(run.data.evaluation, run.data.class_names)
+        predictions = recorder.predictions(run.data.evaluation, options.val_split, run.data.class_names)
         save_predictions(predictions, run.folder / FILE)
     segments = closed(run.segments, run.epochs - 1)
     result = {

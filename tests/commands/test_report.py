@@ -1,0 +1,318 @@
+"""Reports of validate, train and probe, and timm-gcp compare, on JPEG files as a user runs them."""
+
+import csv
+import html.parser
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from tests.reports.made_up import made_up, random_predictions
+from tests.support.tools import MODEL, torchrun, write_images
+from timm_gcp import GCPError
+from timm_gcp.__main__ import main
+from timm_gcp.commands.compare import main as compare_main
+from timm_gcp.models.folder import save_folder
+from timm_gcp.predictions import read_predictions
+from timm_gcp.reports.report import Subject, write_report
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SHORT = [
+    *("--img-size", "64", "-b", "8", "--epochs", "1", "--warmup-epochs", "0", "--lr", "0.05", "-j", "0"),
+    *("--no-hybrid", "--device", "cpu"),
+]
+TABLES = ("metrics.csv", "classes.csv", "confusion.csv", "calibration.csv")
+
+
+class Page(html.parser.HTMLParser):
+    """The addresses that a page loads, its texts, and whether its elements are closed in order."""
+
+    void = frozenset(("meta", "link", "img", "input", "br"))
+
+    def __init__(self, text):
+        super().__init__()
+        self.addresses, self.texts, self.open, self.pictures = [], [], [], 0
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.pictures += tag == "img"
+        self.addresses += [value for name, value in attributes.items() if name in ("src", "href", "xlink:href")]
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in self.void:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.texts.append(data.strip())
+
+
+def page(path):
+    """The page, of which nothing lies elsewhere."""
+    text = path.read_text(encoding="utf-8")
+    found = Page(text)
+    assert all(address.startswith(("data:", "#")) for address in found.addresses)
+    assert not re.search(r"url\((?!#)|@import|https?://(?!www\.w3\.org/)", text)
+    return found
+
+
+def read(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def validate(*argv):
+    return main(["validate", *map(str, argv), "-j", "0", "--device", "cpu"])
+
+
+def test_report_of_validate(run, images, tmp_path, capsys):
+    out = tmp_path / "deep" / "report"
+    assert validate(images, "--model", run, "--report", out) == 0
+    assert f"Report: {out / 'report.html'}" in capsys.readouterr().out
+    assert sorted(os.listdir(out)) == sorted(["report.html", "predictions.csv", "result.json", *TABLES])
+    found = page(out / "report.html")
+    assert {"coarse", "fine", "middle", "Training curves", "svdpade"} <= set(found.texts)
+    metrics = {row["metric"]: row for row in read(out / "metrics.csv")}
+    result = json.loads((out / "result.json").read_text())
+    assert 100 * float(metrics["top1"]["value"]) == pytest.approx(result["top1"], abs=1e-3)
+    assert float(metrics["top1"]["low"]) < float(metrics["top1"]["value"]) < float(metrics["top1"]["high"])
+    assert float(metrics["loss"]["value"]) == pytest.approx(result["loss"], abs=1e-5)
+    predictions = read(out / "predictions.csv")
+    assert len(predictions) == 36
+    assert all(row["image"].split("/")[-2] == row["class"] for row in predictions)
+    mistakes = sum(row["class"] != row["predicted_class"] for row in predictions)
+    off = [int(row["images"]) for row in read(out / "confusion.csv") if row["label"] != row["prediction"]]
+    assert sum(off) == mistakes
+    assert sum(int(row["images"]) for row in read(out / "classes.csv")) == 36
+    assert sum(int(row["images"]) for row in read(out / "calibration.csv")) == 36
+    assert found.pictures >= min(mistakes, 24) > 0
+    # The predictions are those of the run itself, which took the same model on the same images.
+    again = read_predictions(run / "predictions.csv")
+    np.testing.assert_array_equal(again.predicted, [int(row["prediction"]) for row in predictions])
+
+
+def test_place_of_a_report_is_checked_first(run, images, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert validate(images, "--model", run, "--report", tmp_path / "file") == 2
+    assert re.search(r"--report .* is a file; name a folder", capsys.readouterr().err)
+
+
+def test_report_of_a_run(run):
+    assert sorted(os.listdir(run / "report")) == sorted(["report.html", *TABLES])
+    found = page(run / "report" / "report.html")
+    assert "Training curves" in found.texts
+    result = json.loads((run / "result.json").read_text())
+    metrics = {row["metric"]: row["value"] for row in read(run / "report" / "metrics.csv")}
+    assert 100 * float(metrics["top1"]) == pytest.approx(result["top1"], abs=1e-3)
+    assert "Report: " in (run / "log.txt").read_text()
+
+
+def train(images, output, name, *more):
+    given = ["train", images, "--model", MODEL, *SHORT, "--output", output, "--experiment", name, *more]
+    return main(list(map(str, given)))
+
+
+def test_run_without_report(images, tmp_path):
+    assert train(images, tmp_path, "plain", "--no-report") == 0
+    assert (tmp_path / "plain" / "predictions.csv").is_file()
+    assert not (tmp_path / "plain" / "report").exists()
+
+
+def test_run_without_evaluation(images, tmp_path):
+    assert train(images, tmp_path, "blind", "--val-split", "", "--val-fraction", "0") == 0
+    assert not (tmp_path / "blind" / "predictions.csv").exists()
+    assert not (tmp_path / "blind" / "report").exists()
+    # It has curves to compare, and no predictions.
+    assert train(images, tmp_path, "seen", "--no-report") == 0
+    assert main(["compare", str(tmp_path / "blind"), str(tmp_path / "seen"), "--out", str(tmp_path / "c")]) == 0
+    assert "Curves" in page(tmp_path / "c" / "compare.html").texts
+    assert read(tmp_path / "c" / "pairs.csv") == []
+
+
+def test_a_report_that_fails_does_not_fail_the_run(images, tmp_path, monkeypatch, caplog):
+    def fail(*_):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("timm_gcp.reports.report.metrics_of", fail)
+    assert train(images, tmp_path, "run") == 0
+    assert (tmp_path / "run" / "result.json").is_file()
+    assert "The report could not be written (ZeroDivisionError: a bug)" in caplog.text
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_report(images, tmp_path):
+    given = ["--model", MODEL, *SHORT, "--output", tmp_path, "--experiment", "run"]
+    done = torchrun("timm_gcp", "train", images, *given)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Report: ") == 1
+    page(tmp_path / "run" / "report" / "report.html")
+    assert len(read(tmp_path / "run" / "predictions.csv")) == 36
+
+
+def test_a_data_set_that_makes_its_images(tmp_path):
+    torch.manual_seed(0)
+    save_folder(timm.create_model("test_resnet", num_classes=8), tmp_path / "model")
+    out = tmp_path / "report"
+    assert validate("--dataset", "textures", "--model", tmp_path / "model", "--img-size", "64", "--report", out) == 0
+    assert page(out / "report.html").pictures > 20
+    assert "grey-warp-gold-weft" in page(out / "report.html").texts
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("backbone") / "model"
+    save_folder(timm.create_model("test_resnet", num_classes=4), folder)
+    return folder
+
+
+def probe(images, backbone, output, *more):
+    given = ["--model", backbone, "--img-size", "64", "-j", "0", "--device", "cpu", "--components", "16"]
+    return main(["probe", *map(str, [images, *given, "--output", output, *more])])
+
+
+def test_report_of_a_probe(images, backbone, tmp_path):
+    assert probe(images, backbone, tmp_path / "p", "--compare") == 0
+    result = json.loads((tmp_path / "p" / "result.json").read_text())
+    found = page(tmp_path / "p" / "report" / "report.html")
+    assert "Heads of the probe" in found.texts
+    predictions = read_predictions(tmp_path / "p" / "predictions.csv")
+    assert len(predictions) == 36
+    assert 100 * predictions.right.mean() == pytest.approx(result["heads"][0]["validation"], abs=1e-3)
+    # The probabilities are those of the saved model.
+    out = tmp_path / "validated"
+    assert validate(images, "--model", tmp_path / "p" / "model", "--img-size", "64", "--report", out) == 0
+    np.testing.assert_allclose(read_predictions(out / "predictions.csv").loss, predictions.loss, rtol=1e-2, atol=1e-3)
+
+
+def test_probe_without_evaluation_reports_left_out_images(images, backbone, tmp_path):
+    assert probe(images, backbone, tmp_path / "p", "--val-split", "", "--val-fraction", "0") == 0
+    result = json.loads((tmp_path / "p" / "result.json").read_text())
+    predictions = read_predictions(tmp_path / "p" / "predictions.csv")
+    assert 100 * predictions.right.mean() == pytest.approx(result["heads"][0]["left_out"], abs=1e-3)
+    assert any("fitted to all the others" in text for text in page(tmp_path / "p" / "report" / "report.html").texts)
+
+
+def test_probe_without_predictions_or_report(images, backbone, tmp_path):
+    without = ["--val-split", "", "--val-fraction", "0", "--classifier", "logistic"]
+    assert probe(images, backbone, tmp_path / "a", *without) == 0
+    assert not (tmp_path / "a" / "predictions.csv").exists()
+    assert probe(images, backbone, tmp_path / "b", "--no-report") == 0
+    assert (tmp_path / "b" / "predictions.csv").is_file()
+    assert not (tmp_path / "b" / "report").exists()
+
+
+@pytest.fixture(scope="module")
+def other(run, images, tmp_path_factory):
+    """The same model under another method, without its training."""
+    out = tmp_path_factory.mktemp("other") / "polar"
+    assert validate(images, "--model", run, "--method", "cov", "--report", out) == 0
+    return out
+
+
+def test_compare(run, other, images, tmp_path, capsys):
+    train_part = tmp_path / "train-part"
+    assert validate(images, "--model", run, "--split", "train", "--report", train_part) == 0
+    out = tmp_path / "c"
+    assert main(["compare", *map(str, (run, other, train_part)), "--out", str(out)]) == 0
+    assert "p (McNemar)" in capsys.readouterr().out
+    assert sorted(os.listdir(out)) == ["classes.csv", "compare.html", "pairs.csv", "runs.csv"]
+    found = page(out / "compare.html")
+    assert {"base", "polar", "train-part", "Curves"} <= set(found.texts)
+    (pair,) = read(out / "pairs.csv")  # the training images are other images
+    first, second = read_predictions(run / "predictions.csv"), read_predictions(other / "predictions.csv")
+    assert (pair["first"], pair["second"], pair["images"]) == ("base", "polar", "36")
+    assert int(pair["only_first"]) == (first.right & ~second.right).sum()
+    assert float(pair["difference"]) == pytest.approx(first.right.mean() - second.right.mean(), abs=1e-5)
+    assert any("different images" in text for text in found.texts)
+    assert [row["run"] for row in read(out / "runs.csv")] == ["base", "polar", "train-part"]
+    assert len(read(out / "classes.csv")) == 3
+
+
+@pytest.mark.parametrize("case", ["one", "twice", "none", "images", "broken"])
+def test_compare_refuses_what_is_no_run(case, run, images, tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "predictions.csv").write_text("x\n")
+    argv, message = {
+        "one": ([run], "one run only"),
+        "twice": ([run, run / ".." / run.name], "given twice"),
+        "none": ([run, tmp_path / "absent"], "does not exist: give folders of timm-gcp train"),
+        "images": ([run, images], "is no run: give folders"),
+        "broken": ([run, tmp_path / "broken"], "Cannot read the predictions"),
+    }[case]
+    with pytest.raises(GCPError, match=message):
+        compare_main([*map(str, argv), "--out", str(tmp_path / "c")])
+    assert not (tmp_path / "c").exists()
+
+
+def test_names_are_shown_as_text(tmp_path):
+    names = ["<script>alert(1)</script>", "</script>", 'a "quoted" & b', "plain"]
+    found = made_up([0, 1, 2, 3, 0], [1, 0, 3, 2, 0], names, images=[f"<b>{k}</b>" for k in range(5)])
+    write_report(tmp_path, found, object(), Subject(title="<i>title</i>", facts={"A": "<u>x</u>"}))
+    text = (tmp_path / "report.html").read_text()
+    assert "<script>alert" not in text
+    shown = page(tmp_path / "report.html").texts
+    assert {"<script>alert(1)</script>", "<i>title</i>", "<u>x</u>"} <= set(shown)
+    inside = re.search(r'id="confusion-data">(.*?)</script>', text)[1]
+    assert json.loads(inside)["names"] == names
+
+
+def test_no_mistake_and_a_single_class(tmp_path):
+    write_report(tmp_path, made_up([0, 0], [0, 0], ["a"]), object(), Subject(title="t", facts={}))
+    assert "There is no mistake." in page(tmp_path / "report.html").texts
+
+
+@pytest.mark.slow
+def test_a_large_data_set_gives_a_page_of_a_few_megabytes(tmp_path):
+    found = random_predictions(50_000, 1000, skill=0.7)
+    write_report(tmp_path, found, object(), Subject(title="t", facts={}))
+    assert (tmp_path / "report.html").stat().st_size < 2e6
+    page(tmp_path / "report.html")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@pytest.mark.parametrize("name", ["report.html", "compare.html"])
+def test_pages_in_chromium(name, run, other, images, tmp_path):
+    """The script runs without an error: it makes headings into buttons, and the matrix has a size."""
+    if name == "report.html":
+        folder = run / "report"
+    else:
+        folder = tmp_path / "c"
+        assert main(["compare", str(run), str(other), "--out", str(folder)]) == 0
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
+    more = [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--virtual-time-budget=3000"]
+    done = subprocess.run(
+        [CHROMIUM, *flags, *more, (folder / name).as_uri()], capture_output=True, text=True, timeout=120
+    )
+    assert '<th class="n"><button type="button">' in done.stdout
+    assert "CONSOLE" not in done.stderr
+    if name == "report.html":
+        canvas = re.search(r'<canvas id="confusion"[^>]* width="(\d+)"', done.stdout)
+        assert int(canvas[1]) > 100
+
+
+def test_a_class_without_evaluation_images(tmp_path):
+    """A folder with a class that is never evaluated: the report has the classes that are."""
+    folder = write_images(tmp_path / "images", per_class=4)
+    assert train(folder, tmp_path, "run", "-b", "4") == 0
+    shutil.rmtree(folder / "validation" / "middle")
+    out = tmp_path / "report"
+    assert validate(folder, "--model", tmp_path / "run", "--report", out) == 0
+    assert {row["class"] for row in read(out / "predictions.csv")} == {"coarse", "fine"}
+    page(out / "report.html")
