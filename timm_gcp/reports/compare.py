@@ -43,6 +43,12 @@ class Row:
     result: dict[str, Any]
 
     @property
+    def millions(self) -> float:
+        """Parameters of the model in millions; nan where the folder does not tell."""
+        found = self.result.get("parameters")
+        return found / 1e6 if isinstance(found, int) else math.nan
+
+    @property
     def colour(self) -> str:
         """CSS variable of its lines."""
         place = self.number % len(PALETTE)
@@ -108,7 +114,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> Path:
     """
     check_output_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    classes = _classes(comparison.runs)
+    classes, (trained, settings) = _classes(comparison.runs), _settings(comparison.runs)
     _save_tables(folder, comparison, classes)
     save_page(
         folder / PAGE,
@@ -116,7 +122,8 @@ def write_comparison(folder: Path, comparison: Comparison) -> Path:
         comparison=comparison,
         accuracies=_accuracies(comparison.rows),
         curves=_curves(comparison.runs),
-        settings=_settings(comparison.runs),
+        trained=trained,
+        settings=settings,
         class_runs=classes[0],
         classes=classes[1][:TABLE],
         all_classes=len(classes[1]),
@@ -141,12 +148,17 @@ def _curves(runs: Sequence[ComparedRun]) -> list[Any]:
     return figures
 
 
-def _settings(runs: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]:
-    """Settings in which the trainings differ: name, and the value of each run."""
-    trained = [run.settings for run in runs if run.settings]
-    names = sorted(set().union(*trained)) if len(trained) > 1 else []
-    differ = [name for name in names if any(each.get(name) != trained[0].get(name) for each in trained[1:])]
-    return [(name, [_shown(run.settings, name) for run in runs]) for name in differ]
+def _settings(runs: Sequence[ComparedRun]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Settings in which the trainings differ.
+
+    Returns:
+        Labels of the trainings; name of each setting and its value in each training.
+    """
+    trained = {run.label: run.settings for run in runs if run.settings}
+    first = next(iter(trained.values()), {})
+    names = sorted(set().union(*trained.values())) if len(trained) > 1 else []
+    differ = [name for name in names if any(each.get(name) != first.get(name) for each in trained.values())]
+    return list(trained), [(name, [_shown(each, name) for each in trained.values()]) for name in differ]
 
 
 def _shown(settings: dict[str, Any], name: str) -> str:

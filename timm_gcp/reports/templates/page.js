@@ -89,7 +89,7 @@
   function colours() {
     const style = getComputedStyle(document.documentElement);
     const read = (name) => style.getPropertyValue(name).trim();
-    return { right: read("--series-0"), wrong: read("--series-1"), ink: read("--ink"), muted: read("--muted"), rule: read("--rule") };
+    return { right: read("--series-0"), wrong: read("--series-1"), ink: read("--ink"), paper: read("--paper"), muted: read("--muted"), rule: read("--rule") };
   }
   function draw() {
     margin = cell < NAMED ? BARE : named;
@@ -101,7 +101,7 @@
     context.beginPath();
     context.rect(margin, margin, plot, plot);
     context.clip();
-    const size = Math.max(cell - (cell > 6 ? 1 : 0), 1.4); // cells of many classes stay visible
+    const size = Math.max(cell - (cell > 6 ? 1 : 0), 2); // cells of many classes stay visible
     context.font = `${Math.min(13, cell * 0.45)}px ${font}`;
     context.textAlign = "center";
     context.textBaseline = "middle";
@@ -109,12 +109,13 @@
       const x = margin + (place[column] - left) * cell, y = margin + (place[row] - top) * cell;
       if (x + size < margin || y + size < margin || x > side || y > side) continue;
       const share = n / data.images[row];
-      context.globalAlpha = 0.18 + 0.82 * Math.sqrt(share);
+      const shade = 0.22 + 0.78 * Math.sqrt(share);
+      context.globalAlpha = shade;
       context.fillStyle = row === column ? colour.right : colour.wrong;
       context.fillRect(x, y, size, size);
       if (cell >= COUNTED) {
         context.globalAlpha = 1;
-        context.fillStyle = colour.ink;
+        context.fillStyle = shade > 0.75 ? colour.paper : colour.ink;
         context.fillText(n, x + size / 2, y + size / 2, size);
       }
     }
