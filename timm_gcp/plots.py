@@ -11,7 +11,7 @@ from .files import written_aside
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["integer_locator", "new_figure", "save_figure", "svg_of"]
+__all__ = ["integer_locator", "new_figure", "plain_text", "save_figure", "svg_of"]
 
 _BACKEND = "MPLBACKEND"
 
@@ -46,6 +46,11 @@ def integer_locator(**options: Any) -> Any:
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(integer=True, **options)
+
+
+def plain_text(text: str) -> str:
+    """A text for a figure, in which matplotlib reads no formula."""
+    return text.replace("$", r"\$")
 
 
 def save_figure(figure: "Figure", out_png: str | os.PathLike[str], dpi: int = 150) -> None:

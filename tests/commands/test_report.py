@@ -210,7 +210,9 @@ def test_probe_without_evaluation_reports_left_out_images(images, backbone, tmp_
 
 def test_probe_without_predictions_or_report(images, backbone, tmp_path):
     without = ["--val-split", "", "--val-fraction", "0", "--classifier", "logistic"]
-    assert probe(images, backbone, tmp_path / "a", *without) == 0
+    assert probe(images, backbone, tmp_path / "a") == 0
+    assert probe(images, backbone, tmp_path / "a", *without) == 0  # what the first one wrote is not of this one
+    assert not (tmp_path / "a" / "report" / "report.html").exists()
     assert not (tmp_path / "a" / "predictions.csv").exists()
     assert probe(images, backbone, tmp_path / "b", "--no-report") == 0
     assert (tmp_path / "b" / "predictions.csv").is_file()
@@ -242,6 +244,24 @@ def test_compare(run, other, images, tmp_path, capsys):
     assert any("different images" in text for text in found.texts)
     assert [row["run"] for row in read(out / "runs.csv")] == ["base", "polar", "train-part"]
     assert len(read(out / "classes.csv")) == 3
+
+
+def test_names_of_runs_are_no_formulas(run, tmp_path):
+    for name in ("a$_{b", "x<y>&z"):
+        shutil.copytree(run, tmp_path / name, ignore=shutil.ignore_patterns("*.tar", "model"))
+    argv = [str(tmp_path / name) for name in ("a$_{b", "x<y>&z")]
+    assert main(["compare", *argv, "--out", str(tmp_path / "c")]) == 0
+    texts = page(tmp_path / "c" / "compare.html").texts
+    assert "a$_{b" in texts
+    assert any(text.startswith("x<y>&z (last: ") for text in texts)
+
+
+def test_a_summary_of_another_program_costs_the_curves_only(run, images, tmp_path, caplog):
+    shutil.copytree(run / "model", tmp_path / "model")
+    (tmp_path / "summary.csv").write_text("a,b\n1,2\n")
+    assert validate(images, "--model", tmp_path / "model", "--report", tmp_path / "r") == 0
+    assert "The report has no curves" in caplog.text
+    assert "Training curves" not in page(tmp_path / "r" / "report.html").texts
 
 
 @pytest.mark.parametrize("case", ["one", "twice", "none", "images", "broken"])

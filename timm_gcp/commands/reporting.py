@@ -12,7 +12,7 @@ from ..files import save_text
 from ..predictions import FILE, Predictions, save_predictions
 from ..probing.options import ProbeOptions
 from ..probing.probe import Probe
-from ..reports.report import Subject, write_report
+from ..reports.report import PAGE, Subject, write_report
 from ..text import one_line
 from ..training.evaluate import Evaluation
 from ..training.provenance import data_of, data_record, data_text
@@ -108,6 +108,8 @@ def report_probe(folder: Path, probe: Probe, options: ProbeOptions, command: str
         The page; None where there is none.
     """
     predictions = probe.predictions(options.train_split, options.val_split)
+    for file in (folder / FILE, folder / FOLDER / PAGE):
+        file.unlink(missing_ok=True)  # of an earlier probe
     if predictions is None:
         return None
     save_predictions(predictions, folder / FILE)

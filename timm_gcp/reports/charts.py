@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..plots import new_figure, svg_of
+from ..plots import new_figure, plain_text, svg_of
 from ..training.curves import PALETTE
 from .calibration import Calibration
 from .metrics import Interval
@@ -99,7 +99,8 @@ def interval_chart(rows: Sequence[tuple[str, Interval, int]]) -> "Figure":
         colour = PALETTE[number % len(PALETTE)]
         axes.plot([100 * share.low, 100 * share.high], [place, place], color=colour, lw=2)
         axes.plot(100 * share.value, place, "o", ms=6, color=colour)
-    axes.set_yticks(range(len(rows)), [label if len(label) <= 28 else f"…{label[-27:]}" for label, _, _ in rows])
+    labels = [label if len(label) <= 28 else f"…{label[-27:]}" for label, _, _ in rows]
+    axes.set_yticks(range(len(rows)), [plain_text(label) for label in labels])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("top-1 (%), 95 % confidence interval")
     _style(axes)

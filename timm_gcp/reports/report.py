@@ -1,5 +1,6 @@
 """The report on one evaluation: a page and the CSV files behind it."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import GCPError
 from ..files import check_output_folder
 from ..predictions import Predictions
 from ..training.curves import curve_figures
@@ -25,6 +27,9 @@ MISTAKES, MISTAKE_SIZE = 24, 200
 PAIRS, EXAMPLES, EXAMPLE_SIZE = 12, 3, 136
 TABLE = 2000
 """Most classes of the table on the page; the file has all."""
+
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +154,12 @@ def _save_tables(
 def _curves(summary: Path | None) -> list[Any]:
     if summary is None:
         return []
-    return [inline_svg(figure, f"Training curves, part {n}") for n, figure in enumerate(curve_figures(summary), 1)]
+    try:
+        figures = curve_figures(summary)
+    except GCPError as error:
+        _logger.warning("The report has no curves. %s", error)
+        return []
+    return [inline_svg(figure, f"Training curves, part {number}") for number, figure in enumerate(figures, 1)]
 
 
 def _mistakes(predictions: Predictions, thumbnails: Thumbnails) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import GCPError
-from ..plots import integer_locator, new_figure, save_figure
+from ..plots import integer_locator, new_figure, plain_text, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -284,7 +284,7 @@ def comparison_figure(
             last += f" ± {deviation[-1]:{form}}, {len(paths)} runs"
         marker = "." if len(epochs) < 25 else ""
         style = ("-", "--", ":")[i // len(PALETTE) % 3]
-        axes.plot(epochs, mean, style, marker=marker, color=colour, lw=1.8, label=f"{label} (last: {last})")
+        axes.plot(epochs, mean, style, marker=marker, color=colour, lw=1.8, label=f"{plain_text(label)} (last: {last})")
     part, _, name = metric.partition("_")
     parts = {"eval": "evaluation", "train": "training"}
     named = f"{parts[part]} {name.replace('top', 'top-')}" if part in parts else _NAMES.get(metric, metric)
