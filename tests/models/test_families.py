@@ -17,12 +17,13 @@ import timm
 import torch
 from timm.data import resolve_model_data_config
 from timm.layers import get_channel_dim, get_spatial_dim
-from timm.models import FeatureInfo, get_notrace_functions, get_notrace_modules
+from timm.models import FeatureInfo
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import timm_gcp
+from tests.support.fx import tracer_of
 from tests.support.tools import COMMON, slow_but, timm_gcp_command
 from timm_gcp import METHODS, GCPError, graft
 from timm_gcp.models import BACKBONES
@@ -219,13 +220,7 @@ def test_forward_intermediates(backbone):
 @pytest.mark.parametrize("backbone", slow_but(QUICK, KINDS))
 def test_fx(backbone):
     model, x = small(f"{backbone}_svdpade")
-    tracer = dict(
-        leaf_modules=get_notrace_modules(), autowrap_functions=get_notrace_functions(), param_shapes_constant=True
-    )
-    try:
-        get_graph_node_names(timm.create_model(backbone), tracer_kwargs=tracer)
-    except TypeError as error:
-        pytest.skip(f"timm's own {backbone} cannot be traced with this torch: {error}")
+    tracer = tracer_of(backbone)
     _, nodes = get_graph_node_names(model, tracer_kwargs=tracer)
     assert "global_pool" in nodes
     extractor = create_feature_extractor(model, ["global_pool", nodes[-1]], tracer_kwargs=tracer).eval()

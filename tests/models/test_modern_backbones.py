@@ -1,4 +1,4 @@
-"""One small backbone of each modern family, built with weights: forward, backward, features, folder.
+"""One small backbone of each modern family, built with weights: forward, backward, features, torch.fx, folder.
 
 ``test_families`` looks at every registered backbone on the meta device.
 """
@@ -7,7 +7,10 @@ import pytest
 import timm
 import torch
 from timm.layers import get_channel_dim
+from timm.models import FeatureInfo
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+from tests.support.fx import tracer_of
 from timm_gcp import GCPError
 from timm_gcp.models.folder import save_folder
 from timm_gcp.models.named import create_model
@@ -91,6 +94,38 @@ def test_features(backbone):
     layout = getattr(model, "output_fmt", "NCHW")
     channel = get_channel_dim(str(getattr(layout, "value", layout)))
     assert [each.shape[channel] for each in maps] == model.feature_info.channels()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backbone", SMALL)
+def test_forward_intermediates(backbone):
+    model, x = build(backbone, "polar")
+    if not hasattr(timm.create_model(backbone), "forward_intermediates"):
+        pytest.skip("timm's own has none")
+    info = FeatureInfo(model.feature_info, len(model.feature_info))
+    out, maps = model.forward_intermediates(x)
+    assert [each.shape[1] for each in maps] == info.channels()
+    for map_, reduction in zip(maps, info.reduction(), strict=True):
+        assert map_.shape[2] <= -(-x.shape[2] // reduction) + 1
+    assert torch.allclose(out, model.forward_features(x), atol=1e-5)
+
+
+# timm does not trace Hiera; the others are traced as timm's own tests trace them.
+@pytest.mark.parametrize("backbone", [name for name in SMALL if not name.startswith("hiera")])
+def test_fx(backbone):
+    tracer = tracer_of(backbone, **SMALL[backbone][1])
+    model, x = build(backbone)
+    _, nodes = get_graph_node_names(model, tracer_kwargs=tracer)
+    extractor = create_feature_extractor(model, ["global_pool", nodes[-1]], tracer_kwargs=tracer).eval()
+    for method in METHODS:
+        model.global_pool.method = extractor.global_pool.method = method
+        with torch.no_grad():
+            pooled, out = extractor(x).values()
+            assert pooled.shape == (2, model.global_pool.out_features)
+            assert torch.allclose(out, model(x), atol=1e-5)
+    extractor(x)[nodes[-1]].square().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in extractor.parameters())
+    assert extractor.global_pool.reduce.conv.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("backbone", SMALL)
