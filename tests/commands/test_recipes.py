@@ -26,7 +26,7 @@ from timm_gcp.training.optimisation import make_loss
 from timm_gcp.training.optimizer import classifiers, make_optimizer
 from timm_gcp.training.scheduler import make_scheduler
 from timm_gcp.weights.manifest import read_manifest
-from timm_gcp.weights.paper_results import FINE_GRAINED
+from timm_gcp.weights.paper_results import FINE_GRAINED, IMAGENET
 from timm_gcp.weights.resolve import resolve
 
 NAMES = recipe_names()
@@ -101,6 +101,13 @@ def test_recipes_of_the_paper_name_its_accuracy(data):
     final, best = getattr(row, data)
     text = find_recipe(f"fgvc-svdpade-{data}").read_text(encoding="utf-8")
     assert f"in the paper's poster, after the last epoch / in the best one: {final:.2f} / {best:.2f}." in text
+
+
+def test_the_imagenet_recipe_names_the_errors_of_the_paper():
+    (row,) = (row for row in IMAGENET if (row.network, row.method) == ("resnet50", "svdpade"))
+    text = find_recipe("imagenet-resnet").read_text(encoding="utf-8")
+    assert f"in the paper's poster: {row.hybrid_top1:.2f} / {row.hybrid_top5:.2f}, with SVD-Padé from the" in text
+    assert f"first epoch {row.top1:.2f} / {row.top5:.2f}. Not" in text
 
 
 def test_the_grocery_recipe_is_that_of_the_packaged_weights():

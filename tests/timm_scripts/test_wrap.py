@@ -113,7 +113,9 @@ def test_help_has_our_options(capsys):
     assert not end.value.code
     shown = capsys.readouterr().out
     assert "usage: miniature_train.py" in shown
-    for option in ("--hybrid", "--no-hybrid", "--warm-method", "--switch-lr-fraction", "--switch-epoch", "--model-ema"):
+    for option in ("--hybrid", "--no-hybrid", "--warm-method", "--switch-lr-fraction", "--switch-epoch"):
+        assert option in shown
+    for option in ("--switch-last-decay", "--model-ema"):
         assert option in shown
 
 
@@ -212,6 +214,15 @@ def test_switch_between_updates(images, tmp_path):
     done = wrap(images, tmp_path, *argv, "0.6")
     assert told(done, "evaluates epoch") == {0: "isqrt", 1: "isqrt", 2: "svdpade", 3: "svdpade"}
     assert told(done, "epoch")[2] == "svdpade"
+
+
+def test_switch_at_the_last_decay(images, tmp_path):
+    argv = ["--sched", "step", "--decay-epochs", "1.5", "--switch-last-decay", "--epochs", "4"]
+    done = wrap(images, tmp_path, *argv, "--stop-epoch", "2")
+    assert told(done, "epoch") == {0: "isqrt", 1: "isqrt"}
+    assert "at the last decay of the learning rate, after 3 epochs" in done.stderr
+    done = wrap(images, tmp_path, *argv, "--resume", tmp_path / "last.pth.tar")
+    assert told(done, "epoch") == {2: "isqrt", 3: "svdpade"}
 
 
 @pytest.mark.slow
