@@ -2,6 +2,7 @@
 
 import base64
 import io
+import tarfile
 
 import numpy as np
 import pytest
@@ -40,6 +41,14 @@ def test_synthetic_and_torchvision_sets(tmp_path):
     fake = datasets.FakeData(size=4, image_size=(3, 30, 50), transform=ToTensor())
     assert picture(Thumbnails(fake).uri(0, 25)).size == (25, 15)
     assert fake.transform is not None
+
+
+def test_a_tar_file(images, tmp_path):
+    """timm's own reader, whose images have no path."""
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        archive.add(images / "validation", arcname=".")
+    dataset = create_dataset("", tmp_path / "photos.tar")
+    assert picture(Thumbnails(dataset).uri(35, 500)).size == (48, 40)
 
 
 class Arrays(Dataset):
