@@ -17,7 +17,7 @@ from .errors import GCPError
 from .files import save_text
 from .text import one_line
 
-__all__ = ["FILE", "PredictionRecorder", "Predictions", "image_names", "read_predictions", "save_predictions"]
+__all__ = ["FILE", "TOP", "PredictionRecorder", "Predictions", "image_names", "read_predictions", "save_predictions"]
 
 FILE = "predictions.csv"
 TOP = 5

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import GCPError
 from ..files import check_output_folder
-from ..predictions import Predictions
+from ..predictions import TOP, Predictions
 from ..training.curves import curve_figures
 from .calibration import Calibration, calibration_of
 from .charts import inline_svg, reliability_diagram
@@ -79,6 +79,7 @@ def write_report(folder: Path, predictions: Predictions, dataset: Any, subject: 
         subject=subject,
         facts={name: value for name, value in subject.facts.items() if value not in (None, "")},
         metrics=metrics,
+        top5=len(predictions.class_names) > TOP,
         calibration=calibration,
         reliability=inline_svg(reliability_diagram(calibration), "Reliability diagram"),
         curves=_curves(subject.summary),
