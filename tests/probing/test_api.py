@@ -40,6 +40,23 @@ def test_arrays(backbone, arrays):
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
 
 
+def test_predictions_are_those_of_the_model(backbone, arrays):
+    images, labels = arrays
+    noisy = torch.where(torch.arange(48) < 6, 1 - labels, labels)  # labels that no head can fit
+    found = fitted(backbone, arrays, (images, noisy), components=8, class_names=["grey", "coloured"])
+    predictions = found.predictions()
+    with torch.inference_mode():
+        logits = found.model(images)
+    assert predictions.images == [str(k) for k in range(48)]
+    assert predictions.class_names == ["grey", "coloured"]
+    assert (torch.tensor(predictions.predicted) == logits.argmax(1)).all()
+    expected = torch.nn.functional.cross_entropy(logits, noisy, reduction="none")
+    torch.testing.assert_close(torch.tensor(predictions.loss).float(), expected, rtol=1e-2, atol=1e-3)
+    left_out = fitted(backbone, (images, noisy), components=8)
+    right = left_out.predictions().right
+    assert 100 * right.mean() == pytest.approx(left_out.results[0].left_out)
+
+
 def test_a_shuffled_loader_gives_what_arrays_give(backbone, arrays):
     torch.manual_seed(2)
     loader = DataLoader(TensorDataset(*arrays), 7, shuffle=True)
