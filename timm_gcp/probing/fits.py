@@ -16,7 +16,7 @@ from .moment import MomentHead, fit_moment
 from .options import MomentSettings
 from .parts import MEAN, TOKEN, CovariancePart, FirstOrderPart, Part, first_order_parts
 
-__all__ = ["FIRST_WEIGHT", "Fits", "Result"]
+__all__ = ["FIRST_WEIGHT", "Fits", "Result", "covariance_head"]
 
 FIRST_WEIGHT = 0.3
 """Weight of the first-order part beside the triangle, both of mean squared length one."""
@@ -54,7 +54,7 @@ def _title(first_order: str | None, second: str) -> str:
     return " and ".join(filter(None, [", ".join(part.title for part in first_order_parts(first_order)), second]))
 
 
-def _covariance_head(covariance: CovariancePart, first_order: str | None) -> Head:
+def covariance_head(covariance: CovariancePart, first_order: str | None) -> Head:
     """The output of a covariance pool, with a first-order vector beside it.
 
     Args:
@@ -100,7 +100,7 @@ class Fits:
         Returns:
             The head; its scores are scaled to be logits where left-out scores tell by how much.
         """
-        fit, weights, bias = self.fit(_covariance_head(part, first_order))
+        fit, weights, bias = self.fit(covariance_head(part, first_order))
         if fit.left_out is not None:
             factor = temperature_of(fit.left_out, self.labels)
             if len(self.results) == 1:
@@ -222,4 +222,4 @@ class Fits:
         for part in vectors:
             self.neighbours(part)
         if first_order is not None:
-            self.fit(_covariance_head(covariance, None))
+            self.fit(covariance_head(covariance, None))
