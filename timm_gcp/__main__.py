@@ -15,12 +15,13 @@ COMMANDS = {
     "validate": "evaluate a model, a checkpoint, a model folder or a Hub model",
     "compare": "compare runs in one page, with paired tests",
     "predict": "print the most probable classes of images",
+    "embed": "write a vector for each image; near-duplicates, neighbours, likely label errors",
     "export": "write a model as an ONNX file, checked against the model",
     "convert": "write a published checkpoint as a timm model folder",
     "wrap": "run timm's own train.py, validate.py, ... with our models and the hybrid protocol",
     "list": "list backbones and methods, or show what is known of one",
 }
-WRITES_FOLDERS = ("compare", "demo", "train", "probe", "wrap")
+WRITES_FOLDERS = ("compare", "demo", "embed", "train", "probe", "wrap")
 """Commands whose results are files: what they print may be lost without loss."""
 
 

@@ -85,7 +85,7 @@ def test_a_mean_beside_the_covariance_and_a_token(pictures, tmp_path, capsys):
             assert float(row["logit"]) == pytest.approx(sum(float(row[part]) for part in parts), abs=1e-5)
         page = (out / "index.html").read_text(encoding="utf-8")
         assert page.count("data:image/jpeg") == 1 + 2 * 3
-        assert "two-three, mean" in page
+        assert "<b>two-three</b>, mean" in page
 
 
 def test_refusals_come_before_any_image_is_read(pictures, tmp_path, capsys):

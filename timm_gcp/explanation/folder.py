@@ -76,7 +76,7 @@ class ExplanationFolder:
 
     def write(self) -> None:
         """Writes the page and the numbers of all batches."""
-        save_text(self.folder / "index.html", self.page.text())
+        self.page.write(self.folder / "index.html")
         names = ["classes", "probabilities", "logits", *_PARTS]
         arrays = {
             name: np.concatenate([getattr(each, name).numpy() for each in self.found])

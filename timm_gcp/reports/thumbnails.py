@@ -11,7 +11,7 @@ from PIL import Image
 from ..data.image_dataset import StrictImageDataset
 from ..text import one_line
 
-__all__ = ["Thumbnails"]
+__all__ = ["Thumbnails", "data_uri"]
 
 _QUALITY = 80
 _logger = logging.getLogger(__name__)
@@ -44,12 +44,21 @@ class Thumbnails:
         try:
             image = _image(self._dataset, index).convert("RGB")
             image.thumbnail((size, size))
-            buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+            return data_uri(image)
         except Exception as error:  # a picture that cannot be made must not cost the report
             _logger.warning("No picture of image %d in the report (%s).", index, one_line(error))
             return None
-        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def data_uri(image: Image.Image) -> str:
+    """An image as a JPEG picture in a ``data:`` address.
+
+    Args:
+        image: RGB.
+    """
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _image(dataset: Any, index: int) -> Image.Image:

@@ -1,0 +1,103 @@
+"""timm-gcp embed as a user runs it."""
+
+import csv
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.support.tools import write_images
+from timm_gcp.__main__ import main
+
+GIVEN = ["--model", "test_resnet_svdpade.grocery", "--device", "cpu", "-j", "0", "--img-size", "64"]
+
+
+def embed(*argv):
+    return main(["embed", *map(str, argv), *GIVEN])
+
+
+def rows_of(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Three classes; a copy of an image of the first one lies in the second, in another quality."""
+    folder = write_images(tmp_path_factory.mktemp("photographs"), splits=("",))
+    Image.open(folder / "coarse" / "3.jpg").save(folder / "fine" / "copy <i>.jpg", quality=90)
+    return folder
+
+
+def test_vectors_and_pages_of_labelled_images(photographs, tmp_path, capsys):
+    out, report, cache = tmp_path / "v.npz", tmp_path / "report", tmp_path / "cache"
+    assert embed(photographs, "--out", out, "--report", report, "--cache", cache, "--size", "200") == 0
+    shown = capsys.readouterr().out
+    assert f"37 vectors of length 200: {out}" in shown
+    with np.load(out, allow_pickle=False) as stored:
+        vectors, files, labels = stored["vectors"], stored["files"].tolist(), stored["labels"]
+        assert stored["class_names"].tolist() == ["coarse", "fine", "middle"]
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    original, copy = files.index("coarse/3.jpg"), files.index("fine/copy <i>.jpg")
+    assert (vectors @ vectors[original]).argsort()[-2] == copy
+    assert [labels[original], labels[copy]] == [0, 1]
+
+    pairs = rows_of(report / "duplicates.csv")
+    assert {pairs[0]["image"], pairs[0]["other"]} == {"coarse/3.jpg", "fine/copy <i>.jpg"}
+    assert float(pairs[0]["similarity"]) > 0.8
+    page = (report / "neighbours.html").read_text(encoding="utf-8")
+    assert "Their labels differ" in page
+    doubtful = rows_of(report / "label-errors.csv")
+    assert doubtful[0]["image"] == "fine/copy <i>.jpg"
+    assert (doubtful[0]["label"], doubtful[0]["suggested"]) == ("fine", "coarse")
+    errors = (report / "label-errors.html").read_text(encoding="utf-8")
+    assert "fine → coarse?" in errors
+    for text in (page, errors):
+        assert "copy &lt;i&gt;.jpg" in text
+        assert "<i>.jpg" not in text
+        assert not re.search(r'(src|href)="(?!data:|#)|url\(|@import', text)
+
+    features = sorted(cache.rglob("*.npy"))
+    before = [file.stat().st_mtime_ns for file in features]
+    assert embed(photographs, "--out", tmp_path / "w.npz", "--cache", cache, "--compact", "pca") == 0
+    assert [file.stat().st_mtime_ns for file in features] == before
+    with np.load(tmp_path / "w.npz") as stored:
+        assert stored["vectors"].shape == (37, 36)
+
+
+def test_photographs_without_classes(photographs, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    shutil.copytree(photographs, folder)
+    for number in range(3):
+        shutil.copy(photographs / "coarse" / f"{number}.jpg", folder / f"{number}.jpg")
+    out, report = tmp_path / "v.npz", tmp_path / "report"
+    assert embed("--data-dir", folder, "--out", out, "--report", report, "--components", "8") == 0
+    assert sorted(file.name for file in report.iterdir()) == ["duplicates.csv", "neighbours.html"]
+    with np.load(out) as stored:
+        assert "labels" not in stored
+        assert len(stored["files"]) == 40
+        assert stored["vectors"].shape == (40, 36)
+    exact = [row for row in rows_of(report / "duplicates.csv") if float(row["similarity"]) > 0.9999]
+    assert {(row["image"], row["other"]) for row in exact} >= {(f"{i}.jpg", f"coarse/{i}.jpg") for i in range(3)}
+    assert "Their labels differ" not in (report / "neighbours.html").read_text(encoding="utf-8")
+
+
+def test_bad_input_is_refused_before_the_backbone_runs(photographs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", None)
+    out = ("--out", tmp_path / "v.npz")
+    for argv, message in (
+        ([photographs], "--out FILE"),
+        ([photographs, "--out", tmp_path / "v.txt"], "vectors are written as .npz or .parquet"),
+        ([photographs, *out, "--size", "0"], "--size must be at least 1"),
+        ([photographs, *out, "--method", "bcnn"], "no function of the covariance"),
+        ([tmp_path / "nowhere", *out], "nowhere"),
+    ):
+        assert embed(*argv) == 2
+        assert message in capsys.readouterr().err
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("")
+    assert embed(tmp_path / "text", *out) == 2
+    assert "text" in capsys.readouterr().err

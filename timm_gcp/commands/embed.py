@@ -1,0 +1,173 @@
+"""``timm-gcp embed``: a short vector for each image, near-duplicates, neighbours and likely label errors."""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..embedding.embed import Embedding, embed
+from ..embedding.neighbours import near_duplicates, nearest
+from ..embedding.options import COMPACT, EmbeddingOptions
+from ..embedding.pages import EmbeddingPages
+from ..embedding.vector_file import check_vector_file, save_vectors
+from ..errors import GCPError
+from ..files import check_output_folder
+from ..methods import get_method
+from ..models.named import load_model
+from ..models.names import plain_name
+from .option_types import Number, file_path, model_name
+from .options import (
+    Parser,
+    add_data_folder,
+    add_data_set,
+    add_debug,
+    add_device,
+    add_image_size,
+    add_input,
+    add_loading,
+    add_weights,
+    at_least,
+    check_common,
+    model_choice,
+    options_of,
+)
+
+__all__ = ["main"]
+
+_NEIGHBOURS = 20  # of which the pages show some, and among which near-duplicates are looked for
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``timm-gcp embed``.
+
+    Args:
+        argv: arguments; None takes those of the process.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        GCPError: bad input, before any image passes the backbone.
+    """
+    args = parse_embed_args(argv)
+    options = options_of(EmbeddingOptions, args, train_split=args.split)
+    model = load_model(model_choice(args, method=None))
+    if args.cache:
+        found = embed(model, options, Path(args.cache))
+        _write(found, args)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        found = embed(model, options, Path(folder))
+        _write(found, args)
+    return 0
+
+
+def _write(found: Embedding, args: argparse.Namespace) -> None:
+    save_vectors(found, args.out)
+    count, width = found.vectors.shape
+    print(f"{count} vectors of length {width}: {args.out}")
+    if not args.report:
+        return
+    pages = EmbeddingPages(found, Path(args.report))
+    neighbours = nearest(found.vectors, _NEIGHBOURS)
+    groups = near_duplicates(neighbours, args.similarity)
+    print(f"{len(groups)} groups of near-duplicates: {pages.write_neighbours(neighbours, groups, args.similarity)}")
+    if found.labels is not None and len(found.labels.unique()) > 1:
+        errors = found.label_errors()
+        print(f"{len(errors)} labels to look at: {pages.write_label_errors(errors)}")
+
+
+def embed_parser() -> Parser:
+    """The parser of ``timm-gcp embed``."""
+    defaults = EmbeddingOptions()
+    parser = Parser(
+        prog="timm-gcp embed",
+        usage="%(prog)s DIR --model NAME --out FILE [options]",
+        description="Write a vector of unit length for each image, made of the covariance of a frozen backbone's "
+        "features; with --report, also pages of nearest neighbours, near-duplicates and labels that are likely to be "
+        "wrong.",
+    )
+    group = parser.add_argument_group("Data")
+    add_data_folder(group)
+    add_data_set(group)
+    group.add_argument(
+        "--split",
+        default=defaults.train_split,
+        metavar="NAME",
+        help="split of the data set; '' for the folder itself: its class folders, or all images in it and below where "
+        "some lie in the folder itself (default: '')",
+    )
+    group = parser.add_argument_group("Backbone")
+    group.add_argument(
+        "-m", "--model", type=model_name, default="", metavar="NAME", help="a model of timm's, a folder or hf-hub:ID"
+    )
+    add_weights(group, method=False)
+    add_image_size(group)
+    add_input(group)
+    group = parser.add_argument_group("Vectors")
+    group.add_argument(
+        "--compact",
+        default=defaults.compact,
+        choices=COMPACT,
+        help="count sketch of the covariance's root, or its principal components over the images",
+    )
+    group.add_argument(
+        "--size", type=int, metavar="N", help="length of the vectors (default: 1024 for a sketch, 256 for pca)"
+    )
+    group.add_argument(
+        "--components", type=int, metavar="R", help="principal directions (default: 256, or all where there are fewer)"
+    )
+    group.add_argument("--method", metavar="NAME", help=f"method of the covariance's root (default: {defaults.method})")
+    group = parser.add_argument_group("Output")
+    group.add_argument(
+        "--out", type=file_path, default="", metavar="FILE", help="vectors, as .npz or, with pyarrow, .parquet"
+    )
+    group.add_argument("--report", type=file_path, default="", metavar="DIR", help="write the pages into this folder")
+    group.add_argument(
+        "--similarity",
+        type=Number(least=-1, most=1),
+        default=0.8,
+        metavar="C",
+        help="cosine from which two images are near-duplicates",
+    )
+    group.add_argument(
+        "--cache",
+        type=file_path,
+        default="",
+        metavar="DIR",
+        help="keep the features in this folder, for the next command; that of timm-gcp probe is OUTPUT/cache",
+    )
+    group = parser.add_argument_group("Device and loading")
+    group.add_argument(
+        "-b", "--batch-size", type=int, default=defaults.batch_size, metavar="N", help="images per batch"
+    )
+    add_device(group)
+    add_loading(group)
+    add_debug(parser)
+    return parser
+
+
+def parse_embed_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses and checks the arguments of ``timm-gcp embed``.
+
+    Raises:
+        GCPError: as ``parse_train_args``.
+    """
+    args: argparse.Namespace = embed_parser().parse_args(argv)
+    args.data_dir = args.data_dir or args.data
+    if plain := plain_name(args.model):  # the covariance is taken of the backbone's own map
+        args.model, args.method = plain.of_backbone, args.method or plain.method
+    args.method = args.method or EmbeddingOptions.method
+    check_common(args)
+    if get_method(args.method).of_sigma is None:
+        raise GCPError(f"--method {args.method} is no function of the covariance; use isqrt, or another root.")
+    for name in ("components", "size"):
+        at_least(args, name, 1)
+    if not args.model and not args.checkpoint:
+        raise GCPError("Give the backbone by --model NAME, such as --model vit_small_patch14_dinov2.")
+    if not args.out:
+        raise GCPError("Give the file of the vectors by --out FILE, such as --out vectors.npz.")
+    check_vector_file(args.out, "--out")
+    if args.report:
+        check_output_folder(args.report, "--report")
+    return args
