@@ -1,13 +1,14 @@
 """Fine-tunes a pretrained EfficientNet-Lite0 with every pooling head, on Stanford Cars and on the Grocery Store data.
 
-The same epochs, augmentation, batches and order for all heads (recipe ``finetune``, 12 epochs). The learning rates are
-chosen on the validation part of Cars, in runs as long as the final ones: one for average pooling and one for covariance
-heads, each from a fresh head and from the head of a probe on the frozen backbone. Final runs train on the training
-part, and each is evaluated on the test part once, with the weights of the last epoch.
+The same epochs, augmentation, batches and order for all heads: recipe ``finetune``, 12 epochs, random crops and mirror
+images. The learning rates are chosen on the validation part of Cars, in runs as long as the final ones: one for average
+pooling and one for covariance heads, each from a fresh head and from the head of a probe on the frozen backbone. Final
+runs train on the training part, and each is evaluated on the test part once, with the weights of the last epoch.
 
-Every run is a ``timm-gcp train`` in its own process and adds one row to ``finetune.csv`` when it is finished. Started
-again, the command continues where it stopped. Stages: 1 the search; 2 and 3 the main heads on Grocery and on Cars;
-4 Cars with 5 and 10 images per class; 5 and 6 further heads and options.
+Every run is a ``timm-gcp train`` and adds one row to ``finetune.csv`` when it is finished. Started
+again, the command continues where it stopped. Stages: 1 the search; 2 and 3 the main heads on Cars and on Grocery, with
+three seeds the better start of average pooling and of the covariance; 4 these on 5 and 10 images per class of Cars; 5
+and 6 further heads and options on Grocery and on Cars.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from timm_gcp.commands.option_types import path_object
 from .finetune_settings import EPOCHS, HEADS, KEY, SEARCH_SET, SEARCHED, SETS, Run, stages
 from .folds import write_subset
 from .record import RESULTS, append_row, provenance, read_cells, read_table
-from .training_runs import missing_runs, run_command, train_in_parallel
+from .training_runs import Workers, missing_runs, train_in_parallel
 
 TABLE = "finetune.csv"
 
@@ -90,17 +92,26 @@ class Experiment:
             epochs: of a run.
         """
         self.results.mkdir(parents=True, exist_ok=True)
+        workers = Workers(self.jobs)
         stop = time.monotonic() + 60 * self.minutes
         done: set[int] = set()
-        while left := [n for n in stages(chosen_rates(self.results, epochs)) if n not in done]:
-            number = left[0]
+        while number := next((n for n in self.plan(epochs) if n not in done), None):
             done.add(number)
             if chosen and number not in chosen:
                 continue
-            planned = stages(chosen_rates(self.results, epochs))[number]
-            wanted = [replace(run, epochs=epochs) for run in planned if run.set in self.sets and run.head in heads]
+            planned = (replace(run, epochs=epochs) for run in self.plan(epochs)[number])
+            wanted = [run for run in planned if run.set in self.sets and run.head in heads]
             missing = missing_runs(wanted, self.results / TABLE, KEY)
-            train_in_parallel(missing, lambda run: self.train(run, stop), self.record, self.jobs)
+            train_in_parallel(missing, partial(self.train, workers, stop), self.record, self.jobs)
+        workers.close()
+
+    def plan(self, epochs: int) -> dict[int, list[Run]]:
+        """The stages that can be planned with the results that there are."""
+        found = search_results(self.results, epochs)
+        best = {head: max(own.values()) for head, own in found.items()}
+        starts = [[head for head in best if head.startswith(kind)] for kind in ("average", "isqrt")]
+        repeated = [max(own, key=lambda head: best[head]) for own in starts if own]
+        return stages({head: max(own, key=lambda rate: (own[rate], -rate)) for head, own in found.items()}, repeated)
 
     def record(self, run: Run, row: dict[str, Any] | None) -> str:
         """Adds the row of a run to the table; returns a line for the user."""
@@ -109,12 +120,13 @@ class Experiment:
         append_row(self.results / TABLE, row)
         return f"{run.name}: {run.part} {row['top1']}, {row['seconds']} s"
 
-    def train(self, run: Run, stop: float) -> dict[str, Any] | None:
+    def train(self, workers: Workers, stop: float, run: Run) -> dict[str, Any] | None:
         """Trains, resumed if the run was interrupted, then evaluates once.
 
         Args:
-            run: what to train.
+            workers: that run the commands.
             stop: time of the monotonic clock after which no run is started.
+            run: what to train.
 
         Returns:
             The run's row; None where the time is over.
@@ -126,12 +138,12 @@ class Experiment:
         log = self.work / f"{run.name}.log"
         command = run.command(data, self.weights, self.work, *self.loading)
         if not (folder / "result.json").exists():
-            run_command([*command, "--resume", "auto"], log)
+            workers.run([*command, "--resume", "auto"], log)
         out = folder / f"{run.part}.json"
         if not out.exists():
             evaluate = ["validate", "--checkpoint", str(folder / "last.pth.tar"), "--dataset", SETS[run.set]]
             evaluate += ["--data-dir", str(source), "--split", run.part, "-b", "128", *self.loading]
-            run_command([*evaluate, "--results-file", str(out)], log)
+            workers.run([*evaluate, "--results-file", str(out)], log)
         result, found = json.loads((folder / "result.json").read_text()), json.loads(out.read_text())
         epochs = read_cells(folder / "summary.csv")
         shown = shlex.join(command)
@@ -151,13 +163,17 @@ class Experiment:
         }
 
 
-def chosen_rates(results: Path, epochs: int) -> dict[str, float]:
-    """The learning rate with the best top-1 on the validation part, by head; the smaller one of two that are level.
+def search_results(results: Path, epochs: int) -> dict[str, dict[float, float]]:
+    """Top-1 on the validation part of the search, by head and learning rate.
 
     Args:
         results: folder of ``finetune.csv``.
         epochs: length of the runs.
     """
     runs = read_table(results / TABLE, (*KEY, "top1"))
-    runs = runs[(runs["part"] == "val") & (runs["set"] == SEARCH_SET) & (runs["epochs"] == epochs)].sort_values("lr")
-    return {head: float(own.loc[own["top1"].idxmax(), "lr"]) for head, own in runs.groupby("head") if head in SEARCHED}
+    runs = runs[(runs["part"] == "val") & (runs["set"] == SEARCH_SET) & (runs["epochs"] == epochs)]
+    return {
+        head: dict(zip(own["lr"].astype(float), own["top1"].astype(float), strict=True))
+        for head, own in runs.groupby("head")
+        if head in SEARCHED
+    }

@@ -1,6 +1,7 @@
 """Settings of the fine-tuning experiment: data sets, heads, stages, and the command of each training run."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ BACKBONE = "tf_efficientnet_lite0"
 SETS = {"cars": "list", "grocery": "grocery"}
 """Data set → its value of ``--dataset``."""
 
-CLASSIFIER_WIDTH = 256
+WIDTH = 256
 """Channels of every covariance."""
 
 
@@ -29,7 +30,7 @@ class Head:
 
 
 def _pooled(method: str, *options: str, rate_of: str = "isqrt", more: tuple[str, ...] = ("--no-hybrid",)) -> Head:
-    kwargs = (f"reduce={CLASSIFIER_WIDTH}", *options)
+    kwargs = (f"reduce={WIDTH}", *options)
     return Head(f"_{method}", (*more, "--model-kwargs", *kwargs), rate_of)
 
 
@@ -68,15 +69,31 @@ SEARCH_SET = "cars"
 """The data set whose validation part chooses the rates; the one of the grocery data has 296 photographs, too few."""
 
 MAIN = ("average", "isqrt", "average, probe", "isqrt, probe", "svdpade", "polar")
-REPEATED = ("average", "isqrt", "average, probe", "isqrt, probe")
-OPTIONS = tuple(name for name in HEADS if name not in MAIN)
+OPTIONS = (
+    "maxexp",
+    "cov",
+    "cov, DropCov",
+    "isqrt, linear",
+    "isqrt, linear_norm",
+    "isqrt, mean",
+    "corr",
+    "gaussian",
+    "bdc",
+    "isqrt, 4 groups",
+    "isqrt, sketch",
+    "svdpade, last decay",
+    "svdpade, probe",
+    "polar, probe",
+    "isqrt, linear, mean",
+    "isqrt, DropCov",
+)
 SEEDS = (0, 1, 2)
 IMAGES = (5, 10)
 """Images per class of the runs on a part of the training images."""
 
 EPOCHS = 12
 RECIPE = shlex.split(
-    "--recipe finetune --batch-size 32 --img-size 224 --amp --amp-dtype bfloat16 --channels-last "
+    "--recipe finetune --color-jitter 0 --batch-size 32 --img-size 224 --amp --amp-dtype bfloat16 --channels-last "
     "--monitor-every 50 --checkpoint-hist 1 --no-check-images --val-fraction 0"
 )
 
@@ -135,22 +152,23 @@ class Run:
         ]
 
 
-def stages(rates: dict[str, float]) -> dict[int, list[Run]]:
+def stages(rates: dict[str, float], repeated: Sequence[str]) -> dict[int, list[Run]]:
     """The runs of every stage, the most informative first.
 
     Args:
-        rates: learning rate of each head in `SEARCHED`; without it, only the search is planned.
+        rates: learning rate of each head in `SEARCHED`; if one is missing, only the search is planned.
+        repeated: heads that are trained with all `SEEDS` and on a part of the images.
     """
-    planned = {1: [Run(SEARCH_SET, "val", head, rate) for head in SEARCHED for rate in RATES]}
+    planned = {1: [Run(SEARCH_SET, "val", head, rate) for rate in RATES for head in SEARCHED]}
     if len(rates) < len(SEARCHED):
         return planned
 
-    def final(name: str, heads: tuple[str, ...], seeds: tuple[int, ...] = (0,), images: int | None = None) -> list[Run]:
+    def final(name: str, heads: Sequence[str], seeds: Sequence[int] = (0,), images: int | None = None) -> list[Run]:
         return [Run(name, "test", head, rates[HEADS[head].rate_of], seed, images) for seed in seeds for head in heads]
 
-    for number, name in ((2, "grocery"), (3, "cars")):
-        planned[number] = final(name, MAIN) + final(name, REPEATED, SEEDS[1:])
-    planned[4] = [run for count in IMAGES for run in final("cars", REPEATED, images=count)]
+    for number, name in ((2, "cars"), (3, "grocery")):
+        planned[number] = final(name, MAIN) + final(name, repeated, SEEDS[1:])
+    planned[4] = [run for count in IMAGES for run in final("cars", repeated, images=count)]
     planned[5] = final("grocery", OPTIONS)
     planned[6] = final("cars", OPTIONS)
     return planned

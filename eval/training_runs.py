@@ -1,17 +1,21 @@
-"""Training runs in processes of their own, several in parallel, each recorded as a row of a CSV file."""
+"""Training runs, several in parallel, each recorded as a row of a CSV file."""
 
+import contextlib
+import multiprocessing
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol, TypeVar
 
+import torch
 from tqdm import tqdm
 
 from timm_gcp import GCPError
+from timm_gcp.__main__ import main
 
 from .record import read_cells
 
@@ -69,7 +73,7 @@ def train_in_parallel(
 
 
 def run_command(arguments: Sequence[str], log: Path) -> None:
-    """Runs ``timm-gcp`` in a process with one thread, its output added to a log file.
+    """Runs ``timm-gcp`` in a process of its own with one thread, its output added to a log file.
 
     Args:
         arguments: of the command.
@@ -81,6 +85,40 @@ def run_command(arguments: Sequence[str], log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         command = [sys.executable, "-m", "timm_gcp", *arguments]
-        code = subprocess.call(command, stdout=file, stderr=file, env={**os.environ, **ONE_THREAD})
-    if code:
-        raise GCPError(f"A run ended with status {code}; see {log}, then start this command again: it continues.")
+        _check(subprocess.call(command, stdout=file, stderr=file, env={**os.environ, **ONE_THREAD}), log)
+
+
+class Workers:
+    """Processes with one thread each that run ``timm-gcp`` again and again.
+
+    What a process prepares once serves all its runs: imports, the choice of convolution algorithms on a GPU, compiled
+    kernels. On a GPU that takes longer than a short run.
+
+    Args:
+        number: of processes.
+    """
+
+    def __init__(self, number: int) -> None:
+        os.environ.update(ONE_THREAD)
+        spawn = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(number, spawn, initializer=torch.set_num_threads, initargs=(1,))
+
+    def run(self, arguments: Sequence[str], log: Path) -> None:
+        """Runs a command in one of the processes; as `run_command`."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        _check(self._pool.submit(run_here, list(arguments), log).result(), log)
+
+    def close(self) -> None:
+        """Ends the processes."""
+        self._pool.shutdown()
+
+
+def run_here(arguments: Sequence[str], log: Path) -> int:
+    """Runs a command in this process, its output added to a log file; returns its exit status."""
+    with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        return main(arguments)
+
+
+def _check(status: int, log: Path) -> None:
+    if status:
+        raise GCPError(f"A run ended with status {status}; see {log}, then start this command again: it continues.")

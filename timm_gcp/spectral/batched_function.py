@@ -44,8 +44,15 @@ class BatchedFunction(torch.autograd.Function):
         super().__init_subclass__(**kwargs)
 
         # Closures over plain values, because torch calls these without the class and cannot compile its attributes.
-        gradient, linear = cls.gradient, cls.linear
+        forward, gradient, linear = cls.forward, cls.gradient, cls.linear
         keeps_inputs, keeps_results, results = cls.keeps_inputs, cls.keeps_results, cls.results
+
+        def forward_of_new_tensors(*inputs: Any) -> Any:
+            output = forward(*inputs)
+            if not torch.compiler.is_compiling():
+                return output
+            # Compiled by torch 2.11, the result of an operation in place would have no gradient, without an error.
+            return output.clone() if isinstance(output, Tensor) else tuple(one.clone() for one in output)
 
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.set_materialize_grads(False)
@@ -69,6 +76,7 @@ class BatchedFunction(torch.autograd.Function):
         def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
             return _vmap(cls, info, in_dims, *inputs)
 
+        cls.forward = staticmethod(forward_of_new_tensors)  # type: ignore[method-assign]
         cls.setup_context = staticmethod(setup_context)  # type: ignore[method-assign]
         cls.backward = staticmethod(backward)  # type: ignore[method-assign]
         cls.vmap = staticmethod(vmap)  # type: ignore[method-assign]
