@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         GCPError: bad input, before any image passes the backbone.
     """
     args = parse_embed_args(argv)
-    options = options_of(EmbeddingOptions, args, train_split=args.split)
+    options = options_of(EmbeddingOptions, args)
     model = load_model(model_choice(args, method=None))
     if args.cache:
         found = embed(model, options, Path(args.cache))
@@ -92,7 +92,7 @@ def embed_parser() -> Parser:
     add_data_set(group)
     group.add_argument(
         "--split",
-        default=defaults.train_split,
+        default=defaults.split,
         metavar="NAME",
         help="split of the data set; '' for the folder itself: its class folders, or all images in it and below where "
         "some lie in the folder itself (default: '')",

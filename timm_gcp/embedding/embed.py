@@ -106,9 +106,9 @@ def embed(model: nn.Module, options: EmbeddingOptions, folder: Path) -> Embeddin
 
 def _open(options: EmbeddingOptions, channels: int) -> Any:
     """The images: of a split, of the class folders, or all in a folder that has images beside its subfolders."""
-    loose = not options.dataset and not options.train_split and has_loose_images(options.data_dir or "")
+    loose = not options.dataset and not options.split and has_loose_images(options.data_dir or "")
     if not loose:
-        return open_dataset(options, options.train_split, channels)
+        return open_dataset(options, options.split, channels, download=options.dataset_download)
     dataset = open_unlabelled(
         options.data_dir or "",
         channels,

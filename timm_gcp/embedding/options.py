@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..errors import GCPError
-from ..probing.options import ProbeOptions
+from ..probing.options import FeatureOptions
 
 __all__ = ["COMPACT", "EmbeddingOptions"]
 
@@ -12,22 +12,21 @@ COMPACT = ("sketch", "pca")
 
 
 @dataclass(kw_only=True)
-class EmbeddingOptions(ProbeOptions):
-    """Which images are embedded, and how. Features and covariance are those of a probe.
+class EmbeddingOptions(FeatureOptions):
+    """Which images are embedded, and how.
 
     Attributes:
-        train_split: split of the data set; '' for the class folders in the folder itself.
+        split: split of the data set; '' for the class folders in the folder itself.
         compact: 'sketch' or 'pca'.
         size: length of the vectors; None takes 1024 for a sketch and 256 for principal components, or what there is.
     """
 
-    train_split: str = ""
+    split: str = ""
     compact: str = "sketch"
     size: int | None = None
 
     def __post_init__(self) -> None:
         """Refuses a way or a length that there is not."""
-        super().__post_init__()
         if self.compact not in COMPACT:
             raise GCPError(f"Unknown way '{self.compact}' to a short vector; there are {', '.join(COMPACT)}.")
         if self.size is not None and self.size < 1:

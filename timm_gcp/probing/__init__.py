@@ -2,7 +2,16 @@
 
 from .api import probe
 from .estimator import CovariancePooling
-from .options import HeadOptions, MomentSettings, ProbeOptions
+from .options import FeatureOptions, HeadOptions, MomentSettings, ProbeOptions
 from .probe import Probe, fit_probe
 
-__all__ = ["CovariancePooling", "HeadOptions", "MomentSettings", "Probe", "ProbeOptions", "fit_probe", "probe"]
+__all__ = [
+    "CovariancePooling",
+    "FeatureOptions",
+    "HeadOptions",
+    "MomentSettings",
+    "Probe",
+    "ProbeOptions",
+    "fit_probe",
+    "probe",
+]

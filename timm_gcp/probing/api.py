@@ -101,7 +101,7 @@ def _fit_to_batches(
         evaluated = _features(backbone, _batches(evaluation, options.batch_size), directions)
     seconds = time.monotonic() - began
     classes = max(int(trained.labels().max()) + 1, len(class_names or ()))
-    found = fit_to_features(model, backbone, directions, trained, evaluated, classes, say)
+    found = fit_to_features(model, options, backbone, directions, trained, evaluated, classes, say)
     found.class_names = class_names
     found.seconds = {"features": round(seconds, 1), **found.seconds}
     return found

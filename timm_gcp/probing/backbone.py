@@ -15,7 +15,7 @@ from ..models.deepcopy import copy_model
 from ..models.head import Head
 from ..models.mixin import GCPMixin, replace_pool
 from .features import Features
-from .options import ProbeOptions
+from .options import FeatureOptions
 
 __all__ = ["Backbone", "require_linear_head", "with_pool"]
 
@@ -39,7 +39,7 @@ class Backbone:
 
     Args:
         model: a timm classification model, plain or with a covariance pool; it is copied, and not changed.
-        options: of the probe: preprocessing, device, precision and loading.
+        options: preprocessing, device, precision and loading.
 
     Attributes:
         data_config: preprocessing.
@@ -51,7 +51,7 @@ class Backbone:
         GCPError: a model whose features cannot be pooled, or that has hidden layers behind its pool.
     """
 
-    def __init__(self, model: nn.Module, options: ProbeOptions) -> None:
+    def __init__(self, model: nn.Module, options: FeatureOptions) -> None:
         self.options = options
         self.data_config = preprocessing(options, model, use_test_size=True)
         model = copy_model(model)
@@ -118,7 +118,7 @@ class Backbone:
                 yield [self.features(view) for view in views], labels.cpu()
 
 
-def _first_order(options: ProbeOptions, head: Head) -> str | None:
+def _first_order(options: FeatureOptions, head: Head) -> str | None:
     """The first-order vectors that the options mean.
 
     Raises:

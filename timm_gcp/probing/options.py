@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from ..data.options import InputOptions, LoadingOptions, TrainingDataOptions
+from ..data.options import DatasetOptions, InputOptions, LoadingOptions, TrainingDataOptions
 from ..errors import GCPError
 
-__all__ = ["HEADS", "HeadOptions", "MomentSettings", "ProbeOptions"]
+__all__ = ["HEADS", "FeatureOptions", "HeadOptions", "MomentSettings", "ProbeOptions"]
 
 HEADS = ("covariance", "mp")
 """Heads of a probe: the triangle of a covariance's root, or Moment Probing."""
@@ -61,24 +61,35 @@ class MomentSettings:
 
 
 @dataclass(kw_only=True)
+class FeatureOptions(DatasetOptions, InputOptions, LoadingOptions):
+    """Which images pass a frozen backbone, and which of its features are taken.
+
+    Attributes:
+        components: number of principal directions, R; None takes 256, or all channels where there are fewer.
+        method: method of the covariance's root.
+        first_order: 'mean', 'class' or 'mean+class' beside the triangle, 'none' for neither; 'auto' takes the class
+            token of a ViT and the mean of other maps.
+        batch_size: images per batch.
+    """
+
+    components: int | None = None
+    method: str = "isqrt"
+    first_order: str = "auto"
+    batch_size: int = 32
+
+
+@dataclass(kw_only=True)
 class HeadOptions:
     """The head of a probe, and how it is fitted.
 
     Attributes:
         head: 'covariance', or 'mp' for Moment Probing, which is trained.
-        components: number of principal directions, R; None takes 256, or all channels where there are fewer.
-        method: method of the covariance's root.
-        first_order: 'mean', 'class' or 'mean+class' beside the triangle, 'none' for neither; 'auto' takes the class
-            token of a ViT and the mean of other maps.
         classifier: 'ridge' or 'logistic'.
         compare: fit first-order heads and a nearest-neighbour classifier too, and compare.
         moment: how Moment Probing is trained.
     """
 
     head: str = "covariance"
-    components: int | None = None
-    method: str = "isqrt"
-    first_order: str = "auto"
     classifier: str = "ridge"
     compare: bool = False
     moment: MomentSettings = field(default_factory=MomentSettings)
@@ -90,13 +101,11 @@ class HeadOptions:
 
 
 @dataclass(kw_only=True)
-class ProbeOptions(TrainingDataOptions, InputOptions, LoadingOptions, HeadOptions):
+class ProbeOptions(TrainingDataOptions, FeatureOptions, HeadOptions):
     """What a probe is fitted to, and how.
 
     Attributes:
         views: 1, or 2 to add the mirror image of every training image.
-        batch_size: images per batch.
     """
 
     views: int = 1
-    batch_size: int = 32

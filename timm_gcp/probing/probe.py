@@ -153,7 +153,7 @@ def fit_probe(model: nn.Module, options: ProbeOptions, folder: Path, say: Say = 
         backbone, train, evaluation, folder, options.components, options.views
     )
     seconds = time.monotonic() - began
-    found = fit_to_features(model, backbone, directions, trained, evaluated, number, say)
+    found = fit_to_features(model, options, backbone, directions, trained, evaluated, number, say)
     found.train, found.evaluation, found.class_names = train, evaluation, getattr(train, "class_names", None)
     found.seconds = {"features": round(seconds, 1), **found.seconds}
     return found
@@ -161,6 +161,7 @@ def fit_probe(model: nn.Module, options: ProbeOptions, folder: Path, say: Say = 
 
 def fit_to_features(
     model: nn.Module,
+    options: ProbeOptions,
     backbone: Backbone,
     directions: Directions,
     train: FeatureSet,
@@ -172,7 +173,8 @@ def fit_to_features(
 
     Args:
         model: with its weights; it becomes the probe's.
-        backbone: made of the model, with the options of the probe.
+        options: of the head.
+        backbone: made of the model.
         directions: along which the features are.
         train: features of the training images.
         evaluation: features that are evaluated, or None.
@@ -186,7 +188,7 @@ def fit_to_features(
         f"{train.images} training images of {classes} classes, {len(directions)} principal directions with "
         f"{100 * directions.variance:.1f} % of the variance within images."
     )
-    began, options, first_order = time.monotonic(), backbone.options, backbone.first_order
+    began, first_order = time.monotonic(), backbone.first_order
     fits = Fits(train, evaluation, classes, options.classifier, say)
     covariance = CovariancePart(options.method)
     head: FittedHead
