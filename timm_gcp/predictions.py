@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .errors import GCPError
 from .files import save_text
-from .text import one_line
+from .text import one_line, printable
 
 __all__ = ["FILE", "TOP", "PredictionRecorder", "Predictions", "image_names", "read_predictions", "save_predictions"]
 
@@ -120,8 +120,7 @@ def image_names(dataset: Any, count: int, split: str) -> list[str]:
 
 
 def _printable(name: Any) -> str:
-    # A file name may hold bytes that are no text.
-    return os.fspath(name).encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace(os.sep, "/")
+    return printable(name).replace(os.sep, "/")
 
 
 def save_predictions(predictions: Predictions, path: str | os.PathLike[str]) -> None:

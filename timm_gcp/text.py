@@ -1,11 +1,21 @@
 """Pieces of text: near matches of a mistyped name, 'a, b and 3 more', an error on one line, Markdown tables."""
 
 import difflib
+import os
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["first_line", "markdown_table", "nearest", "one_line", "some_of", "some_quoted", "without_places"]
+__all__ = [
+    "first_line",
+    "markdown_table",
+    "nearest",
+    "one_line",
+    "printable",
+    "some_of",
+    "some_quoted",
+    "without_places",
+]
 
 
 def one_line(error: BaseException) -> str:
@@ -44,6 +54,11 @@ def markdown_table(titles: Sequence[object], rows: Iterable[Sequence[object]]) -
         return f"| {' | '.join(texts)} |"
 
     return "\n".join([line(titles), "|---" * len(titles) + "|", *map(line, rows)])
+
+
+def printable(name: str | os.PathLike[str]) -> str:
+    """The name of a file as text that can be written in UTF-8; bytes that are no text become U+FFFD."""
+    return os.fspath(name).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def without_places(command: str) -> str:

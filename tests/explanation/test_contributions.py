@@ -144,6 +144,9 @@ def test_classes_and_hidden_layers_are_checked():
     for given, message in (([7], "`classes` has 7; give labels from 0 to 4"), ([], "`classes` has no class")):
         with pytest.raises(GCPError, match=message):
             timm_gcp.explain(model, images_of(model), classes=given)
+    for wrong in (images_of(model)[0], images_of(model)[:0]):
+        with pytest.raises(GCPError, match="`images` is a batch"):
+            timm_gcp.explain(model, wrong)
     with pytest.raises(GCPError, match="`top=0`"):
         timm_gcp.explain(model, images_of(model), top=0)
     with torch.device("meta"):

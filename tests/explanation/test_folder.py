@@ -3,7 +3,9 @@
 import base64
 import csv
 import io
+import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -75,7 +77,7 @@ def test_a_mean_beside_the_covariance_and_a_token(pictures, tmp_path, capsys):
         ("test_vit", "mean+class", ["covariance", "mean", "token", "bias"]),
     ):
         model = timm_gcp.graft(timm.create_model(backbone, num_classes=3), "cov", first_order=first)
-        save_folder(model, tmp_path / backbone, class_names=["one", "two-three", "four"])
+        save_folder(model, tmp_path / backbone, class_names=["one", "two-three", "four $ to $"])
         out = tmp_path / f"why-{backbone}"
         photo = str(pictures / "a.jpg")
         assert main(["predict", photo, "--model", f"local-dir:{tmp_path / backbone}", "--explain", str(out)]) == 0
@@ -86,6 +88,18 @@ def test_a_mean_beside_the_covariance_and_a_token(pictures, tmp_path, capsys):
         page = (out / "index.html").read_text(encoding="utf-8")
         assert page.count("data:image/jpeg") == 1 + 2 * 3
         assert "<b>two-three</b>, mean" in page
+
+
+def test_a_name_whose_bytes_are_no_text(pictures, tmp_path, capsys):
+    photo = tmp_path / os.fsdecode(b"\xff.jpg")
+    try:
+        shutil.copy(pictures / "a.jpg", photo)
+    except OSError:
+        pytest.skip("this file system takes text only")
+    out, table = tmp_path / "why", tmp_path / "table.csv"
+    assert main(["predict", str(photo), "--csv", str(table), "--top", "1", "--explain", str(out)]) == 0
+    assert rows_of(table)[0]["image"].endswith("\ufffd.jpg")
+    assert "\ufffd.jpg" in (out / "index.html").read_text(encoding="utf-8")
 
 
 def test_refusals_come_before_any_image_is_read(pictures, tmp_path, capsys):

@@ -27,6 +27,7 @@ from ..files import check_output, check_output_folder, make_parents, save_text
 from ..methods import get_method
 from ..models.named import load_model
 from ..output import BAR
+from ..text import printable
 from .option_types import file_path, model_name
 from .options import (
     Parser,
@@ -171,7 +172,7 @@ def _write(place: str, found: Sequence[_Prediction]) -> None:
     ranks = range(1, len(found[0][1]) + 1)
     writer.writerow(["image", *(f"{column}_{rank}" for rank in ranks for column in ("class", "probability"))])
     for file, classes in found:
-        writer.writerow([file, *(cell for name, share in classes for cell in (name, f"{share:.6f}"))])
+        writer.writerow([printable(file), *(cell for name, share in classes for cell in (name, f"{share:.6f}"))])
     if place == "-":
         sys.stdout.write(buffer.getvalue())
     else:

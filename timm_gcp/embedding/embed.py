@@ -15,6 +15,7 @@ from ..methods import get_method
 from ..probing.backbone import Backbone
 from ..probing.cache import store_features
 from ..probing.features import FeatureSet
+from ..text import printable
 from .compact import compact_vectors
 from .label_errors import LabelError, label_errors
 from .options import EmbeddingOptions
@@ -90,7 +91,7 @@ def embed(model: nn.Module, options: EmbeddingOptions, folder: Path) -> Embeddin
         "components": len(directions),
         "data_config": {name: str(value) for name, value in backbone.data_config.items()},
     }
-    files = [str(dataset.filename(index)) for index in range(len(dataset))]
+    files = [printable(dataset.filename(index)) for index in range(len(dataset))]
     labelled = len(labels) > 0 and int(labels.min()) >= 0
     return Embedding(
         vectors,

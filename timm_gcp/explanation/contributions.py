@@ -80,6 +80,8 @@ def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | None = No
         found.covariance[0, 0]  # [h, w]: where the evidence for the best class of the first image is
     """
     rule = check_explainable(model)
+    if images.dim() != 4 or not len(images):
+        raise GCPError(f"`images` is a batch [B, C, H, W] of one image or more, not {list(images.shape)}.")
     network: Any = model
     pool: GlobalCovariancePool = network.global_pool
     with torch.inference_mode(False):

@@ -3,6 +3,7 @@
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -13,6 +14,7 @@ from .heat_map import heat_map
 __all__ = ["ExplainedClass", "ExplainedImage", "draw"]
 
 _SIDE = 2.3  # inches of a panel
+_TITLE: dict[str, Any] = {"fontsize": 9, "parse_math": False}  # names may have dollar signs
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,14 @@ def draw(image: ExplainedImage, path: Path) -> None:
         axes.set_axis_off()
     grid[0][0].imshow(image.picture)
     name = Path(image.file).name
-    grid[0][0].set_title(name if len(name) <= 28 else f"{name[:14]}…{name[-13:]}", fontsize=9)
+    grid[0][0].set_title(name if len(name) <= 28 else f"{name[:14]}…{name[-13:]}", **_TITLE)
     for column, one in enumerate(image.classes, 1):
         for row, part in enumerate(parts):
             axes = grid[row][column]
             axes.imshow(image.overlay(one, part))
             name = "\n".join(textwrap.wrap(one.name, 24)[:2])
             title = f"{name}\n{one.probability:.1%}" if row == 0 else ""
-            axes.set_title(f"{title}\n{part} {signed(one.parts[part])}".strip(), fontsize=9)
+            axes.set_title(f"{title}\n{part} {signed(one.parts[part])}".strip(), **_TITLE)
     figure.supxlabel(
         f"Red: evidence for the class, blue: against it. Full colour: {image.largest:.3g} of a logit at one position.",
         fontsize=8,

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ..files import save_atomically, save_text
+from ..text import printable
 from .contributions import Explanation
 from .figure import ExplainedClass, ExplainedImage, draw
 from .heat_map import photograph
@@ -19,6 +20,9 @@ __all__ = ["ExplanationFolder"]
 
 _PARTS = {"covariance": "covariance", "mean": "mean", "token": "class token", "bias": "bias"}
 """Attributes of an `Explanation` whose sums make a logit, with their names for people."""
+
+
+_LONGEST_STEM = 60  # file systems allow 255 bytes
 
 
 class ExplanationFolder:
@@ -53,10 +57,10 @@ class ExplanationFolder:
         """
         for index, file in enumerate(files):
             picture = photograph(images[index], self.mean, self.std)
-            explained = ExplainedImage(str(file), picture, self._classes(found, index))
-            draw(explained, self.folder / f"{len(self.files) + 1:04d}-{file.stem}.png")
+            explained = ExplainedImage(printable(file), picture, self._classes(found, index))
+            draw(explained, self.folder / f"{len(self.files) + 1:04d}-{file.stem[:_LONGEST_STEM]}.png")
             self.page.add(explained)
-            self.files.append(str(file))
+            self.files.append(printable(file))
         self.found.append(found)
 
     def _classes(self, found: Explanation, index: int) -> list[ExplainedClass]:
