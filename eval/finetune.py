@@ -6,9 +6,9 @@ pooling and one for covariance heads, each from a fresh head and from the head o
 runs train on the training part, and each is evaluated on the test part once, with the weights of the last epoch.
 
 Every run is a ``timm-gcp train`` and adds one row to ``finetune.csv`` when it is finished. Started
-again, the command continues where it stopped. Stages: 1 the search; 2 and 3 the main heads on Cars and on Grocery, with
-three seeds the better start of average pooling and of the covariance; 4 these on 5 and 10 images per class of Cars; 5
-and 6 further heads and options on Grocery and on Cars.
+again, the command continues where it stopped. Stages: 1 the search; 2 and 3 the main heads on Cars and on Grocery; 4 and
+5 two further seeds of the better start of average pooling and of the covariance; 6 these on 5 and 10 images per class of
+Cars; 7 and 8 further heads and options on Grocery and on Cars.
 """
 
 import argparse

@@ -89,7 +89,7 @@ def run_command(arguments: Sequence[str], log: Path) -> None:
 
 
 class Workers:
-    """Processes with one thread each that run ``timm-gcp`` again and again.
+    """Processes that share the cores and run ``timm-gcp`` again and again.
 
     What a process prepares once serves all its runs: imports, the choice of convolution algorithms on a GPU, compiled
     kernels. On a GPU that takes longer than a short run.
@@ -99,9 +99,9 @@ class Workers:
     """
 
     def __init__(self, number: int) -> None:
-        os.environ.update(ONE_THREAD)
+        threads = max(1, (os.cpu_count() or 1) // number)
         spawn = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(number, spawn, initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = ProcessPoolExecutor(number, spawn, initializer=torch.set_num_threads, initargs=(threads,))
 
     def run(self, arguments: Sequence[str], log: Path) -> None:
         """Runs a command in one of the processes; as `run_command`."""
