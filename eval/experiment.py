@@ -47,7 +47,7 @@ from .experiment_settings import (
 from .folds import write_folds
 from .rate_search import rate_of, with_neighbours
 from .record import RESULTS, append_row, provenance, read_cells, write_table
-from .training_runs import missing_runs, run_command, train_in_parallel
+from .training_runs import missing_runs, raise_failures, run_command, train_in_parallel
 
 CURVES = ("epoch", "lr", "method", "train_top1", "eval_top1", "kappa", "rank", "under_eps")
 """Columns of a run's summary that are kept for the report."""
@@ -151,7 +151,7 @@ class Experiment:
             append_row(table, row)
             return f"{run.name}: validation {row['eval_top1']}, {run.held_out} {row['held_top1']}"
 
-        train_in_parallel(missing, lambda run: train(run, self.data, self.work), record, self.jobs)
+        raise_failures(train_in_parallel(missing, lambda run: train(run, self.data, self.work), record, self.jobs))
 
 
 def write_curves(path: Path, curves: pd.DataFrame) -> None:

@@ -5,10 +5,10 @@ images. The learning rates are chosen on the validation part of Cars, in runs as
 pooling and one for covariance heads, each from a fresh head and from the head of a probe on the frozen backbone. Final
 runs train on the training part, and each is evaluated on the test part once, with the weights of the last epoch.
 
-Every run is a ``timm-gcp train`` and adds one row to ``finetune.csv`` when it is finished. Started
-again, the command continues where it stopped. Stages: 1 the search; 2 and 3 the main heads on Cars and on Grocery; 4 and
-5 two further seeds of the better start of average pooling and of the covariance; 6 these on 5 and 10 images per class of
-Cars; 7 and 8 further heads and options on Grocery and on Cars.
+Every run is a ``timm-gcp train`` and adds one row to ``finetune.csv`` when it is finished. Started again, the command
+continues where it stopped. Stages: 1 the search; 2 and 3 the main heads on Cars and on Grocery; 4 and 5 two further
+seeds of the better start of average pooling and of the covariance; 6 these on 5 and 10 images per class of Cars; 7 and
+8 further heads and options on Grocery and on Cars.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from timm_gcp.commands.option_types import path_object
 from .finetune_settings import EPOCHS, HEADS, KEY, SEARCH_SET, SEARCHED, SETS, Run, stages
 from .folds import write_subset
 from .record import RESULTS, append_row, provenance, read_cells, read_table
-from .training_runs import Workers, missing_runs, train_in_parallel
+from .training_runs import Workers, missing_runs, raise_failures, train_in_parallel
 
 TABLE = "finetune.csv"
 
@@ -90,11 +90,15 @@ class Experiment:
             chosen: stages; None for all.
             heads: the other heads are left out.
             epochs: of a run.
+
+        Raises:
+            GCPError: a run failed; the others have been trained.
         """
         self.results.mkdir(parents=True, exist_ok=True)
         workers = Workers(self.jobs)
         stop = time.monotonic() + 60 * self.minutes
         done: set[int] = set()
+        failed: list[GCPError] = []
         while number := next((n for n in self.plan(epochs) if n not in done), None):
             done.add(number)
             if chosen and number not in chosen:
@@ -102,8 +106,9 @@ class Experiment:
             planned = (replace(run, epochs=epochs) for run in self.plan(epochs)[number])
             wanted = [run for run in planned if run.set in self.sets and run.head in heads]
             missing = missing_runs(wanted, self.results / TABLE, KEY)
-            train_in_parallel(missing, partial(self.train, workers, stop), self.record, self.jobs)
+            failed += train_in_parallel(missing, partial(self.train, workers, stop), self.record, self.jobs)
         workers.close()
+        raise_failures(failed)
 
     def plan(self, epochs: int) -> dict[int, list[Run]]:
         """The stages that can be planned with the results that there are."""

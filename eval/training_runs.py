@@ -48,21 +48,32 @@ def missing_runs(runs: Iterable[Run], table: Path, columns: Sequence[str]) -> li
 
 def train_in_parallel(
     runs: Sequence[Run], train: Callable[[Run], Any], record: Callable[[Run, Any], str], jobs: int
-) -> None:
+) -> list[GCPError]:
     """Trains runs in parallel threads and records each, one at a time, as soon as it is finished.
+
+    A run that fails does not stop the others.
 
     Args:
         runs: in the order in which they start.
         train: trains one.
         record: writes its result down; returns a line for the user.
         jobs: number of runs in parallel.
+
+    Returns:
+        The errors of the runs that failed.
     """
     lock = Lock()
+    failed: list[GCPError] = []
     hidden = None if runs else True  # None: hidden where standard error is no terminal
     with tqdm(total=len(runs), desc="runs", disable=hidden) as bar, ThreadPoolExecutor(jobs) as pool:
 
         def work(run: Run) -> None:
-            result = train(run)
+            try:
+                result = train(run)
+            except GCPError as error:
+                failed.append(error)
+                tqdm.write(str(error))
+                return
             with lock:
                 line = record(run, result)
                 bar.update()
@@ -70,6 +81,17 @@ def train_in_parallel(
 
         for _ in pool.map(work, runs):
             pass
+    return failed
+
+
+def raise_failures(failed: Sequence[GCPError]) -> None:
+    """Raises an error that names all runs that failed, if there are any.
+
+    Raises:
+        GCPError: with one line per run.
+    """
+    if failed:
+        raise GCPError("\n".join(map(str, failed)))
 
 
 def run_command(arguments: Sequence[str], log: Path) -> None:

@@ -11,7 +11,8 @@ from eval import finetune_settings as settings
 from eval.finetune_settings import HEADS, Run, stages
 from eval.folds import write_subset
 from eval.record import read_cells
-from eval.training_runs import run_here
+from eval.training_runs import raise_failures, run_here, train_in_parallel
+from timm_gcp import GCPError
 from timm_gcp.models.folder import save_folder
 
 
@@ -54,7 +55,7 @@ def test_the_command_searches_then_trains_what_is_missing(photographs, tmp_path,
 
     def train(self, workers, stop, run):
         trained.append(run)
-        rate = {"average": 0.02, "isqrt": 0.06, "average, probe": 0.006, "isqrt, probe": 0.02}[HEADS[run.head].rate_of]
+        rate = {"average": 0.01, "isqrt": 0.03, "average, probe": 0.01, "isqrt, probe": 0.01}[HEADS[run.head].rate_of]
         top1 = 80 if run.rate == rate else 70
         top1 += 5 * ("probe" in run.head)
         return {**dict(zip(settings.KEY, run.key, strict=True)), "top1": top1, "seconds": 1}
@@ -70,13 +71,28 @@ def test_the_command_searches_then_trains_what_is_missing(photographs, tmp_path,
     assert trained[: len(search)] == search
     assert {run.head for run in search} == set(settings.SEARCHED)
     final = [run for run in trained if run.part == "test"]
-    assert {run.rate for run in final if HEADS[run.head].rate_of == "isqrt"} == {0.06}
+    assert {run.rate for run in final if HEADS[run.head].rate_of == "isqrt"} == {0.03}
     assert {run.head for run in final if run.seed == 2} == {"average, probe", "isqrt, probe"}
     assert {run.head for run in final if run.set == "grocery" and not run.images} == set(HEADS)
     number = len(trained)
     finetune.main(list(map(str, argv)))
     assert len(trained) == number
     assert len(read_cells(tmp_path / "r" / "finetune.csv")) == number
+
+
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
+    done = []
+
+    def train(number):
+        if number == 1:
+            raise GCPError("run 1 failed")
+        return number
+
+    failed = train_in_parallel([0, 1, 2], train, lambda run, result: done.append(result) or "done", 1)
+    assert done == [0, 2]
+    with pytest.raises(GCPError, match="run 1 failed"):
+        raise_failures(failed)
+    raise_failures([])
 
 
 def test_every_head_has_a_rate_and_a_stage():
