@@ -25,6 +25,7 @@ __all__ = [
     "SEED",
     "SHARE",
     "Number",
+    "duration",
     "experiment_name",
     "file_path",
     "model_name",
@@ -36,6 +37,7 @@ __all__ = [
 
 _FILTERS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 _OPERATIONS = ("tweights", "t3a", "t3aw")
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}  # seconds
 _LONGEST_NAME = 200  # of 255 bytes; temporary files have longer names
 
 
@@ -95,6 +97,28 @@ SEED = Number(0, 2**31 - 1, whole=True)
 CROP = Number(0.1, 1)
 MEAN = Number(0, 1, hint=": pixels run from 0 to 1 here; divide values of a scale of 0 to 255 by 255")
 DEVIATION = Number(0, 1, above=True, hint=MEAN.hint)
+
+
+def duration(text: str) -> float:
+    """A time span in seconds: a number and its unit (``d``, ``h``, ``m``, ``s``), or several, the largest unit first.
+
+    A number without a unit counts seconds.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no time span, or an empty one.
+    """
+    parts = re.fullmatch("".join(rf"(?:([\d.]+){unit})?" for unit in _UNITS), text.strip().lower())
+    try:
+        if parts is None:
+            seconds = float(text)
+        else:
+            pairs = zip(parts.groups(), _UNITS.values(), strict=True)
+            seconds = sum(float(number) * unit for number, unit in pairs if number)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time; give one such as 90m, 2h or 1h30m")
+    return seconds
 
 
 def file_path(text: str) -> str:

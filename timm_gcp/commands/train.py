@@ -128,7 +128,8 @@ def _check_values(args: argparse.Namespace) -> None:
     for name in ("warmup_epochs", "cooldown_epochs", "monitor_every", "patience_epochs", "mixup_off_epoch"):
         at_least(args, name, 0)
     at_least(args, "recovery_interval", 0)
-    at_least(args, "validation_batch_size", 1)
+    for name in ("validation_batch_size", "patience"):
+        at_least(args, name, 1)
     check_ranges(args)
 
 

@@ -6,7 +6,7 @@ from ..data.options import TrainingDataOptions
 from ..training.freezing import PARTS
 from .glossary import GLOSSARY
 from .optimisation_options import add_augmentation, add_averaging, add_learning_rate, add_optimiser
-from .option_types import POSITIVE, SEED, experiment_name, file_path, model_name
+from .option_types import POSITIVE, SEED, duration, experiment_name, file_path, model_name
 from .options import (
     Pairs,
     Parser,
@@ -221,6 +221,20 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--eval-metric", default="top1", choices=("top1", "top5", "loss"), help="measure that picks the best epoch"
+    )
+    group.add_argument(
+        "--patience",
+        type=int,
+        metavar="N",
+        help="end after N epochs without a better one; epochs before the switch of the method do not count "
+        "(default: train all epochs)",
+    )
+    group.add_argument(
+        "--time-limit",
+        type=duration,
+        metavar="TIME",
+        help="end after the epoch in which training exceeds this time, such as 90m, 2h or 1h30m; seconds without a "
+        "unit; a resumed run counts the time before as well (default: none)",
     )
     group.add_argument("--no-report", action="store_true", help="write no report at the end of the run")
     add_debug(group)

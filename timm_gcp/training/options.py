@@ -207,6 +207,8 @@ class RunOptions:
         seed: of weights, order and augmentation.
         validation_batch_size: images per batch of evaluation; None takes ``batch_size``.
         eval_metric: 'top1', 'top5' or 'loss': what ranks the epochs.
+        patience: end after so many ranked epochs without a better one; None trains all epochs.
+        time_limit: end after the epoch in which the epochs of all segments exceed so many seconds; None for no limit.
         tta: 'mirror' evaluates the best model with logits averaged over each image and its mirror image.
         monitor_every: measure the conditioning every so many batches; 0 never.
         log_interval: updates between two lines.
@@ -225,6 +227,8 @@ class RunOptions:
     seed: int
     validation_batch_size: int | None
     eval_metric: str
+    patience: int | None
+    time_limit: float | None
     tta: str
     monitor_every: int
     log_interval: int

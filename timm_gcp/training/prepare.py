@@ -25,6 +25,7 @@ from .run import Run
 from .run_folder import RunFolder
 from .scheduler import fill_in_course, make_scheduler, rate_ratio
 from .step import Stepper
+from .stopping import stopped_before
 
 __all__ = ["prepare"]
 
@@ -78,6 +79,8 @@ def prepare(options: TrainOptions, processes: Processes, folder: RunFolder, argu
         progress=Progress(start.epoch, optimisation.epochs, options.log_interval, processes.first, processes.device),
         faults=Faults(path, skip=skip, names=names, rank=processes.rank),
         position=position,
+        trained=start.epoch,
+        stopped=stopped_before(options, start) if start.epoch < optimisation.epochs else "",
         seconds=float(start.record.get("seconds", 0.0)),
     )
 

@@ -22,6 +22,7 @@ from .history import closed, describe_differences, past_segments, write_history
 from .provenance import about, data_of, origin_text
 from .resume import differences
 from .run import Run
+from .stopping import PATIENCE
 from .summary import unranked_note
 
 RESULT = "result.json"
@@ -62,12 +63,13 @@ def finish(run: Run, report: Report | None = None) -> None:
             )
         predictions = recorder.predictions(run.data.evaluation, options.val_split, run.data.class_names)
         save_predictions(predictions, run.folder / FILE)
-    segments = closed(run.segments, run.epochs - 1)
+    segments = closed(run.segments, run.trained - 1)
     result = {
         **{key: metrics.get(key) for key in ("top1", "top5", "loss", "count")},
         "method": run.final_method,
         "epoch": checkpoint["epoch"],
-        "epochs": run.epochs,
+        "epochs": run.trained,
+        "stopped": run.stopped or None,
         "switched_at": run.protocol.schedule.switched_at if run.protocol.schedule else None,
         "model": options.model,
         "split": options.val_split,
@@ -109,7 +111,7 @@ def _has_result(run: Run) -> bool:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
     past = json.loads(json.dumps(past_segments(run.start.checkpoint), default=str))
-    return epochs > run.epochs or (epochs == run.epochs and segments in (None, past))
+    return epochs > run.trained or (epochs == run.trained and segments in (None, past))
 
 
 def _has_folder(run: Run) -> bool:
@@ -122,9 +124,12 @@ def nothing_to_train(run: Run) -> str:
     changed = differences(run.start.settings, run.options)
     ignored = f" ({describe_differences(changed)} has no effect)" if changed else ""
     best = run.folder / "model_best.pth.tar"
+    trained, larger = f"All {run.epochs} epochs", "--epochs"
+    if run.stopped:
+        trained, larger = f"{run.trained} epochs", "--patience" if run.stopped == PATIENCE else "--time-limit"
     return (
-        f"All {run.epochs} epochs of {run.folder} are trained and its results written; nothing is changed{ignored}. "
-        f"A larger --epochs trains on; timm-gcp validate --checkpoint {best} evaluates it again."
+        f"{trained} of {run.folder} are trained and its results written; nothing is changed{ignored}. "
+        f"A larger {larger} trains on; timm-gcp validate --checkpoint {best} evaluates it again."
     )
 
 

@@ -37,6 +37,8 @@ class Run:
         progress: where lines are printed.
         faults: what is done about losses and gradients that are not finite.
         position: how far the present epoch is.
+        trained: epochs trained to their end, by this command and those before it.
+        stopped: why the run ends before its last epoch (see ``stopping``), '' while it goes on.
         seconds: spent on finished epochs.
         rows: of ``summary.csv``.
         segments: of ``history.json``.
@@ -57,6 +59,8 @@ class Run:
     progress: Progress
     faults: Faults
     position: Position = field(default_factory=Position)
+    trained: int = 0
+    stopped: str = ""
     seconds: float = 0.0
     rows: list[dict[str, Any]] = field(default_factory=list)
     segments: list[dict[str, Any]] = field(default_factory=list)
@@ -73,9 +77,14 @@ class Run:
         return self.optimisation.epochs
 
     @property
-    def trains(self) -> bool:
+    def goes_on(self) -> bool:
         """Whether there is an epoch left to train."""
-        return self.start.epoch < self.epochs
+        return self.trained < self.epochs and not self.stopped
+
+    @property
+    def trains(self) -> bool:
+        """Whether this command trains an epoch, or has done so."""
+        return self.goes_on or self.trained > self.start.epoch
 
     @property
     def model(self) -> nn.Module:

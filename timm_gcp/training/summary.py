@@ -15,6 +15,7 @@ from .epoch_position import Position
 from .initial_weights import describe_start
 from .progress import clock
 from .run import Run
+from .stopping import PATIENCE
 
 
 def describe(run: Run) -> str:
@@ -68,6 +69,8 @@ def _span(run: Run) -> str:
         return f"epochs {run.start.epoch + 1} (after {run.position.batches} batches) to {run.epochs}"
     if run.start.epoch == run.epochs:
         return f"all {run.epochs} epochs done"
+    if run.stopped:
+        return f"ended after epoch {run.start.epoch} of {run.epochs} (--{run.stopped.replace(' ', '-')})"
     return f"epochs {run.start.epoch + 1} to {run.epochs}"
 
 
@@ -139,6 +142,21 @@ def epoch_line(run: Run, row: Mapping[str, Any], best: float | None, best_epoch:
     if best is not None and best_epoch is not None:
         parts.append(f"best {run.metric} {best:.4g} (epoch {best_epoch + 1})")
     return parts
+
+
+def stop_line(run: Run) -> str:
+    """The line on a run that ends before its last epoch."""
+    options, schedule = run.options, run.protocol.schedule
+    text = f"Ends after epoch {run.trained} of {run.epochs}: "
+    if run.stopped == PATIENCE:
+        return f"{text}no better {run.metric} in {options.patience} epochs (--patience)."
+    text += f"{clock(run.seconds)} of training, and --time-limit is {clock(options.time_limit or 0)}."
+    if schedule is not None and not schedule.switched:
+        text += (
+            f" The method has not switched: the weights were trained under {schedule.warm} and are saved with "
+            f"{schedule.final}; train on with a larger --time-limit."
+        )
+    return text
 
 
 def unranked_note(run: Run, best_epoch: int) -> str:

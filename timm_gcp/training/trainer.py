@@ -11,7 +11,7 @@ import torch
 from timm.utils import distribute_bn, random_seed
 
 from ..data.loaders import LoaderError
-from ..distributed import process_count, summed
+from ..distributed import from_first, process_count, summed
 from ..errors import GCPError
 from ..hybrid import base_learning_rate
 from ..spectral.eigh import take_retried
@@ -25,7 +25,8 @@ from .records import open_run_folder
 from .results import Report, finish, is_finished, nothing_to_train
 from .run import Run
 from .step import Update
-from .summary import describe, epoch_line, summary_row, write_summary
+from .stopping import reason_to_stop
+from .summary import describe, epoch_line, stop_line, summary_row, write_summary
 
 __all__ = ["Trainer", "seed_epoch", "train"]
 
@@ -126,7 +127,7 @@ class Trainer:
         return base_learning_rate(self.stepper.optimizer)
 
     def fit(self) -> None:
-        """Trains from the first epoch of this run to the last.
+        """Trains from the first epoch of this run to the last, or to the one after which it ends early.
 
         Raises:
             GCPError: a loss or gradient is not finite, or a label lies outside the model's classes.
@@ -137,8 +138,8 @@ class Trainer:
         if run.processes.first:
             self.saver = open_run_folder(run)
             run.progress.say(describe(run))
-        for epoch in range(run.start.epoch, run.epochs):
-            self.epoch(epoch)
+        while run.goes_on:
+            self.epoch(run.trained)
 
     def epoch(self, epoch: int) -> None:
         """Trains and evaluates one epoch, or what is left of it.
@@ -326,7 +327,7 @@ class Trainer:
         )
 
     def end_epoch(self, epoch: int, trained: Position, evaluated: dict[str, float], rate: float) -> None:
-        """Moves scheduler and protocol to the next epoch, saves the checkpoint and prints the line of the epoch.
+        """Moves scheduler and protocol to the next epoch, saves the checkpoint and decides whether the run ends early.
 
         Args:
             epoch: from 0.
@@ -342,14 +343,19 @@ class Trainer:
         run.optimisation.scheduler.after_epoch(epoch + 1, metric)
         seconds = time.monotonic() - self._epoch_began
         run.seconds += seconds
-        run.position = Position()
-        if self.saver is None:
-            return
-        row = summary_row(run, epoch, trained, evaluated, rate, conditioning, seconds)
-        run.rows.append(row)
-        write_summary(run)
-        best, best_epoch = self.saver.save_checkpoint(epoch, metric if run.protocol.ranks else None)
-        run.progress.say(*epoch_line(run, row, best, best_epoch))
+        run.position, run.trained = Position(), epoch + 1
+        best_epoch = None
+        if self.saver is not None:
+            row = summary_row(run, epoch, trained, evaluated, rate, conditioning, seconds)
+            run.rows.append(row)
+            write_summary(run)
+            best, best_epoch = self.saver.save_checkpoint(epoch, metric if run.protocol.ranks else None)
+            run.progress.say(*epoch_line(run, row, best, best_epoch))
+        if run.goes_on and (run.options.patience or run.options.time_limit):
+            # The first process has the ranking, and its clock counts for all.
+            run.stopped = from_first(reason_to_stop(run.options, epoch, best_epoch, run.seconds), run.device)
+            if run.stopped:
+                run.progress.say(stop_line(run))
 
     def save_within(self, epoch: int) -> None:
         """Saves a checkpoint within an epoch; every process has to call it."""
