@@ -1,6 +1,5 @@
 """The model card of a row of the manifest, which ``publish`` and ``cards`` both write."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,14 +7,13 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from timm_gcp import METHODS
 from timm_gcp.models.names import split_name
+from timm_gcp.sharing.accuracy import Accuracy, model_index
+from timm_gcp.sharing.card import CURVES
 from timm_gcp.text import markdown_table
 from timm_gcp.weights import paper_results
 from timm_gcp.weights.manifest import Checkpoint
 
 from .citation import bibtex
-
-CURVES = "curves.png"
-"""Name of the file with the training curves in a repository."""
 
 NOT_VERIFIED = "Not verified: this project has not evaluated these weights."
 
@@ -34,7 +32,8 @@ def render_card(
         row: the row of the manifest.
         repo: ``org/name`` on the Hub; None shows how to load the model by its registered name.
         parameters: number of parameters of the network; None leaves it out.
-        recipe: the record of the training run (`hub.recipe`); None takes the row's command, if it has one.
+        recipe: the record of the training run (`timm_gcp.sharing.recipe`); None takes the row's command, if it has
+            one.
         curves: whether to show the training curves, which are then a file of the repository.
     """
     if recipe is None and row.recipe:
@@ -103,21 +102,21 @@ def _metadata(row: Checkpoint) -> str:
 
 def _eval_results(row: Checkpoint) -> list[EvalResult]:
     """The accuracies of a row, in per cent, as entries of the Hub's ``model-index``."""
-    return [
-        EvalResult(
-            task_type="image-classification",
-            dataset_type=re.sub(r"[^a-z0-9]+", "-", str(metric["data"]).lower()).strip("-"),
-            dataset_name=str(metric["data"]),
-            metric_type="accuracy",
-            metric_name=name,
-            metric_value=metric[key],
-            source_name=measured_by(metric) if row.origin_url else None,
-            source_url=row.origin_url,
-        )
-        for metric in row.metrics
-        for key, name in (("top1", "Top-1 accuracy"), ("top5", "Top-5 accuracy"))
-        if metric.get("data") and metric.get(key) is not None
-    ]
+    return model_index(
+        [
+            Accuracy(
+                data=str(metric["data"]),
+                split="",
+                name=name,
+                value=metric[key],
+                source_name=measured_by(metric) if row.origin_url else None,
+                source_url=row.origin_url,
+            )
+            for metric in row.metrics
+            for key, name in (("top1", "Top-1 accuracy"), ("top5", "Top-5 accuracy"))
+            if metric.get("data") and metric.get(key) is not None
+        ]
+    )
 
 
 def _verification(row: Checkpoint) -> str:

@@ -17,9 +17,8 @@ from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
 from timm_gcp.commands.validate import evaluation_row, parse_validate_args
 from timm_gcp.files import sha256_of, written_aside
+from timm_gcp.sharing.recipe import read_recipe
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest, write_manifest
-
-from .recipe import read_recipe
 
 LIMIT = 4 * 2**20
 """Largest size of a packaged file, in bytes."""

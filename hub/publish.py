@@ -6,19 +6,14 @@ import difflib
 import tempfile
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
-
 from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
 from timm_gcp.files import sha256_of
+from timm_gcp.sharing.repository import check_login, check_repo_id, commit, download, make_repository
 from timm_gcp.text import nearest
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest, write_manifest
 
 from .logits import load_revision, logits_of, same_logits
-from .repository import commit, download, read_info
-from .retry import attempt
 from .staging import Staged, stage
 
 _UNKNOWN = 40 * "0"
@@ -43,9 +38,9 @@ def main(argv: list[str]) -> int:
 
     rows = read_manifest(args.manifest)
     row = _publishable(rows, args.name, args.manifest)
-    repo = _repo_id(args.org, args.name)
-    if not args.dry_run and get_token() is None:
-        raise GCPError("Not logged in to the Hugging Face Hub; run `hf auth login` with a token that may write.")
+    repo = check_repo_id(f"{args.org}/{args.name}", "--org")
+    if not args.dry_run:
+        check_login()
     staged = stage(row, repo, folder=args.folder, curves=args.curves)
     if args.dry_run:
         _show(staged, rows, repo, args.manifest)
@@ -70,23 +65,9 @@ def _publishable(rows: dict[str, Checkpoint], name: str, manifest: Path) -> Chec
     return row
 
 
-def _repo_id(org: str, name: str) -> str:
-    repo = f"{org}/{name}"
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise GCPError(f"'{repo}' is not a valid repository name; correct --org.") from error
-    return repo
-
-
 def _upload(staged: Staged, repo: str, *, private: bool) -> str:
     """Commits the files; returns the new revision, or the latest one if it holds all of them already."""
-    attempt(
-        lambda: HfApi().create_repo(repo, private=private or None, exist_ok=True), f"creating the repository {repo}"
-    )
-    before = read_info(repo)
-    if private and not before.private:
-        raise GCPError(f"{repo} exists and is public; make it private in its settings, or leave out --private.")
+    before = make_repository(repo, private=private, remedy="leave out --private")
     message = f"{staged.row.name}: weights, configuration and card"
     revision = commit(repo, staged.files, str(before.sha), message)
     if revision == before.sha:

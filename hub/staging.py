@@ -16,13 +16,14 @@ from torch import nn
 
 from timm_gcp import GCPError
 from timm_gcp.models.folder import save_folder
+from timm_gcp.sharing.card import CURVES
+from timm_gcp.sharing.recipe import read_recipe
 from timm_gcp.text import one_line
 from timm_gcp.weights.manifest import Checkpoint
 from timm_gcp.weights.resolve import resolve
 
 from .logits import load_folder, logits_of, same_logits
-from .model_card import CURVES, render_card
-from .recipe import read_recipe
+from .model_card import render_card
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

@@ -13,11 +13,11 @@ from rich.table import Table
 from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
 from timm_gcp.files import sha256_of
+from timm_gcp.sharing.repository import download, read_info
 from timm_gcp.text import nearest
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest
 
 from .logits import load_revision, logits_of
-from .repository import download, read_info
 from .staging import CONFIG, WEIGHTS
 
 

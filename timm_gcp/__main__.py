@@ -18,11 +18,12 @@ COMMANDS = {
     "embed": "write a vector for each image; near-duplicates, neighbours, likely label errors",
     "export": "write a model as an ONNX file, checked against the model",
     "convert": "write a published checkpoint as a timm model folder",
+    "push": "put a trained model on the Hugging Face Hub, with its card and a Space that runs it",
     "wrap": "run timm's own train.py, validate.py, ... with our models and the hybrid protocol",
     "list": "list backbones and methods, or show what is known of one",
 }
-WRITES_FOLDERS = ("compare", "demo", "embed", "train", "probe", "wrap")
-"""Commands whose results are files: what they print may be lost without loss."""
+WRITES_FOLDERS = ("compare", "demo", "embed", "push", "train", "probe", "wrap")
+"""Commands whose results are files, here or on the Hub: what they print may be lost without loss."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,9 +14,9 @@ from PIL import Image
 from hub import cards
 from hub.logits import logits_of, same_logits
 from hub.model_card import render_card
-from hub.recipe import read_recipe
 from tests.support.maintainer import CLASSES, NAME, REPO, ROW
 from timm_gcp import GCPError
+from timm_gcp.sharing.recipe import read_recipe
 from timm_gcp.weights.manifest import read_manifest
 
 

@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def create(self, body):
         wanted = json.loads(body)
-        repo = f"{wanted['organization']}/{wanted['name']}"
+        repo = f"{'spaces/' * (wanted.get('type') == 'space')}{wanted['organization']}/{wanted['name']}"
         there = repo in self.hub.repos
         if not there:
             self.hub.repos[repo] = Repo(private=wanted.get("visibility") == "private" or bool(wanted.get("private")))
@@ -254,15 +254,16 @@ class _Handler(BaseHTTPRequestHandler):
         return self.answer(200, content, {"X-Repo-Commit": found, "ETag": f'"{etag}"', "Accept-Ranges": "none"})
 
 
-_REPO, _REVISION = r"(?P<repo>[^/]+/[^/]+)", r"(?P<revision>[^/]+)"
+# A Space is kept under spaces/org/name, as in the addresses of its files.
+_REPO, _REVISION = r"(?P<repo>(?:spaces/)?[^/]+/[^/]+)", r"(?P<revision>[^/]+)"
 ROUTES = (
     (r"/api/repos/create", "POST", _Handler.create),
     (r"/api/validate-yaml", "POST", _Handler.validate),
-    (rf"/api/models/{_REPO}/preupload/{_REVISION}", "POST", _Handler.preupload),
+    (rf"/api/(?:models/)?{_REPO}/preupload/{_REVISION}", "POST", _Handler.preupload),
     (rf"/{_REPO}\.git/info/lfs/objects/batch", "POST", _Handler.batch),
     (r"/lfs/(?P<oid>[0-9a-f]{64})", "PUT", _Handler.upload),
-    (rf"/api/models/{_REPO}/commit/{_REVISION}", "POST", _Handler.commit),
-    (rf"/api/models/{_REPO}", "GET", _Handler.info),
-    (rf"/api/models/{_REPO}/revision/{_REVISION}", "GET", _Handler.info),
+    (rf"/api/(?:models/)?{_REPO}/commit/{_REVISION}", "POST", _Handler.commit),
+    (rf"/api/(?:models/)?{_REPO}", "GET", _Handler.info),
+    (rf"/api/(?:models/)?{_REPO}/revision/{_REVISION}", "GET", _Handler.info),
     (rf"/{_REPO}/resolve/{_REVISION}/(?P<path>.+)", "GET", _Handler.resolve),
 )

@@ -37,15 +37,16 @@ ROW = Checkpoint(
 WORKER = """
 import contextlib, io, json, os, sys
 answers = sys.stdout
-import hub.retry
-from hub.__main__ import main
-hub.retry.PAUSES = (0.01, 0.02, 0.03)
+import timm_gcp.sharing.retry
+import hub.__main__, timm_gcp.__main__
+timm_gcp.sharing.retry.PAUSES = (0.01, 0.02, 0.03)
 for line in sys.stdin:
-    sys.argv, token = json.loads(line)
+    (program, *argv), token = json.loads(line)
+    sys.argv = [program, *argv]
     os.environ.pop("HF_TOKEN", None)
     os.environ.update({"HF_TOKEN": token} if token else {})
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        status = main()
+        status = hub.__main__.main() if program == "hub" else timm_gcp.__main__.main(argv)
     print(json.dumps([status, out.getvalue(), err.getvalue()]), file=answers, flush=True)
 """
 
@@ -77,8 +78,8 @@ class Maintainer:
         )
         Image.new("RGB", (8, 8)).save(self.run / "curves.png")
 
-    def command(self, *argv, token=TOKEN):
-        self.worker.stdin.write(json.dumps([["hub", *map(str, argv)], token]) + "\n")
+    def command(self, *argv, token=TOKEN, program="hub"):
+        self.worker.stdin.write(json.dumps([[program, *map(str, argv)], token]) + "\n")
         self.worker.stdin.flush()
         status, out, err = json.loads(self.worker.stdout.readline())
         assert TOKEN not in out + err

@@ -17,7 +17,7 @@ from ..files import check_output_folder, output_target
 from ..pooling import find_pools
 from . import BACKBONES
 from .deepcopy import copy_model
-from .names import split_name
+from .names import SOURCES, split_name
 
 __all__ = [
     "OF_WEIGHTS",
@@ -25,8 +25,10 @@ __all__ = [
     "built_for",
     "loading_code",
     "model_arguments",
+    "registration_code",
     "save_folder",
     "training_record",
+    "usage_code",
 ]
 
 OF_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
@@ -192,28 +194,49 @@ def _tidy_config(config: Path) -> None:
     if arguments:
         content["model_args"] = arguments
     if method:  # first, since timm itself says only 'not supported in your version of timm'
-        steps = ["import timm_gcp", *_registration(content["architecture"]).split()]
+        steps = ["import timm_gcp", *registration_code(content["architecture"]).split()]
         content = {"requires": f"timm_gcp; before timm.create_model: {'; '.join(steps)}", **content}
     config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _registration(name: str) -> str:
-    """The line of code that registers a backbone, for the card; '' if importing the package registers it."""
+def registration_code(name: str) -> str:
+    """The line of code that registers a backbone; '' if importing the package registers it."""
     backbone, method, _ = split_name(name)
     if not method or backbone in BACKBONES:
         return ""
     return f'timm_gcp.register_backbone("{backbone}")\n'
 
 
-def loading_code(name: str, folder: str | os.PathLike[str]) -> str:
+def loading_code(name: str, source: str | os.PathLike[str]) -> str:
     """The code that loads a model folder after ``import timm, timm_gcp``, on one line.
 
     Args:
         name: registered name of its architecture.
-        folder: the folder.
+        source: the folder, or ``hf-hub:`` and its name on the Hub.
     """
-    steps = [_registration(name).strip(), f"timm.create_model('local-dir:{folder}', pretrained=True)"]
+    place = str(source) if str(source).startswith(SOURCES) else f"local-dir:{source}"
+    steps = [registration_code(name).strip(), f"timm.create_model('{place}', pretrained=True)"]
     return "; ".join(filter(None, steps))
+
+
+def usage_code(name: str, source: str, channels: int = 3) -> str:
+    """The code of a card: loads a model folder and classifies an image.
+
+    Args:
+        name: registered name of its architecture.
+        source: ``local-dir:`` and the folder, or ``hf-hub:`` and its name on the Hub.
+        channels: of the images, 3 or 1.
+    """
+    return f"""import timm_gcp
+import timm
+from PIL import Image, ImageOps
+
+{registration_code(name)}model = timm.create_model("{source}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("{"L" if channels == 1 else "RGB"}")
+probabilities = model(transform(image).unsqueeze(0)).softmax(-1)
+names = model.pretrained_cfg.get("label_names")
+"""
 
 
 def _card(name: str, folder: str, config: Mapping[str, Any], metrics: Mapping[str, Any] | None, origin: str) -> str:
@@ -240,14 +263,5 @@ not upgrade it: run `import timm_gcp` first, which registers this architecture w
 ## Usage
 
 ```python
-import timm_gcp
-import timm
-from PIL import Image, ImageOps
-
-{_registration(name)}model = timm.create_model("local-dir:{folder}", pretrained=True).eval()
-transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")
-probabilities = model(transform(image).unsqueeze(0)).softmax(-1)
-names = model.pretrained_cfg.get("label_names")
-```
+{usage_code(name, f"local-dir:{folder}", config["input_size"][0])}```
 {source}{table}"""

@@ -4,30 +4,88 @@ import copy
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import CommitOperationAdd, HfApi, get_token, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
-from timm_gcp import GCPError
-
+from ..errors import GCPError
 from .retry import attempt, status_of
 
+__all__ = ["check_login", "check_repo_id", "commit", "download", "make_repository", "read_info"]
 
-def read_info(repo: str, revision: str | None = None) -> ModelInfo:
+
+def check_login() -> None:
+    """Makes sure that there is a token, before any work is done.
+
+    Raises:
+        GCPError: there is none.
+    """
+    if get_token() is None:
+        raise GCPError("Not logged in to the Hugging Face Hub; run `hf auth login` with a token that may write.")
+
+
+def check_repo_id(repo: str, option: str) -> str:
+    """The name of a repository, if it can be one.
+
+    Args:
+        repo: ``org/name``.
+        option: the option that gave it, for the message.
+
+    Raises:
+        GCPError: it is no such name.
+    """
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise GCPError(f"'{repo}' is not a valid repository name; correct {option}.") from error
+    return repo
+
+
+def make_repository(repo: str, *, private: bool, kind: str = "model", remedy: str) -> Any:
+    """Makes a repository where there is none.
+
+    Args:
+        repo: ``org/name``.
+        private: a new repository is private, and one that exists must be.
+        kind: 'model' or 'space', which has a Gradio app.
+        remedy: what to do where a public one exists, for the message.
+
+    Returns:
+        What the Hub says of it.
+
+    Raises:
+        GCPError: it exists and is public although ``private``, or the Hub refuses.
+    """
+    sdk = "gradio" if kind == "space" else None
+    # None, not False: the organisation may have a default of its own.
+    attempt(
+        lambda: HfApi().create_repo(repo, repo_type=kind, space_sdk=sdk, private=private or None, exist_ok=True),
+        f"creating the repository {repo}",
+    )
+    info = read_info(repo, kind=kind)
+    if private and not info.private:
+        raise GCPError(f"{repo} exists and is public; make it private in its settings, or {remedy}.")
+    return info
+
+
+def read_info(repo: str, revision: str | None = None, *, kind: str = "model") -> Any:
     """What the Hub says of a repository at a revision; ``sha`` is the full commit id.
 
     Args:
         repo: ``org/name``.
         revision: commit id, branch or tag; None takes the main branch.
+        kind: 'model' or 'space'.
 
     Raises:
         GCPError: the repository or the revision does not exist, or the Hub cannot be reached.
     """
     shown = repo if revision is None else f"{repo}@{revision[:12]}"
-    return attempt(lambda: HfApi().model_info(repo, revision=revision), f"reading {shown}")
+    return attempt(lambda: HfApi().repo_info(repo, revision=revision, repo_type=kind), f"reading {shown}")
 
 
-def commit(repo: str, files: Sequence[CommitOperationAdd], parent: str, message: str) -> str:
+def commit(repo: str, files: Sequence[CommitOperationAdd], parent: str, message: str, *, kind: str = "model") -> str:
     """Commits files on top of a revision; if the repository holds all of them already, nothing is committed.
 
     The commit is the last request, so an upload that breaks off leaves the repository as it was.
@@ -37,6 +95,7 @@ def commit(repo: str, files: Sequence[CommitOperationAdd], parent: str, message:
         files: the files; other files of the repository are kept.
         parent: the revision on which they are committed, the repository's latest.
         message: commit message.
+        kind: 'model' or 'space'.
 
     Returns:
         The revision that holds the files.
@@ -51,7 +110,8 @@ def commit(repo: str, files: Sequence[CommitOperationAdd], parent: str, message:
         # it was uploaded, and create_commit asks the Hub only about the others whether they are there unchanged.
         operations = [copy.copy(file) for file in files]
         try:
-            return HfApi().create_commit(repo, operations, commit_message=message, parent_commit=parent).oid
+            made = HfApi().create_commit(repo, operations, commit_message=message, parent_commit=parent, repo_type=kind)
+            return made.oid
         except HfHubHTTPError as error:
             if status_of(error) in (409, 412):
                 raise GCPError(

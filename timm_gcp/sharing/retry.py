@@ -8,8 +8,10 @@ from typing import TypeVar
 
 from huggingface_hub.errors import HfHubHTTPError
 
-from timm_gcp import GCPError
-from timm_gcp.text import first_line
+from ..errors import GCPError
+from ..text import first_line
+
+__all__ = ["PAUSES", "attempt", "status_of"]
 
 PAUSES = (1, 2, 4)
 """Seconds to wait before each further attempt after a server error."""
@@ -66,7 +68,7 @@ def _refusal(error: BaseException, doing: str) -> GCPError | None:
     """The message about a request that the Hub refused; None if the error is not an answer of the Hub."""
     if "Invalid metadata in README.md" in str(error):
         reasons = " ".join(str(error).split("\n")[1:])
-        return GCPError(f"The Hub refuses the card's metadata ({reasons}); correct the row, its licence first of all.")
+        return GCPError(f"The Hub refuses the card's metadata ({reasons}); correct it, the licence first of all.")
     for cause in _chain(error):
         status = status_of(cause)
         if status in (401, 403):

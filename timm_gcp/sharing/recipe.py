@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from timm_gcp import GCPError
-from timm_gcp.text import without_places
+from ..errors import GCPError
+from ..text import without_places
+
+__all__ = ["read_recipe"]
 
 
 def read_recipe(folder: Path) -> Mapping[str, Any] | None:
