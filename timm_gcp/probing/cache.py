@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
@@ -178,6 +179,8 @@ def write_cache(
 ) -> Cache:
     """Writes the features of a data set, or what is left of them, in a folder that is named by what they depend on.
 
+    A process that finds another one writing the same features waits for it.
+
     Args:
         backbone: the frozen backbone.
         dataset: in timm's form.
@@ -192,18 +195,42 @@ def write_cache(
     reduction = hashlib.sha256(directions.matrix.numpy().tobytes()).hexdigest()
     key = {**backbone.key, "images": images, "views": views, "directions": reduction, "scale": directions.scale}
     cache = Cache(folder / _name_of(key), len(dataset), views, len(directions), directions.scale)
+    if _done(cache) == cache.images:
+        return cache
+    folder.mkdir(parents=True, exist_ok=True)
+    # A process that opened the files anew would cut them off under the map of the other, which kills that one.
+    lock = _lock_of(cache)
+    try:
+        _write(cache, backbone, dataset, directions)
+    finally:
+        lock.release()
+    return cache
+
+
+def _lock_of(cache: Cache) -> FileLock:
+    """The lock of a cache, taken; says so if another process has it."""
+    lock = FileLock(cache.folder.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"Waiting for another process that writes these features to {cache.folder}.", flush=True)
+        lock.acquire()
+    return lock
+
+
+def _write(cache: Cache, backbone: Backbone, dataset: Any, directions: Directions) -> None:
+    """Writes the features that the cache still lacks."""
     done = _done(cache)
     if done == cache.images:
-        return cache
+        return
     writer: _Writer | None = None
     bar = tqdm(total=cache.images, initial=done, desc="features", unit="img", disable=None, bar_format=BAR)
     with bar:
-        for features, labels in backbone.batches(dataset, range(done, cache.images), mirror=views == 2):
+        for features, labels in backbone.batches(dataset, range(done, cache.images), mirror=cache.views == 2):
             if writer is None:
                 writer = _Writer(cache, features[0], directions, done)
             writer.add(features, labels, dataset)
             bar.update(len(labels))
-    return cache
 
 
 def _done(cache: Cache) -> int:
