@@ -100,7 +100,7 @@ SEEDS = (0, 1, 2)
 RECIPE = shlex.split(
     "--dataset grocery --img-size 112 --crop-pct 0.95 -b 32 -vb 128 --clip-grad 5 "
     "--sched cosine --sched-on-updates --min-lr 1e-5 "
-    "--device cpu --channels-last -j 0 --no-prefetcher --no-check-images"
+    "--device cpu --channels-last -j 0 --no-prefetcher --no-check-images --no-report"
 )
 
 KEY = ("backbone", "head", "lr", "seed", "epochs", "fold")

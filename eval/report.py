@@ -73,6 +73,14 @@ def _speed(results: Path) -> str:
     return f"{speed.table(rows)}\n\n![milliseconds of every layer](speed.png)"
 
 
+def _gpu(results: Path) -> str:
+    folder = results / "gpu"
+    rows = read_table(folder / "speed.csv")
+    speed.draw(rows, folder / "speed.png")
+    steps = training_step.table(read_table(folder / "step.csv"))
+    return f"{speed.table(rows)}\n\n![milliseconds of every layer on a GPU](gpu/speed.png)\n\n{steps}"
+
+
 def _step(results: Path) -> str:
     return training_step.table(read_table(results / "step.csv"))
 
@@ -105,6 +113,15 @@ SECTIONS = (
         "Time of a training step",
         "python -m eval speed --step resnet50 --methods isqrt polar svdpade --batch 8 --repeats 5 --threads 2",
         _step,
+    ),
+    Section(
+        "gpu/speed",
+        "Speed on a GPU",
+        "SETTINGS='--device cuda --batch 128 --repeats 5 --threads 4 --results eval/results/gpu'\n"
+        "python -m eval speed $SETTINGS --maps 7 --compiled svdpade isqrt polar \\\n"
+        "    --methods isqrt polar svdpade svdtaylor svdtrunc svdnewton svd svdlyap rsqrt cov\n"
+        "python -m eval speed $SETTINGS --step resnet50 --amp --methods isqrt polar svdpade cov",
+        _gpu,
     ),
     Section("memory", "Memory of a training step", "python -m eval memory", _memory),
     Section(
