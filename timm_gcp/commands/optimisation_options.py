@@ -2,10 +2,10 @@
 
 import argparse
 
-from .option_types import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, policy, train_resampling
+from .option_types import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, file_path, policy, train_resampling
 from .options import Pairs, Switch
 
-__all__ = ["SCHEDULERS", "add_augmentation", "add_averaging", "add_learning_rate", "add_optimiser"]
+__all__ = ["SCHEDULERS", "add_augmentation", "add_averaging", "add_imbalance", "add_learning_rate", "add_optimiser"]
 
 SCHEDULERS = ("cosine", "tanh", "step", "multistep", "poly", "plateau", "constant", "wsd", "rsqrt", "none")
 
@@ -216,6 +216,29 @@ def add_augmentation(group: argparse._ArgumentGroup) -> None:
     )
     add("--drop", type=BELOW_ONE, default=0.0, metavar="P", help="dropout before the classifier")
     add("--drop-path", type=BELOW_ONE, metavar="P", help="stochastic depth: largest share of dropped paths")
+
+
+def add_imbalance(group: argparse._ArgumentGroup) -> None:
+    """Adds the corrections for classes with few images."""
+    add = group.add_argument
+    add(
+        "--class-weights",
+        type=file_path,
+        default="",
+        metavar="balanced|FILE",
+        help="weights of the classes in the loss: balanced, inverse to the number of their training images; or a CSV "
+        "file with the columns class and weight",
+    )
+    add("--balanced-sampling", action=Switch, help="draw every class equally often; an epoch keeps its length")
+    add(
+        "--logit-adjustment",
+        type=POSITIVE,
+        nargs="?",
+        const=1.0,
+        metavar="TAU",
+        help="add TAU (1 where it is left out) times the logarithm of the share of each class to the logits, in the "
+        "training loss only",
+    )
 
 
 def add_averaging(group: argparse._ArgumentGroup) -> None:

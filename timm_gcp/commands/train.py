@@ -17,6 +17,7 @@ from ..errors import GCPError
 from ..files import check_output_folder
 from ..text import nearest
 from ..training.allocator import keep_heap
+from ..training.imbalance import check_imbalance
 from ..training.options import TrainOptions
 from ..training.prepare import prepare
 from ..training.run_folder import RunFolder
@@ -81,6 +82,7 @@ def parse_train_args(argv: Sequence[str] | None = None) -> tuple[TrainOptions, s
     _check_names(args)
     options = TrainOptions(**vars(args))
     options.check()
+    check_imbalance(options)
     if options.switch_conditioning and options.monitor_every < 1:
         raise GCPError("--switch-conditioning needs the conditioning: give --monitor-every 1 or more.")
     if options.resume == "auto" and not options.experiment:

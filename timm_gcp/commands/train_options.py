@@ -5,7 +5,7 @@ import argparse
 from ..data.options import TrainingDataOptions
 from ..training.freezing import PARTS
 from .glossary import GLOSSARY
-from .optimisation_options import add_augmentation, add_averaging, add_learning_rate, add_optimiser
+from .optimisation_options import add_augmentation, add_averaging, add_imbalance, add_learning_rate, add_optimiser
 from .option_types import POSITIVE, SEED, duration, experiment_name, file_path, model_name
 from .options import (
     Pairs,
@@ -47,6 +47,7 @@ def train_parser() -> Parser:
     add_optimiser(parser.add_argument_group("Optimiser"))
     add_learning_rate(parser.add_argument_group("Learning rate"))
     add_augmentation(parser.add_argument_group("Augmentation and regularisation"))
+    add_imbalance(parser.add_argument_group("Imbalanced classes"))
     add_averaging(parser.add_argument_group("Batch norm, averaging"))
     _add_loading(parser.add_argument_group("Device and loading"))
     _add_run(parser.add_argument_group("Run"))

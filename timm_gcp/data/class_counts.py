@@ -7,7 +7,7 @@ import numpy as np
 
 from ..text import some_of
 
-__all__ = ["class_counts", "describe_counts"]
+__all__ = ["class_counts", "class_labels", "describe_counts"]
 
 _LABELS = ("targets", "labels", "_labels")  # torchvision's data sets
 
@@ -22,13 +22,29 @@ def class_counts(dataset: Any, num_classes: int) -> np.ndarray | None:
     Returns:
         Counts ``[num_classes]``, int64; None if the labels are known only when the images are read.
     """
+    labels = class_labels(dataset)
+    try:
+        return None if labels is None else np.bincount(labels, minlength=num_classes)
+    except (TypeError, ValueError):
+        return None
+
+
+def class_labels(dataset: Any) -> np.ndarray | None:
+    """The label of each image.
+
+    Args:
+        dataset: as for ``class_counts``.
+
+    Returns:
+        Labels ``[N]``, int64; None if they are known only when the images are read.
+    """
     samples = getattr(getattr(dataset, "reader", None), "samples", None)
     try:
         if samples is not None:
             labels = np.asarray([sample[1] for sample in samples])
         else:
             labels = next(np.asarray(getattr(dataset, name)) for name in _LABELS if hasattr(dataset, name))
-        return np.bincount(labels.astype(np.int64, casting="safe"), minlength=num_classes)
+        return labels.astype(np.int64, casting="safe")
     except (StopIteration, TypeError, ValueError, IndexError, KeyError):
         return None
 

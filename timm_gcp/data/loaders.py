@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from timm.data import FastCollateMixup, create_loader
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from .options import LoadingOptions
 from .workers import GuardedLoader, LoaderError, seed_worker, start_worker
@@ -49,6 +49,11 @@ class _EpochSampler:
     def __init__(self, sampler: Any) -> None:
         self.sampler = sampler
         self.drawn: list[int] = []
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tells the sampler which epoch it draws next, where it asks for that."""
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         self.drawn = []
@@ -100,7 +105,9 @@ class _EpochSeeded(WrappedDataset):
         return self.dataset[index]
 
 
-def training_loader(dataset: Any, *, workers: int, seed: int, **options: Any) -> GuardedLoader:
+def training_loader(
+    dataset: Any, *, workers: int, seed: int, sampler: Sampler[int] | None = None, **options: Any
+) -> GuardedLoader:
     """A loader of augmented training images, in an order of chance.
 
     Its processes live as long as the loader. All that they draw depends on torch's generator of the main process at
@@ -111,6 +118,7 @@ def training_loader(dataset: Any, *, workers: int, seed: int, **options: Any) ->
         dataset: in timm's form.
         workers: loader processes; 0 loads in the main process.
         seed: of the order that several training processes share.
+        sampler: order of the images, the share of this process; None for timm's own. Not for a streamed data set.
         **options: those of timm's ``create_loader``.
 
     Returns:
@@ -131,7 +139,7 @@ def training_loader(dataset: Any, *, workers: int, seed: int, **options: Any) ->
         inner = getattr(loader, "loader", loader)  # behind timm's prefetcher
         # torch would draw a seed where it starts workers, and only there.
         inner.generator = torch.Generator()
-        inner.batch_sampler.sampler = _EpochSampler(inner.batch_sampler.sampler)
+        inner.batch_sampler.sampler = _EpochSampler(sampler or inner.batch_sampler.sampler)
     return GuardedLoader(loader, dataset)
 
 

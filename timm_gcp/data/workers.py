@@ -61,8 +61,8 @@ class GuardedLoader:
 
     @property
     def sampler(self) -> Any:
-        """The loader's sampler."""
-        return self.loader.sampler
+        """The sampler that orders the images."""
+        return self.loader.batch_sampler.sampler
 
     @property
     def batch_sampler(self) -> Any:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from timm.data import Mixup
+from torch.utils.data import Sampler
 
 from ..data.loaders import GuardedLoader, WorkerMixup, evaluation_loader, training_loader
 from ..data.open_dataset import download_splits, open_splits
@@ -94,7 +95,13 @@ def _number_of_classes(given: int | None, train: Any) -> int:
     return int(number)
 
 
-def make_loaders(options: TrainOptions, data: Data, data_config: Mapping[str, Any], processes: Processes) -> Loaders:
+def make_loaders(
+    options: TrainOptions,
+    data: Data,
+    data_config: Mapping[str, Any],
+    processes: Processes,
+    sampler: Sampler[int] | None = None,
+) -> Loaders:
     """The loaders of training, with its augmentation, and of evaluation.
 
     Args:
@@ -102,6 +109,7 @@ def make_loaders(options: TrainOptions, data: Data, data_config: Mapping[str, An
         data: its data sets.
         data_config: preprocessing of the model.
         processes: each gets its share of the images.
+        sampler: order of the training images, the share of this process; None for timm's own.
 
     Raises:
         GCPError: augmentation that cannot be made, or a batch larger than the training images.
@@ -113,6 +121,7 @@ def make_loaders(options: TrainOptions, data: Data, data_config: Mapping[str, An
             data.train,
             workers=options.workers,
             seed=options.seed,
+            sampler=sampler,
             input_size=data_config["input_size"],
             mean=data_config["mean"],
             std=data_config["std"],

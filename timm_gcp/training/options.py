@@ -13,6 +13,7 @@ from ..hybrid.options import HybridOptions
 __all__ = [
     "AugmentationOptions",
     "AveragingOptions",
+    "ImbalanceOptions",
     "ModelOptions",
     "OptimizerOptions",
     "RunOptions",
@@ -176,6 +177,23 @@ class AugmentationOptions:
 
 
 @dataclass(kw_only=True)
+class ImbalanceOptions:
+    """Corrections for classes with few images.
+
+    Attributes:
+        class_weights: weights of the classes in the loss: 'balanced' for those inverse to the number of images, or a
+            CSV file with the columns class and weight; '' for none.
+        balanced_sampling: draw every class equally often.
+        logit_adjustment: τ, with which the logarithms of the shares of the classes are added to the logits in the
+            training loss; None adds nothing.
+    """
+
+    class_weights: str
+    balanced_sampling: bool
+    logit_adjustment: float | None
+
+
+@dataclass(kw_only=True)
 class AveragingOptions:
     """Batch norm among processes, and the average of the weights.
 
@@ -250,6 +268,7 @@ class TrainOptions(
     OptimizerOptions,
     SchedulerOptions,
     AugmentationOptions,
+    ImbalanceOptions,
     AveragingOptions,
     RunOptions,
 ):

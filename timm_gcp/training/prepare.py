@@ -4,6 +4,7 @@ import functools
 import math
 
 from timm.utils import random_seed
+from torch import nn
 
 from ..data.loaders import batch_names
 from ..distributed import Processes
@@ -12,6 +13,7 @@ from ..weights.file import load_weights, weights_of
 from .class_names import check_resumed_classes
 from .data import Loaders, make_loaders, open_data
 from .faults import Faults
+from .imbalance import make_corrected_loss, make_sampler
 from .initial_head import fit_initial_head
 from .network import Network, make_network
 from .optimisation import Optimisation, make_average, make_loss, make_scaler
@@ -56,8 +58,10 @@ def prepare(options: TrainOptions, processes: Processes, folder: RunFolder, argu
     protocol = make_protocol(options, network.model)
     if options.init_head == "probe" and start.checkpoint is None:
         fit_initial_head(options, data.train, network, processes)
-    loaders = make_loaders(options, data, network.data_config, processes)
-    optimisation = _optimisation(options, processes, start, network, protocol, loaders)
+    sampler = make_sampler(options, data, processes)
+    loaders = make_loaders(options, data, network.data_config, processes, sampler)
+    loss = make_corrected_loss(options, data) or make_loss(options)
+    optimisation = _optimisation(options, processes, start, network, protocol, loaders, loss)
     position = resumed_position(start, len(loaders.train), protocol.monitor, processes.first)
     _go_to_start(options, start, protocol, optimisation, len(loaders.train), position.batches)
     network.wrap(options, processes)
@@ -92,6 +96,7 @@ def _optimisation(
     network: Network,
     protocol: Protocol,
     loaders: Loaders,
+    loss: nn.Module,
 ) -> Optimisation:
     """The optimisation of a run, with the state of the checkpoint that it continues."""
     options.lr = learning_rate(options, processes.world_size)
@@ -108,7 +113,7 @@ def _optimisation(
     stepper = Stepper(
         model,
         optimizer,
-        make_loss(options).to(device),
+        loss.to(device),
         scaler=scaler,
         clip_grad=options.clip_grad,
         clip_mode=options.clip_mode,

@@ -41,7 +41,7 @@ _NOT_COMPARED = (
     *("num_classes", "held_out"),
 )
 # What an epoch's order and division into updates follow from.
-_ONE_EPOCH = ("batch_size", "grad_accum_steps", "seed", "world_size", "dataset", "train_split")
+_ONE_EPOCH = ("batch_size", "grad_accum_steps", "seed", "world_size", "dataset", "train_split", "balanced_sampling")
 
 _SWITCH = ("warm_method", "switch_epoch", "switch_lr_fraction", "switch_conditioning", "switch_last_decay")
 
@@ -137,7 +137,7 @@ def differences(before: Mapping[str, Any] | None, options: TrainOptions) -> dict
 
 
 def _plain(name: str, value: Any) -> Any:
-    if name in ("data_dir", "class_map", "model") and isinstance(value, str) and Path(value).exists():
+    if name in ("data_dir", "class_map", "class_weights", "model") and isinstance(value, str) and Path(value).exists():
         return str(Path(value).resolve())
     return list(value) if isinstance(value, tuple) else value
 

@@ -13,6 +13,7 @@ from ..hybrid.monitor import conditioning_word
 from ..text import some_of
 from .epoch_position import Position
 from .initial_weights import describe_start
+from .options import ImbalanceOptions
 from .progress import clock
 from .run import Run
 from .stopping import PATIENCE
@@ -28,6 +29,7 @@ def describe(run: Run) -> str:
         *describe_start(options, run.model, run.start.epoch),
         *_initial_head(run),
         *_data(run),
+        *_imbalance(run.options),
         f"Training: {_span(run)}, lr {options.lr:.4g} ({options.opt}, {options.sched}), run folder {run.folder}",
     ]
     schedule = run.protocol.schedule
@@ -61,6 +63,17 @@ def _data(run: Run) -> list[str]:
     else:
         held = f" (--val-fraction {options.val_fraction:g}, held out)" if options.held_out else ""
         lines.append(f"Split {options.val_split}{held}: {describe_counts(run.data.evaluation, number, names)}.")
+    return lines
+
+
+def _imbalance(options: ImbalanceOptions) -> list[str]:
+    lines = []
+    if options.balanced_sampling:
+        lines.append("Balanced sampling: every class is drawn equally often.")
+    if options.class_weights:
+        lines.append(f"Loss: weights of the classes ({options.class_weights}).")
+    if options.logit_adjustment is not None:
+        lines.append(f"Loss: logits adjusted by the shares of the classes, τ = {options.logit_adjustment:g}.")
     return lines
 
 
