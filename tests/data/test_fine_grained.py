@@ -25,12 +25,15 @@ from timm_gcp.errors import GCPError
 COLOURS = [(200, 40, 40), (40, 200, 40), (40, 40, 200)]
 NAMES = {
     "cub": ["Black footed Albatross", "Laysan Albatross", "Sooty Albatross"],
+    "nabirds": ["Common Eider (Adult male)", "Summer Tanager (Adult Male)", "Oak Titmouse"],
+    "inat21-mini": ["Lumbricus terrestris", "Cyanistes caeruleus", "Papaver rhoeas"],
     "aircraft": ["707-320", "Boeing 717", "F/A-18"],
     "cars": ["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Ram C/V Cargo Van Minivan 2012"],
     "dogs": ["Chihuahua", "soft-coated wheaten terrier", "Maltese dog"],
     "flowers": ["pink primrose", "hard-leaved pocket orchid", "canterbury bells"],
     "pets": ["Abyssinian", "American Bulldog", "Egyptian Mau"],
     "food": ["apple pie", "baby back ribs", "waffles"],
+    "dtd": ["banded", "lacelike", "polka-dotted"],
 }
 PER_CLASS = {"train": 3, "val": 1, "test": 2}  # images of a miniature; 'trainval' is the first two together
 
@@ -69,6 +72,43 @@ def write_cub(folder):
     tables["classes"] = [f"{label} {name}" for label, name in enumerate(classes, 1)]
     for name, lines in tables.items():
         (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+
+
+def write_nabirds(folder):
+    """Identifiers of images are UUIDs; the numbers of classes are those of the tree's nodes, padded in folders only."""
+    numbers = [99, 817, 1010]
+    lines = {name: [] for name in ("images", "image_class_labels", "train_test_split")}
+    for number, (split, label, _) in enumerate(entries("train", "test"), 1):
+        image = f"{number:08x}-21dc-4d0c-bfe1-4cae3c85c829"
+        path = f"{numbers[label]:04}/{image.replace('-', '')}.jpg"
+        picture(folder / "images" / path, label)
+        lines["images"].append(f"{image} {path}")
+        lines["image_class_labels"].append(f"{image} {numbers[label]}")
+        lines["train_test_split"].append(f"{image} {int(split == 'train')}")
+    names = dict(zip(numbers, NAMES["nabirds"], strict=True))
+    tree = {0: "Birds", 1: "Ducks, Geese, and Swans", **names, 400: "Titmice"}
+    lines["classes"] = [f"{number} {tree[number]}" for number in sorted(tree)]
+    lines["hierarchy"] = [f"{number} {int(number > 1)}" for number in sorted(tree) if number]
+    for name, content in lines.items():
+        (folder / f"{name}.txt").write_text("\n".join(content) + "\n")
+
+
+def write_inat(folder):
+    ranks = ("Animalia_Annelida_Clitellata_Haplotaxida_Lumbricidae", "Animalia_Chordata_Aves_Passeriformes_Paridae")
+    ranks += ("Plantae_Tracheophyta_Magnoliopsida_Ranunculales_Papaveraceae",)
+    for split, label, i in entries("train", "val"):
+        name = f"{label:05}_{ranks[label]}_{NAMES['inat21-mini'][label].replace(' ', '_')}"
+        picture(folder / {"train": "train_mini", "val": "val"}[split] / name / f"{split}{i}.jpg", label)
+
+
+def write_dtd(folder):
+    (folder / "labels").mkdir(parents=True)
+    for split in ("train", "val", "test"):
+        paths = []
+        for _, label, i in entries(split):
+            paths.append(f"{NAMES['dtd'][label]}/{NAMES['dtd'][label]}_{split}{i}.jpg")
+            picture(folder / "images" / paths[-1], label)
+        (folder / "labels" / f"{split}1.txt").write_text("\n".join(paths) + "\n")
 
 
 def write_aircraft(folder):
@@ -145,7 +185,15 @@ WRITERS = {
     "flowers": write_flowers,
     "pets": write_pets,
     "food": write_food,
+    "nabirds": write_nabirds,
+    "inat21-mini": write_inat,
+    "dtd": write_dtd,
 }
+
+
+def evaluated(name):
+    """The split that is evaluated: the last one of the row."""
+    return list(FINE_GRAINED[name].images)[-1]
 
 
 def images_of(split):
@@ -196,7 +244,8 @@ def test_splits_labels_and_names(miniature, name):
         assert {label for _, label in dataset} == {0, 1, 2}
         assert os.path.samefile(dataset.filename(0, absolute=True), folder / dataset.filename(0))
         lengths[split] = set(dataset.filenames())
-    assert not lengths["test"] & set().union(*(files for split, files in lengths.items() if split != "test"))
+    last = evaluated(name)
+    assert not lengths[last] & set().union(*(files for split, files in lengths.items() if split != last))
 
 
 @pytest.mark.parametrize("name", FINE_GRAINED)
@@ -205,9 +254,10 @@ def test_train_and_test_work_everywhere(miniature, name, monkeypatch):
     row = FINE_GRAINED[name]
     train = create_dataset(name, folder.parent, "train", is_training=True)  # the parent serves too
     assert len(train) == row.images["train" if "train" in row.images else "trainval"]
-    assert len(create_dataset(name, folder, "testing")) == row.images["test"]
+    last = evaluated(name)
+    assert len(create_dataset(name, folder, {"test": "testing", "val": "evaluation"}[last])) == row.images[last]
     monkeypatch.chdir(folder)
-    assert len(create_dataset(name, ".", "test")) == row.images["test"]
+    assert len(create_dataset(name, ".", last)) == row.images[last]
     if "val" in row.images:
         assert len(create_dataset(name, folder, "validation")) == row.images["val"]
     else:
@@ -220,10 +270,12 @@ def test_train_and_test_work_everywhere(miniature, name, monkeypatch):
 def test_incomplete_and_wrong_folders(miniature, name, tmp_path_factory):
     row, folder = FINE_GRAINED[name], miniature(name)
     images = sorted(folder.rglob("*.jpg"))
-    lost = create_dataset(name, folder, "test").filename(0)
+    last = evaluated(name)
+    lost, number = create_dataset(name, folder, last).filename(0), images_of(last)
     (folder / lost).unlink()
-    message = refused(f"{row.title} has 6 test images, 5 were found", name, folder, "test")
-    assert repr(lost) in message
+    word = {"test": "test", "val": "validation"}[last]
+    message = refused(f"{row.title} has {number} {word} images, {number - 1} were found", name, folder, last)
+    assert repr(lost) in message or name == "inat21-mini"  # which has no lists that would name it
     assert "extract the archive again" in message
     assert len(images) > len(create_dataset(name, folder, "train"))  # another split is whole
     empty = tmp_path_factory.mktemp("empty")
@@ -245,7 +297,7 @@ def test_incomplete_and_wrong_folders(miniature, name, tmp_path_factory):
 def test_published_numbers():
     """Totals as the homepages give them; of the rows themselves, which the miniatures replace."""
     totals = {"cub": 11788, "aircraft": 10000, "cars": 16185, "dogs": 20580, "flowers": 8189, "pets": 7349}
-    totals["food"] = 101000
+    totals |= {"food": 101000, "nabirds": 48562, "inat21-mini": 600000, "dtd": 5640}
     for name, row in FINE_GRAINED.items():
         parts = set(row.images) - ({"train", "val"} if "trainval" in row.images else set())
         assert sum(row.images[split] for split in parts) == totals[name], name
@@ -263,8 +315,8 @@ def test_numbers_of_the_row_are_held(miniature, monkeypatch):
     ("file", "line", "match"),
     [
         ("images.txt", "99 ../../secret.jpg", "contradict each other at image 99"),
-        ("images.txt", "1 again.jpg", "line 16: '1 again.jpg' is not a new number and a value"),
-        ("classes.txt", "nonsense", "'nonsense' is not a new number and a value"),
+        ("images.txt", "1 again.jpg", "line 16: '1 again.jpg' is not a new identifier and a value"),
+        ("classes.txt", "nonsense", "'nonsense' is not a new identifier and a value"),
     ],
 )
 def test_damaged_lists_of_cub(miniature, file, line, match):
@@ -293,6 +345,19 @@ def test_damaged_lists_of_others(miniature):
     paths = [os.path.relpath(path, "Images") for path in paths]
     savemat(folder / "train_list.mat", {"file_list": cells(paths), "labels": np.ones((len(paths), 1))})
     refused("gives two breeds the same label", "dogs", folder, "train")
+
+
+def test_damaged_folders_of_inat_and_dtd(miniature):
+    folder = miniature("inat21-mini")
+    second = next((folder / "val").glob("00001_*"))
+    moved = second.rename(folder / "val" / second.name.replace("00001", "00007"))
+    assert "extract val.tar.gz again" in refused("is not the folder of species 00001", "inat21-mini", folder, "val")
+    moved.rename(folder / "val" / "00001_blue_tit")
+    refused("00001_blue_tit' is not the folder of species 00001", "inat21-mini", folder, "val")
+    folder = miniature("dtd")
+    with open(folder / "labels" / "val1.txt", "a") as text:
+        text.write("banded_0002.jpg")
+    refused("line 4: 'banded_0002.jpg' is not a texture and an image", "dtd", folder, "trainval")
 
 
 def test_unreadable_image_is_named(miniature):

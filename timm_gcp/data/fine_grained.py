@@ -12,12 +12,14 @@ from pathlib import Path
 from torchvision import datasets
 
 from ..errors import GCPError
-from .cub import read_cub
 from .dogs import read_dogs
 from .download import fetch_archive, fetch_with_torchvision
+from .dtd import read_dtd
+from .inat import read_inat21_mini
 from .reader import Listing, SampleReader
 from .splits import is_training_split, same_split, split_remedy
 from .torchvision_sets import read_aircraft, read_cars, read_flowers, read_food, read_pets
+from .visipedia import LISTS, read_cub, read_nabirds
 
 _WORDS = {"train": "training", "val": "validation"}
 
@@ -59,7 +61,7 @@ FINE_GRAINED = {
     "cub": FineGrained(
         title="CUB-200-2011",
         folder="CUB_200_2011",
-        parts=("image_class_labels.txt", "images.txt", "train_test_split.txt", "classes.txt", "images"),
+        parts=(*LISTS, "images"),
         read=read_cub,
         classes=200,
         images={"train": 5994, "test": 5794},
@@ -71,6 +73,32 @@ FINE_GRAINED = {
             "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
             "97eceeb196236b17998738112f37df78",
         ),
+        any_name=True,
+    ),
+    "nabirds": FineGrained(
+        title="NABirds",
+        folder="nabirds",
+        parts=(*LISTS, "images"),
+        read=read_nabirds,
+        classes=555,
+        images={"train": 23929, "test": 24633},
+        licence="non-commercial research and education; the photographs belong to their authors",
+        homepage="https://dl.allaboutbirds.org/nabirds",
+        by_hand="accept its terms of use at https://dl.allaboutbirds.org/nabirds, download nabirds.tar.gz and extract "
+        "it",
+        any_name=True,
+    ),
+    "inat21-mini": FineGrained(
+        title="iNaturalist 2021 mini",
+        folder="inat2021",
+        parts=("train_mini", "val"),
+        read=read_inat21_mini,
+        classes=10000,
+        images={"train": 500000, "val": 100000},
+        licence="non-commercial research and education; the photographs belong to their authors",
+        homepage="https://github.com/visipedia/inat_comp/tree/master/2021",
+        by_hand="download train_mini.tar.gz and val.tar.gz from "
+        "https://github.com/visipedia/inat_comp/tree/master/2021 and extract both into one folder",
         any_name=True,
     ),
     "aircraft": FineGrained(
@@ -159,6 +187,23 @@ FINE_GRAINED = {
         by_hand="download food-101.tar.gz from https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/ and "
         "extract it",
         fetch=partial(fetch_with_torchvision, datasets.Food101),
+    ),
+    "dtd": FineGrained(
+        title="Describable Textures",
+        folder="dtd",
+        parts=("labels/train1.txt", "labels/val1.txt", "labels/test1.txt", "images"),
+        read=read_dtd,
+        classes=47,
+        images={"train": 1880, "val": 1880, "trainval": 3760, "test": 1880},
+        licence="research; the photographs are from the web",
+        homepage="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
+        by_hand="download dtd-r1.0.1.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/dtd/ and extract it",
+        fetch=partial(
+            fetch_archive,
+            "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",
+            "fff73e5086ae6bdbea199a49dfb8a4c1",
+        ),
+        any_name=True,
     ),
 }
 """Name for ``--dataset`` → row."""
