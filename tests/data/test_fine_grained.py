@@ -326,6 +326,12 @@ def test_damaged_lists_of_cub(miniature, file, line, match):
     assert "extract the archive again" in refused(match, "cub", folder, "train")
 
 
+def test_cub_and_nabirds_are_told_apart(miniature):
+    """Their lists have the same names and the same format."""
+    refused("is not CUB-200-2011.*--dataset nabirds", "cub", miniature("nabirds"), "train")
+    refused("is not NABirds, which has 'hierarchy.txt'", "nabirds", miniature("cub"), "train")
+
+
 def test_list_that_leaves_the_folder(miniature):
     folder = miniature("cub")
     picture(folder.parent / "secret.jpg", 0)

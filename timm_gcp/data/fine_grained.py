@@ -78,7 +78,7 @@ FINE_GRAINED = {
     "nabirds": FineGrained(
         title="NABirds",
         folder="nabirds",
-        parts=(*LISTS, "images"),
+        parts=("hierarchy.txt", *LISTS, "images"),
         read=read_nabirds,
         classes=555,
         images={"train": 23929, "test": 24633},
@@ -260,7 +260,7 @@ def _find_folder(row: FineGrained, root: Path, download: bool) -> Path:
         row.fetch(folder, row.title, row.by_hand)
     missing = _missing(row, folder)
     if row.parts[0] in missing:
-        offer = "add --dataset-download, or " if row.fetch else ""
+        offer = "add --dataset-download, or " if row.fetch else "or "
         raise GCPError(
             f"--data-dir {str(root)!r} is not {row.title}, which has {row.parts[0]!r}: give the folder that holds it "
             f"(usually '{row.folder}'), {offer}{row.by_hand}."

@@ -24,12 +24,18 @@ def read_cub(folder: Path, split: str) -> Listing:
         Images with labels from 0, in the order of ``images.txt``, and class names such as 'Black footed Albatross'.
 
     Raises:
-        GCPError: a list is malformed, or two of them contradict each other.
+        GCPError: a list is malformed, two of them contradict each other, or the folder is that of NABirds.
 
     Source: Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, CNS-TR-2011-001.
     """
     images, classes = _read(folder, split)
     index = {number: label for label, number in enumerate(classes)}
+    other = next((name for name in classes.values() if not name.partition(".")[0].isdigit()), None)
+    if other is not None:
+        raise GCPError(
+            f"--data-dir {str(folder)!r} is not CUB-200-2011, whose classes are named as '001.Black_footed_Albatross', "
+            f"not {other!r}: give its folder, or read NABirds by --dataset nabirds."
+        )
     names = [name.partition(".")[2].replace("_", " ") for name in classes.values()]
     return [(path, index[number]) for path, number in images], names
 
@@ -48,7 +54,7 @@ def read_nabirds(folder: Path, split: str) -> Listing:
         As `read_cub`.
 
     Raises:
-        GCPError: as `read_cub`.
+        GCPError: a list is malformed, or two of them contradict each other.
 
     Source: Van Horn et al., Building a bird recognition app and large scale dataset with citizen scientists, CVPR 2015.
     """
