@@ -36,7 +36,11 @@ def predict(image):
 
 
 demo = gradio.Interface(
-    predict, gradio.Image(type="pil"), gradio.Label(num_top_classes=5), title={title}, flagging_mode="never"
+    predict,
+    gradio.Image(type="pil", label="photograph"),
+    gradio.Label(num_top_classes=5, label="class"),
+    title={title},
+    flagging_mode="never",
 )
 
 if __name__ == "__main__":
