@@ -14,6 +14,7 @@ COMMANDS = {
     "imagenet": "evaluate the published ImageNet checkpoints and compare with the authors' accuracies",
     "speed": "time every method, and measure its memory, beside lower bounds and the published layers",
     "probe": "measure what each setting of a probe on frozen features is worth",
+    "probe_images": "measure a probe with 5, 10 and 20 training images per class",
     "report": "write one page of tables, plots and comparisons from all results",
     "memory": "measure the memory of a training step with and without recomputation",
     "finetune": "fine-tune a pretrained backbone with every pooling head on Cars and Grocery, in stages",
@@ -28,7 +29,7 @@ def main() -> int:
 
 
 def _main() -> int:
-    listing = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
+    listing = "\n".join(f"  {name:12} {text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="python -m eval", epilog=f"commands:\n{listing}", formatter_class=argparse.RawDescriptionHelpFormatter
     )

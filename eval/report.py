@@ -14,7 +14,7 @@ from timm_gcp.commands.option_types import path_object
 from timm_gcp.files import save_text
 from timm_gcp.weights import paper_results
 
-from . import experiment_report, gradients, memory, probe, speed, training_step
+from . import experiment_report, gradients, memory, probe, probe_images, speed, training_step
 from .record import RESULTS, read_cells, read_table
 
 
@@ -137,6 +137,15 @@ SECTIONS = (
         "python -m eval probe --name cars --cache probe/cars --dataset list --data-dir CARS \\\n"
         "    --val-split val --model tf_efficientnet_lite0 --checkpoint LITE0 -j 1",
         probe.section,
+    ),
+    Section(
+        "probe_images",
+        "A probe with few training images",
+        "SETTINGS='--val-split test --model tf_efficientnet_lite0 --checkpoint LITE0 --channels-last -j 1'\n"
+        "python -m eval probe_images --name grocery --cache probe/grocery --dataset grocery --data-dir GROCERY \\\n"
+        "    $SETTINGS\n"
+        "python -m eval probe_images --name cars --cache probe/cars --dataset list --data-dir CARS $SETTINGS",
+        probe_images.section,
     ),
     Section(
         "finetune",

@@ -1,0 +1,165 @@
+"""Measures what a probe reaches with few training images per class, on the mean of the map and with the covariance.
+
+The images of every class are drawn at random five times. The principal directions are those of all training images,
+which takes no labels; the strength of the ridge is chosen by leave-one-out on the images that were drawn. Each draw is
+evaluated on the evaluation split. Draws that have a row already are skipped.
+"""
+
+import argparse
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from timm_gcp.commands.option_types import path_object
+from timm_gcp.commands.options import model_choice, options_of
+from timm_gcp.commands.probe import parse_probe_args
+from timm_gcp.data.open_dataset import open_splits
+from timm_gcp.models.named import load_model
+from timm_gcp.plots import new_figure, save_figure
+from timm_gcp.probing.backbone import Backbone
+from timm_gcp.probing.cache import Cache, store_features
+from timm_gcp.probing.fits import Fits
+from timm_gcp.probing.options import ProbeOptions
+from timm_gcp.text import markdown_table
+
+from .probe import Setting
+from .record import RESULTS, append_row, provenance, read_cells, read_table
+
+HEADS = (Setting("head", "mean", None), Setting("head", "mean and covariance"))
+IMAGES = (5, 10, 20, None)
+"""Images per class; None for all, where there is one draw."""
+DRAWS = 5
+KEY = ("data", "head", "images", "draw")
+
+
+class _Drawn:
+    """Stored features of some of the images; a `FeatureSet`."""
+
+    def __init__(self, cache: Cache, indices: Tensor) -> None:
+        self._cache, self._indices = cache, indices
+        self.folder, self.views, self.components, self.has_token = cache.folder, 1, cache.components, cache.has_token
+        self.images = self.rows = len(indices)
+
+    def maps(self, start: int, stop: int) -> Tensor:
+        return torch.cat([self._cache.maps(i, i + 1) for i in self._indices[start:stop].tolist()])
+
+    def first(self, name: str) -> Tensor:
+        return self._cache.first(name)[self._indices]
+
+    def labels(self) -> Tensor:
+        return self._cache.labels()[self._indices]
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command ``probe_images``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eval probe_images",
+        description=__doc__.split("\n")[0],
+        epilog="Further options are those of timm-gcp probe: DIR, --dataset, --val-split, --model, --checkpoint, …",
+    )
+    parser.add_argument("--name", required=True, help="name of the data set in the table")
+    parser.add_argument("--cache", type=path_object, required=True, help="folder of the features")
+    parser.add_argument("--results", type=path_object, default=RESULTS / "probe_images.csv", help="file (%(default)s)")
+    args, given = parser.parse_known_args(argv)
+    measure(args.name, given, args.cache, args.results)
+
+
+def draw(labels: Tensor, images: int | None, number: int) -> Tensor:
+    """Indices of some images of every class, in ascending order.
+
+    Args:
+        labels: of all images.
+        images: per class, at most; None for all.
+        number: of the draw. In one draw, what fewer images per class take is a part of what more take.
+    """
+    if images is None:
+        return torch.arange(len(labels))
+    order = random.Random(number).sample(range(len(labels)), len(labels))
+    taken: dict[int, int] = {}
+    kept = []
+    for index in order:
+        label = int(labels[index])
+        taken[label] = taken.get(label, 0) + 1
+        if taken[label] <= images:
+            kept.append(index)
+    return torch.tensor(sorted(kept))
+
+
+def measure(name: str, given: Sequence[str], folder: Path, results: Path) -> None:
+    """Adds a row for every draw and head that has none yet.
+
+    Args:
+        name: of the data set.
+        given: further arguments of ``timm-gcp probe``.
+        folder: of the features.
+        results: the CSV file.
+    """
+    args = parse_probe_args(given)
+    options = options_of(ProbeOptions, args)
+    backbone = Backbone(load_model(model_choice(args, method=None)), options)
+    train, evaluation = open_splits(options, backbone.data_config["input_size"][0])
+    trained, evaluated = store_features(backbone, train, evaluation, folder, options.components)[1:]
+    done = set(read_cells(results, KEY)[list(KEY)].itertuples(index=False, name=None))
+    for images in IMAGES:
+        for number in range(DRAWS if images else 1):
+            fits: Fits | None = None
+            for head in HEADS:
+                key = (name, head.value, str(images or "all"), str(number))
+                if key in done:
+                    continue
+                if fits is None:
+                    chosen = _Drawn(trained, draw(trained.labels(), images, number))
+                    fits = Fits(chosen, evaluated, train.num_classes, "ridge", print)
+                fits.fit(head.head)
+                found = fits.results[-1]
+                row = dict(zip(KEY, key, strict=True))
+                top1 = "" if found.validation is None else f"{found.validation:.2f}"
+                append_row(results, {**row, "training_images": chosen.images, "top1": top1, **provenance()})
+
+
+def section(results: Path) -> str:
+    """The table as Markdown, and the figure, which is written into the folder.
+
+    Args:
+        results: folder with ``probe_images.csv``.
+    """
+    rows = read_table(results / "probe_images.csv")
+    shown = rows.groupby(["data", "images", "head"])["top1"].agg(["mean", "std", "count"]).reset_index()
+    lines = []
+    for name in dict.fromkeys(rows["data"]):
+        for images in (str(each or "all") for each in IMAGES):
+            own = shown[(shown["data"] == name) & (shown["images"] == images)].set_index("head")
+            if len(own) == len(HEADS):
+                first, second = (own.loc[head.value] for head in HEADS)
+                gain = f"{second['mean'] - first['mean']:+.1f}"
+                lines.append((name, images, *(_number(each) for each in (first, second)), gain))
+    _figure(rows, results / "probe_images.png")
+    titles = ("data", "images per class", *(f"{head.value}, top-1 %" for head in HEADS), "gain")
+    return f"{markdown_table(titles, lines)}\n\n![accuracy against the number of training images](probe_images.png)"
+
+
+def _number(own: pd.Series) -> str:
+    return f"{own['mean']:.1f} ± {own['std']:.1f}" if own["count"] > 1 else f"{own['mean']:.1f}"
+
+
+def _figure(rows: pd.DataFrame, path: Path) -> None:
+    names = list(dict.fromkeys(rows["data"]))
+    figure = new_figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        for head in HEADS:
+            own = rows[(rows["data"] == name) & (rows["head"] == head.value)]
+            points = own.groupby("images").agg(x=("training_images", "mean"), y=("top1", "mean"), e=("top1", "std"))
+            points = points.sort_values("x").fillna({"e": 0})
+            axes.errorbar(points["x"], points["y"], points["e"], marker="o", capsize=3, label=head.value)
+        axes.set_xscale("log")
+        axes.set_title(name)
+        axes.set_xlabel("training images")
+        axes.set_ylabel("top-1 %")
+        axes.grid(alpha=0.3)
+    panels[0].legend()
+    save_figure(figure, path, dpi=110)

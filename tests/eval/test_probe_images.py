@@ -1,0 +1,34 @@
+"""A probe with few training images, on a miniature of the grocery data set."""
+
+import timm
+import torch
+
+from eval import probe_images
+from eval.record import read_cells
+from timm_gcp.models.folder import save_folder
+
+
+def test_rows_table_and_figure(photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr(probe_images, "DRAWS", 2)
+    save_folder(timm.create_model("test_resnet", num_classes=2), tmp_path / "plain")
+    given = ["--dataset", "grocery", "--data-dir", photographs, "--val-split", "test", "--model", tmp_path / "plain"]
+    argv = ["--name", "mini", "--cache", tmp_path / "cache", "--results", tmp_path / "probe_images.csv"]
+    argv = list(map(str, [*argv, *given, "--img-size", "64", "-j", "0", "--components", "8", "--device", "cpu"]))
+    probe_images.main(argv)
+    rows = read_cells(tmp_path / "probe_images.csv")
+    assert len(rows) == 2 * (2 * 3 + 1)
+    assert set(rows["training_images"]) == {"10", "20", "40"}
+    probe_images.main(argv)
+    assert len(read_cells(tmp_path / "probe_images.csv")) == len(rows)
+    text = probe_images.section(tmp_path)
+    assert "| mini | 5 |" in text
+    assert (tmp_path / "probe_images.png").is_file()
+
+
+def test_draws():
+    labels = torch.tensor([0, 1] * 10 + [2])
+    few, more = (probe_images.draw(labels, count, 0) for count in (2, 4))
+    assert labels[few].bincount().tolist() == [2, 2, 1]
+    assert set(few.tolist()) < set(more.tolist())
+    assert few.tolist() != probe_images.draw(labels, 2, 1).tolist()
+    assert len(probe_images.draw(labels, None, 0)) == 21
