@@ -22,6 +22,7 @@ from ..training.options import TrainOptions
 from ..training.prepare import prepare
 from ..training.run_folder import RunFolder
 from ..training.run_log import RunLog
+from ..training.tracking import check_tracker
 from ..training.trainer import train
 from .config import read_options
 from .optimisation_options import SCHEDULERS
@@ -83,6 +84,7 @@ def parse_train_args(argv: Sequence[str] | None = None) -> tuple[TrainOptions, s
     options = TrainOptions(**vars(args))
     options.check()
     check_imbalance(options)
+    check_tracker(options.log)
     if options.switch_conditioning and options.monitor_every < 1:
         raise GCPError("--switch-conditioning needs the conditioning: give --monitor-every 1 or more.")
     if options.resume == "auto" and not options.experiment:

@@ -4,6 +4,7 @@ import argparse
 
 from ..data.options import TrainingDataOptions
 from ..training.freezing import PARTS
+from ..training.tracking import TRACKERS
 from .glossary import GLOSSARY
 from .optimisation_options import add_augmentation, add_averaging, add_imbalance, add_learning_rate, add_optimiser
 from .option_types import POSITIVE, SEED, duration, experiment_name, file_path, model_name
@@ -236,6 +237,15 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         metavar="TIME",
         help="end after the epoch in which training exceeds this time, such as 90m, 2h or 1h30m; seconds without a "
         "unit; a resumed run counts the time before as well (default: none)",
+    )
+    group.add_argument(
+        "--log",
+        "--log-to",  # torchrun takes --log for a short form of its own options
+        dest="log",
+        default="",
+        choices=("", *TRACKERS),
+        help="give the numbers of every epoch to TensorBoard, Weights & Biases or MLflow as well, each an extra; under "
+        "torchrun write --log-to",
     )
     group.add_argument("--no-report", action="store_true", help="write no report at the end of the run")
     add_debug(group)

@@ -14,7 +14,7 @@ from ..text import one_line
 
 __all__ = ["ComparedRun", "read_runs"]
 
-_OWN = ("experiment", "output", "resume", "config", "recipe", "no_report", "debug", "log_interval")
+_OWN = ("experiment", "output", "resume", "config", "recipe", "no_report", "debug", "log", "log_interval")
 """Settings that say nothing about a model."""
 
 

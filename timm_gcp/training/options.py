@@ -234,6 +234,7 @@ class RunOptions:
         recovery_interval: save a checkpoint every so many updates too; 0 at the end of epochs only.
         on_nonfinite: 'stop' or 'skip' where loss or gradient is not finite.
         no_report: write no report at the end of the run.
+        log: 'tensorboard', 'wandb' or 'mlflow' takes the numbers of every epoch as well; '' for none.
         debug: show the traceback of an error.
         world_size: number of processes; known once they have joined.
     """
@@ -254,6 +255,7 @@ class RunOptions:
     recovery_interval: int
     on_nonfinite: str
     no_report: bool
+    log: str
     debug: bool
     world_size: int = field(default=1, init=False)
 

@@ -27,6 +27,7 @@ from .run import Run
 from .step import Update
 from .stopping import reason_to_stop
 from .summary import describe, epoch_line, stop_line, summary_row, write_summary
+from .tracking import Tracker, open_tracker
 
 __all__ = ["Trainer", "seed_epoch", "train"]
 
@@ -116,6 +117,7 @@ class Trainer:
         self.loader = run.loaders.train
         self.updates_per_epoch = self.stepper.updates(len(self.loader))
         self.saver: RunSaver | None = None
+        self.tracker: Tracker | None = None
         self._epoch_began = 0.0
         for each in (self.loader, run.loaders.evaluation):
             if each is not None:
@@ -138,8 +140,13 @@ class Trainer:
         if run.processes.first:
             self.saver = open_run_folder(run)
             run.progress.say(describe(run))
-        while run.goes_on:
-            self.epoch(run.trained)
+            self.tracker = open_tracker(run)
+        try:
+            while run.goes_on:
+                self.epoch(run.trained)
+        finally:
+            if self.tracker is not None:
+                self.tracker.close()
 
     def epoch(self, epoch: int) -> None:
         """Trains and evaluates one epoch, or what is left of it.
@@ -349,6 +356,8 @@ class Trainer:
             row = summary_row(run, epoch, trained, evaluated, rate, conditioning, seconds)
             run.rows.append(row)
             write_summary(run)
+            if self.tracker is not None:
+                self.tracker.add(row)
             best, best_epoch = self.saver.save_checkpoint(epoch, metric if run.protocol.ranks else None)
             run.progress.say(*epoch_line(run, row, best, best_epoch))
         if run.goes_on and (run.options.patience or run.options.time_limit):
