@@ -15,17 +15,15 @@ from ..files import check_output_folder
 from ..methods import get_method
 from ..models.named import load_model
 from ..models.names import plain_name
-from .option_types import Number, file_path, model_name
+from .option_types import Number, file_path
 from .options import (
     Parser,
+    add_backbone,
     add_data_folder,
     add_data_set,
     add_debug,
     add_device,
-    add_image_size,
-    add_input,
     add_loading,
-    add_weights,
     at_least,
     check_common,
     model_choice,
@@ -97,13 +95,7 @@ def embed_parser() -> Parser:
         help="split of the data set; '' for the folder itself: its class folders, or all images in it and below where "
         "some lie in the folder itself (default: '')",
     )
-    group = parser.add_argument_group("Backbone")
-    group.add_argument(
-        "-m", "--model", type=model_name, default="", metavar="NAME", help="a model of timm's, a folder or hf-hub:ID"
-    )
-    add_weights(group, method=False)
-    add_image_size(group)
-    add_input(group)
+    add_backbone(parser)
     group = parser.add_argument_group("Vectors")
     group.add_argument(
         "--compact",

@@ -14,7 +14,7 @@ from ..errors import GCPError
 from ..hybrid.options import HybridOptions
 from ..models.named import ModelChoice
 from .help_formatter import HelpFormatter
-from .option_types import BELOW_ONE, CROP, DEVIATION, MEAN, SEED, file_path, resampling
+from .option_types import BELOW_ONE, CROP, DEVIATION, MEAN, SEED, file_path, model_name, resampling
 from .unknown_options import unknown_arguments
 from .value_checks import check_device, check_model_kwargs
 
@@ -22,6 +22,7 @@ __all__ = [
     "Pairs",
     "Parser",
     "Switch",
+    "add_backbone",
     "add_data_folder",
     "add_data_set",
     "add_debug",
@@ -140,6 +141,17 @@ def add_holdout(group: Any, text: str) -> None:
         metavar="S",
         help="which images --val-fraction holds out",
     )
+
+
+def add_backbone(parser: argparse.ArgumentParser) -> None:
+    """Adds the group of options of a frozen backbone."""
+    group = parser.add_argument_group("Backbone")
+    group.add_argument(
+        "-m", "--model", type=model_name, default="", metavar="NAME", help="a model of timm's, a folder or hf-hub:ID"
+    )
+    add_weights(group, method=False)
+    add_image_size(group)
+    add_input(group)
 
 
 def add_image_size(group: Any) -> None:

@@ -26,19 +26,17 @@ from ..probing.probe import Probe, fit_probe
 from ..text import nearest, without_places
 from ..training.history import versions
 from ..training.provenance import data_record, data_text, origin_of_weights, start_text
-from .option_types import file_path, model_name
+from .option_types import file_path
 from .options import (
     Pairs,
     Parser,
+    add_backbone,
     add_data_folder,
     add_data_set,
     add_debug,
     add_device,
     add_holdout,
-    add_image_size,
-    add_input,
     add_loading,
-    add_weights,
     at_least,
     check_common,
     model_choice,
@@ -164,13 +162,7 @@ def probe_parser() -> Parser:
         "--val-split", default=defaults.val_split, metavar="NAME", help="split that is evaluated; '' for none"
     )
     add_holdout(group, "where there is no --val-split, hold this part of every class out of the training images")
-    group = parser.add_argument_group("Backbone")
-    group.add_argument(
-        "-m", "--model", type=model_name, default="", metavar="NAME", help="a model of timm's, a folder or hf-hub:ID"
-    )
-    add_weights(group, method=False)
-    add_image_size(group)
-    add_input(group)
+    add_backbone(parser)
     group = parser.add_argument_group("Head")
     group.add_argument(
         "--head",
