@@ -157,6 +157,10 @@ def _figure(rows: pd.DataFrame, path: Path) -> None:
             points = points.sort_values("x").fillna({"e": 0})
             axes.errorbar(points["x"], points["y"], points["e"], marker="o", capsize=3, label=head.value)
         axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        ticks = [each for each in (50, 100, 200, 500, 1000, 2000, 5000, 10000) if low <= each <= high]
+        axes.set_xticks(ticks, map(str, ticks))
+        axes.minorticks_off()
         axes.set_title(name)
         axes.set_xlabel("training images")
         axes.set_ylabel("top-1 %")
