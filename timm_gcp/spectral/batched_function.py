@@ -1,5 +1,6 @@
 """The base class of the hand-written autograd functions, for ``torch.func`` and against second derivatives."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,6 +48,7 @@ class BatchedFunction(torch.autograd.Function):
         forward, gradient, linear = cls.forward, cls.gradient, cls.linear
         keeps_inputs, keeps_results, results = cls.keeps_inputs, cls.keeps_results, cls.results
 
+        @functools.wraps(forward)  # torch's compiler looks at the signature
         def forward_of_new_tensors(*inputs: Any) -> Any:
             output = forward(*inputs)
             if not torch.compiler.is_compiling():
