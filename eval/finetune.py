@@ -99,11 +99,12 @@ class Experiment:
         stop = time.monotonic() + 60 * self.minutes
         done: set[int] = set()
         failed: list[GCPError] = []
-        while number := next((n for n in self.plan(epochs) if n not in done), None):
+        while left := {number: runs for number, runs in self.plan(epochs).items() if number not in done}:
+            number, runs = next(iter(left.items()))
             done.add(number)
             if chosen and number not in chosen:
                 continue
-            planned = (replace(run, epochs=epochs) for run in self.plan(epochs)[number])
+            planned = (replace(run, epochs=epochs) for run in runs)
             wanted = [run for run in planned if run.set in self.sets and run.head in heads]
             missing = missing_runs(wanted, self.results / TABLE, KEY)
             failed += train_in_parallel(missing, partial(self.train, workers, stop), self.record, self.jobs)

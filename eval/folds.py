@@ -11,6 +11,7 @@ import contextlib
 import random
 import re
 from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 FOLDS = 2
@@ -49,16 +50,26 @@ def write_subset(source: Path, out: Path, images: int) -> Path:
     """
     _link(source, out)
     lines = (source / "train.txt").read_text().splitlines()
-    order = random.Random(0).sample(range(len(lines)), len(lines))
-    taken: Counter[str] = Counter()
-    kept = []
-    for index in order:
-        label = lines[index].split(",")[1].strip()
-        taken[label] += 1
-        if taken[label] <= images:
-            kept.append(index)
-    (out / f"train-{images}.txt").write_text("".join(f"{lines[index]}\n" for index in sorted(kept)))
+    kept = draw_per_class([line.split(",")[1].strip() for line in lines], images, seed=0)
+    (out / f"train-{images}.txt").write_text("".join(f"{lines[index]}\n" for index in kept))
     return out
+
+
+def draw_per_class(labels: Sequence[Hashable], images: int, seed: int) -> list[int]:
+    """Indices of some images of every class, in ascending order.
+
+    Args:
+        labels: of all images.
+        images: per class; a class that has fewer keeps them all.
+        seed: of the draw. With one seed, what a smaller number draws is a part of what a larger one draws.
+    """
+    taken: Counter[Hashable] = Counter()
+    kept = []
+    for index in random.Random(seed).sample(range(len(labels)), len(labels)):
+        taken[labels[index]] += 1
+        if taken[labels[index]] <= images:
+            kept.append(index)
+    return sorted(kept)
 
 
 def _link(source: Path, out: Path) -> None:

@@ -114,6 +114,18 @@ def main(argv: list[str]) -> None:
     measure(args.name, wanted, given, args.cache, args.results)
 
 
+def inputs_of(given: Sequence[str]) -> tuple[Backbone, Any, Any]:
+    """The frozen backbone, the training images and those to evaluate, which is None without an evaluation split.
+
+    Args:
+        given: arguments of ``timm-gcp probe``.
+    """
+    args = parse_probe_args(given)
+    options = options_of(ProbeOptions, args)
+    backbone = Backbone(load_model(model_choice(args, method=None)), options)
+    return backbone, *open_splits(options, backbone.data_config["input_size"][0])
+
+
 def measure(name: str, settings: Sequence[Setting], given: Sequence[str], folder: Path, results: Path) -> None:
     """Adds a row for every setting that has none yet.
 
@@ -129,10 +141,7 @@ def measure(name: str, settings: Sequence[Setting], given: Sequence[str], folder
     missing = [each for each in settings if (name, each.group, each.value) not in done]
     features: dict[int, tuple[Cache, Cache | None]] = {}
     before: tuple[tuple[int, int], Fits] | None = None
-    args = parse_probe_args(given)
-    options = options_of(ProbeOptions, args)
-    backbone = Backbone(load_model(model_choice(args, method=None)), options)
-    train, evaluation = open_splits(options, backbone.data_config["input_size"][0])
+    backbone, train, evaluation = inputs_of(given)
     for each in missing:
         if each.views not in features:
             features[each.views] = store_features(backbone, train, evaluation, folder, _DIRECTIONS, each.views)[1:]

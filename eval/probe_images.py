@@ -6,7 +6,6 @@ evaluated on the evaluation split. Draws that have a row already are skipped.
 """
 
 import argparse
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,18 +14,13 @@ import torch
 from torch import Tensor
 
 from timm_gcp.commands.option_types import path_object
-from timm_gcp.commands.options import model_choice, options_of
-from timm_gcp.commands.probe import parse_probe_args
-from timm_gcp.data.open_dataset import open_splits
-from timm_gcp.models.named import load_model
 from timm_gcp.plots import new_figure, save_figure
-from timm_gcp.probing.backbone import Backbone
 from timm_gcp.probing.cache import Cache, store_features
 from timm_gcp.probing.fits import Fits
-from timm_gcp.probing.options import ProbeOptions
 from timm_gcp.text import markdown_table
 
-from .probe import Setting
+from .folds import draw_per_class
+from .probe import Setting, inputs_of
 from .record import RESULTS, append_row, provenance, read_cells, read_table
 
 HEADS = (Setting("head", "mean", None), Setting("head", "mean and covariance"))
@@ -68,27 +62,6 @@ def main(argv: list[str]) -> None:
     measure(args.name, given, args.cache, args.results)
 
 
-def draw(labels: Tensor, images: int | None, number: int) -> Tensor:
-    """Indices of some images of every class, in ascending order.
-
-    Args:
-        labels: of all images.
-        images: per class, at most; None for all.
-        number: of the draw. In one draw, what fewer images per class take is a part of what more take.
-    """
-    if images is None:
-        return torch.arange(len(labels))
-    order = random.Random(number).sample(range(len(labels)), len(labels))
-    taken: dict[int, int] = {}
-    kept = []
-    for index in order:
-        label = int(labels[index])
-        taken[label] = taken.get(label, 0) + 1
-        if taken[label] <= images:
-            kept.append(index)
-    return torch.tensor(sorted(kept))
-
-
 def measure(name: str, given: Sequence[str], folder: Path, results: Path) -> None:
     """Adds a row for every draw and head that has none yet.
 
@@ -98,11 +71,8 @@ def measure(name: str, given: Sequence[str], folder: Path, results: Path) -> Non
         folder: of the features.
         results: the CSV file.
     """
-    args = parse_probe_args(given)
-    options = options_of(ProbeOptions, args)
-    backbone = Backbone(load_model(model_choice(args, method=None)), options)
-    train, evaluation = open_splits(options, backbone.data_config["input_size"][0])
-    trained, evaluated = store_features(backbone, train, evaluation, folder, options.components)[1:]
+    backbone, train, evaluation = inputs_of(given)
+    trained, evaluated = store_features(backbone, train, evaluation, folder, backbone.options.components)[1:]
     done = set(read_cells(results, KEY)[list(KEY)].itertuples(index=False, name=None))
     for images in IMAGES:
         for number in range(DRAWS if images else 1):
@@ -112,7 +82,9 @@ def measure(name: str, given: Sequence[str], folder: Path, results: Path) -> Non
                 if key in done:
                     continue
                 if fits is None:
-                    chosen = _Drawn(trained, draw(trained.labels(), images, number))
+                    labels = trained.labels().tolist()
+                    drawn = draw_per_class(labels, images, number) if images else range(len(labels))
+                    chosen = _Drawn(trained, torch.tensor(drawn))
                     fits = Fits(chosen, evaluated, train.num_classes, "ridge", print)
                 fits.fit(head.head)
                 found = fits.results[-1]

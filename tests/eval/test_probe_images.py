@@ -1,9 +1,11 @@
 """A probe with few training images, on a miniature of the grocery data set."""
 
+from collections import Counter
+
 import timm
-import torch
 
 from eval import probe_images
+from eval.folds import draw_per_class
 from eval.record import read_cells
 from timm_gcp.models.folder import save_folder
 
@@ -26,9 +28,9 @@ def test_rows_table_and_figure(photographs, tmp_path, monkeypatch):
 
 
 def test_draws():
-    labels = torch.tensor([0, 1] * 10 + [2])
-    few, more = (probe_images.draw(labels, count, 0) for count in (2, 4))
-    assert labels[few].bincount().tolist() == [2, 2, 1]
-    assert set(few.tolist()) < set(more.tolist())
-    assert few.tolist() != probe_images.draw(labels, 2, 1).tolist()
-    assert len(probe_images.draw(labels, None, 0)) == 21
+    labels = [0, 1] * 10 + [2]
+    few, more = (draw_per_class(labels, count, 0) for count in (2, 4))
+    assert Counter(labels[index] for index in few) == {0: 2, 1: 2, 2: 1}
+    assert set(few) < set(more)
+    assert few != draw_per_class(labels, 2, 1)
+    assert draw_per_class(labels, 21, 0) == list(range(21))

@@ -12,9 +12,7 @@ from ..embedding.pages import EmbeddingPages
 from ..embedding.vector_file import check_vector_file, save_vectors
 from ..errors import GCPError
 from ..files import check_output_folder
-from ..methods import get_method
 from ..models.named import load_model
-from ..models.names import plain_name
 from .option_types import Number, file_path
 from .options import (
     Parser,
@@ -25,7 +23,7 @@ from .options import (
     add_device,
     add_loading,
     at_least,
-    check_common,
+    check_backbone,
     model_choice,
     options_of,
 )
@@ -146,17 +144,8 @@ def parse_embed_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         GCPError: as ``parse_train_args``.
     """
     args: argparse.Namespace = embed_parser().parse_args(argv)
-    args.data_dir = args.data_dir or args.data
-    if plain := plain_name(args.model):  # the covariance is taken of the backbone's own map
-        args.model, args.method = plain.of_backbone, args.method or plain.method
-    args.method = args.method or EmbeddingOptions.method
-    check_common(args)
-    if get_method(args.method).of_sigma is None:
-        raise GCPError(f"--method {args.method} is no function of the covariance; use isqrt, or another root.")
-    for name in ("components", "size"):
-        at_least(args, name, 1)
-    if not args.model and not args.checkpoint:
-        raise GCPError("Give the backbone by --model NAME, such as --model vit_small_patch14_dinov2.")
+    check_backbone(args, EmbeddingOptions.method)
+    at_least(args, "size", 1)
     if not args.out:
         raise GCPError("Give the file of the vectors by --out FILE, such as --out vectors.npz.")
     check_vector_file(args.out, "--out")

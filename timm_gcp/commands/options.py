@@ -12,7 +12,9 @@ from ..data.options import DatasetOptions, InputOptions, LoadingOptions, Trainin
 from ..data.preprocessing import image_mode
 from ..errors import GCPError
 from ..hybrid.options import HybridOptions
+from ..methods import get_method
 from ..models.named import ModelChoice
+from ..models.names import plain_name
 from .help_formatter import HelpFormatter
 from .option_types import BELOW_ONE, CROP, DEVIATION, MEAN, SEED, file_path, model_name, resampling
 from .unknown_options import unknown_arguments
@@ -33,6 +35,7 @@ __all__ = [
     "add_loading",
     "add_weights",
     "at_least",
+    "check_backbone",
     "check_common",
     "check_input",
     "choose_device",
@@ -152,6 +155,28 @@ def add_backbone(parser: argparse.ArgumentParser) -> None:
     add_weights(group, method=False)
     add_image_size(group)
     add_input(group)
+
+
+def check_backbone(args: argparse.Namespace, method: str) -> None:
+    """Checks the options of a frozen backbone, and completes its name and the method of the covariance.
+
+    Args:
+        args: of the command; they are changed.
+        method: the one that is taken where neither --method nor the name of the model tells.
+
+    Raises:
+        GCPError: no backbone, or options out of range.
+    """
+    args.data_dir = args.data_dir or args.data
+    if plain := plain_name(args.model):  # the covariance is taken of the backbone's own map
+        args.model, args.method = plain.of_backbone, args.method or plain.method
+    args.method = args.method or method
+    check_common(args)
+    if get_method(args.method).of_sigma is None:
+        raise GCPError(f"--method {args.method} is no function of the covariance; use isqrt, or another root.")
+    at_least(args, "components", 1)
+    if not args.model and not args.checkpoint:
+        raise GCPError("Give the backbone by --model NAME, such as --model vit_small_patch14_dinov2.")
 
 
 def add_image_size(group: Any) -> None:

@@ -15,10 +15,8 @@ from rich.console import Console
 
 from ..errors import GCPError
 from ..files import check_output_folder, save_text
-from ..methods import get_method
 from ..models.folder import architecture, loading_code
 from ..models.named import load_model
-from ..models.names import plain_name
 from ..plots import new_figure, save_figure
 from ..probing.fits import Result
 from ..probing.options import HEADS, MomentSettings, ProbeOptions
@@ -37,8 +35,7 @@ from .options import (
     add_device,
     add_holdout,
     add_loading,
-    at_least,
-    check_common,
+    check_backbone,
     model_choice,
     options_of,
 )
@@ -229,20 +226,10 @@ def parse_probe_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         GCPError: as ``parse_train_args``.
     """
     args: argparse.Namespace = probe_parser().parse_args(argv)
-    args.data_dir = args.data_dir or args.data
-    if plain := plain_name(args.model):  # a probe puts its own pool on the backbone
-        args.model, args.method = plain.of_backbone, args.method or plain.method
-    args.method = args.method or ProbeOptions.method
-    check_common(args)
-    if get_method(args.method).of_sigma is None:
-        raise GCPError(f"--method {args.method} is no function of the covariance; use isqrt, or another root.")
-    if args.components is not None:
-        at_least(args, "components", 1)
+    check_backbone(args, ProbeOptions.method)
     args.moment = _moment_settings(args.moment, args.head)
     if args.num_classes is not None:
         raise GCPError("--num-classes has no effect: the classes are those of the data set; leave it out.")
-    if not args.model and not args.checkpoint:
-        raise GCPError("Give the backbone by --model NAME, such as --model vit_small_patch14_dinov2.")
     return args
 
 

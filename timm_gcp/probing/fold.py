@@ -7,6 +7,7 @@ from torch import nn
 
 from .backbone import with_pool
 from .heads import FittedHead
+from .plain_head import PlainHead
 
 __all__ = ["fold", "set_head"]
 
@@ -31,14 +32,15 @@ def fold(model: nn.Module, head: FittedHead) -> nn.Module:
 
 
 @torch.no_grad()
-def set_head(model: Any, head: FittedHead) -> None:
-    """Sets the weights of the pool and of the classifier.
+def set_head(model: Any, head: FittedHead | PlainHead) -> None:
+    """Sets the weights of the classifier, and of the pool where the head has one.
 
     Args:
-        model: grafted, with a pool that fits the head.
+        model: with a classifier that fits the head; grafted for a `FittedHead`, with a pool that fits it.
         head: of the probe.
     """
-    head.fill(model.global_pool)
+    if isinstance(head, FittedHead):
+        head.fill(model.global_pool)
     classifier = model.get_classifier()
     classifier.weight.copy_(head.weights)
     classifier.bias.copy_(head.bias)

@@ -31,17 +31,6 @@ class PlainHead:
     weights: Tensor
     bias: Tensor
 
-    @torch.no_grad()
-    def set(self, model: Any) -> None:
-        """Sets the weights of a model's classifier.
-
-        Args:
-            model: the model that the classifier was fitted for.
-        """
-        classifier = model.get_classifier()
-        classifier.weight.copy_(self.weights)
-        classifier.bias.copy_(self.bias)
-
 
 def fit_plain_head(model: nn.Module, train: Any, options: ProbeOptions) -> tuple[PlainHead, Result]:
     """Fits the classifier of a model to its own pooled features, with ridge regression.

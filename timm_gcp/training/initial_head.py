@@ -37,7 +37,7 @@ def fit_initial_head(options: TrainOptions, train: Any, network: Network, proces
     chosen = _probe_options(options, network, processes)
     if not find_pools(network.model):
         plain, network.initial_head = processes.by_first(lambda: fit_plain_head(network.model, train, chosen))
-        plain.set(network.model)
+        set_head(network.model, plain)
         return
     cache = folder_of_runs(options) / _CACHE
     head, network.initial_head = processes.by_first(lambda: fit_head(network.model, train, chosen, cache))
