@@ -6,9 +6,9 @@ pooling and one for covariance heads, each from a fresh head and from the head o
 runs train on the training part, and each is evaluated on the test part once, with the weights of the last epoch.
 
 Every run is a ``timm-gcp train`` and adds one row to ``finetune.csv`` when it is finished. Started again, the command
-continues where it stopped. Stages: 1 the search; 2 and 3 the main heads on Cars and on Grocery; 4 and 5 two further
-seeds of the better start of average pooling and of the covariance; 6 these on 5 and 10 images per class of Cars; 7 and
-8 further heads and options on Grocery and on Cars.
+continues where it stopped. Stages: 1 and 2 the search; 3 and 4 the main heads on Cars and on Grocery; 5 and 6 two
+further seeds of the better start of average pooling and of the covariance; 7 these on 5 and 10 images per class of
+Cars; 8 and 9 further heads and options on Cars and on Grocery.
 """
 
 import argparse
@@ -55,10 +55,17 @@ def main(argv: list[str]) -> None:
     for name, folder in sets.items():
         if not (folder / "train.txt").is_file():
             raise GCPError(f"No train.txt in {folder}; --{name} takes the folder of that data set.")
-    loading = ("--device", args.device, "--workers", str(args.workers))
+    loading = ("--device", args.device, "--workers", str(args.workers), *precision(args.device))
     Experiment(sets, args.weights, args.work, args.results, args.jobs, loading, args.minutes).run(
         args.stage, args.heads or tuple(HEADS), args.epochs
     )
+
+
+def precision(device: str) -> tuple[str, ...]:
+    """Arguments of ``timm-gcp`` for the precision and memory layout in which a device is fast."""
+    if device.startswith("cuda"):
+        return ("--amp", "--amp-dtype", "bfloat16")
+    return ("--channels-last",)  # depthwise convolutions in bfloat16 are slow on a CPU
 
 
 @dataclass(frozen=True)
@@ -100,24 +107,22 @@ class Experiment:
         done: set[int] = set()
         failed: list[GCPError] = []
         while left := {number: runs for number, runs in self.plan(epochs).items() if number not in done}:
-            number, runs = next(iter(left.items()))
-            done.add(number)
-            if chosen and number not in chosen:
-                continue
-            planned = (replace(run, epochs=epochs) for run in runs)
+            done |= set(left)
+            planned = (run for number, runs in left.items() if not chosen or number in chosen for run in runs)
             wanted = [run for run in planned if run.set in self.sets and run.head in heads]
             missing = missing_runs(wanted, self.results / TABLE, KEY)
             failed += train_in_parallel(missing, partial(self.train, workers, stop), self.record, self.jobs)
         workers.close()
         raise_failures(failed)
+        if unplanned := set(chosen or ()) - done:
+            raise GCPError(
+                f"Stage {min(unplanned)} needs the learning rates that stages 1 and 2 find; run these first."
+            )
 
     def plan(self, epochs: int) -> dict[int, list[Run]]:
         """The stages that can be planned with the results that there are."""
-        found = search_results(self.results, epochs)
-        best = {head: max(own.values()) for head, own in found.items()}
-        starts = [[head for head in best if head.startswith(kind)] for kind in ("average", "isqrt")]
-        repeated = [max(own, key=lambda head: best[head]) for own in starts if own]
-        return stages({head: max(own, key=lambda rate: (own[rate], -rate)) for head, own in found.items()}, repeated)
+        planned = stages(search_results(self.results, epochs))
+        return {number: [replace(run, epochs=epochs) for run in runs] for number, runs in planned.items()}
 
     def record(self, run: Run, row: dict[str, Any] | None) -> str:
         """Adds the row of a run to the table; returns a line for the user."""

@@ -55,8 +55,8 @@ def test_the_command_searches_then_trains_what_is_missing(photographs, tmp_path,
 
     def train(self, workers, stop, run):
         trained.append(run)
-        rate = {"average": 0.01, "isqrt": 0.03, "average, probe": 0.01, "isqrt, probe": 0.01}[HEADS[run.head].rate_of]
-        top1 = 80 if run.rate == rate else 70
+        rate = {"average": 0.01, "isqrt": 0.1, "average, probe": 0.01, "isqrt, probe": 0.01}[HEADS[run.head].rate_of]
+        top1 = 80 - 100 * abs(run.rate - rate)
         top1 += 5 * ("probe" in run.head)
         return {**dict(zip(settings.KEY, run.key, strict=True)), "top1": top1, "seconds": 1}
 
@@ -70,14 +70,23 @@ def test_the_command_searches_then_trains_what_is_missing(photographs, tmp_path,
     search = [run for run in trained if run.part == "val"]
     assert trained[: len(search)] == search
     assert {run.head for run in search} == set(settings.SEARCHED)
+    assert {run.rate for run in search if run.head == "isqrt"} == {0.01, 0.03, 0.1}
+    assert {run.rate for run in search if run.head == "average"} == {0.003, 0.01, 0.03}
     final = [run for run in trained if run.part == "test"]
-    assert {run.rate for run in final if HEADS[run.head].rate_of == "isqrt"} == {0.03}
+    assert {run.rate for run in final if HEADS[run.head].rate_of == "isqrt"} == {0.1}
     assert {run.head for run in final if run.seed == 2} == {"average, probe", "isqrt, probe"}
     assert {run.head for run in final if run.set == "grocery" and not run.images} == set(HEADS)
     number = len(trained)
     finetune.main(list(map(str, argv)))
     assert len(trained) == number
     assert len(read_cells(tmp_path / "r" / "finetune.csv")) == number
+
+
+def test_a_stage_that_lacks_the_search_says_so(tmp_path):
+    (tmp_path / "train.txt").write_text("a, 0\n")
+    argv = ["--cars", tmp_path, "--weights", "w", "--results", tmp_path / "r", "--jobs", "1", "--stage", "3"]
+    with pytest.raises(GCPError, match="stages 1 and 2"):
+        finetune.main(list(map(str, argv)))
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
@@ -96,7 +105,7 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
 
 
 def test_every_head_has_a_rate_and_a_stage():
-    planned = stages(dict.fromkeys(settings.SEARCHED, 0.02), ["average", "isqrt"])
+    planned = stages({head: {0.003: 1.0, 0.01: 3.0, 0.03: 2.0} for head in settings.SEARCHED})
     assert {run.head for runs in planned.values() for run in runs} == set(HEADS)
     keys = pd.Series([run.key for runs in planned.values() for run in runs])
     assert keys.is_unique

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import GCPError
 from ..probing.features import FeatureSet
 from ..probing.heads import Kernel
-from ..probing.parts import CovariancePart
+from ..probing.parts import CPU, CovariancePart
 
 __all__ = ["compact_vectors"]
 
@@ -54,7 +54,7 @@ def _length(size: int | None, usual: int, most: int, why: str) -> int:
 def _sketched(features: FeatureSet, method: str, size: int | None) -> Tensor:
     most = features.components * (features.components + 1) // 2
     length = _length(size, _SKETCH, most, f"the {most} numbers of the triangle of {features.components} directions")
-    rows = [vectors for _, vectors in CovariancePart(method, count_sketch=length).vectors(features)]
+    rows = [vectors for _, vectors in CovariancePart(method, count_sketch=length).vectors(features, CPU)]
     vectors = torch.cat(rows).double()
     return vectors - vectors.mean(0)
 

@@ -51,20 +51,20 @@ def fit_ridge(kernel: Tensor, labels: Tensor, classes: int, views: int = 1) -> F
     one with the least squared error is chosen.
 
     Args:
-        kernel: ``[rows, rows]``, centred.
+        kernel: ``[rows, rows]``, centred; the regression runs on its device.
         labels: of the images, ``[rows / views]``.
         classes: number of classes.
         views: rows of an image.
 
     Returns:
-        The fit; its ``left_out`` scores are averaged over the views.
+        The fit, on the CPU; its ``left_out`` scores are averaged over the views.
 
     Raises:
         GCPError: fewer than two classes have an image.
     """
     if len(labels.unique()) < 2:
         raise GCPError("A classifier needs images of two classes or more.")
-    rows = len(kernel)
+    rows, labels = len(kernel), labels.to(kernel.device)
     targets = torch.nn.functional.one_hot(labels.repeat_interleave(views), classes).double()
     intercept = targets.mean(0)
     values, vectors = torch.linalg.eigh(kernel.double())
@@ -84,7 +84,8 @@ def fit_ridge(kernel: Tensor, labels: Tensor, classes: int, views: int = 1) -> F
         if best is None or quality > best:
             best, chosen = quality, Fit(coefficients, intercept, strength, left_out)
     assert chosen is not None
-    return chosen
+    assert chosen.left_out is not None
+    return Fit(chosen.coefficients.cpu(), chosen.intercept.cpu(), chosen.strength, chosen.left_out.cpu())
 
 
 def fit_logistic(kernel: Tensor, labels: Tensor, classes: int, views: int = 1, inverse_strength: float = 1.0) -> Fit:
@@ -102,7 +103,7 @@ def fit_logistic(kernel: Tensor, labels: Tensor, classes: int, views: int = 1, i
     """
     from sklearn.linear_model import LogisticRegression
 
-    values, vectors = torch.linalg.eigh(kernel.double())
+    values, vectors = torch.linalg.eigh(kernel.double().cpu())
     scale = float(values.clamp_min(0).mean())
     kept = values > values[-1] * len(values) * torch.finfo(torch.float64).eps
     values, vectors = values[kept], vectors[:, kept]

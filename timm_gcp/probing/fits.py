@@ -14,7 +14,7 @@ from .features import FeatureSet
 from .heads import FittedHead, Head, Kernel, kernel_of, linear_layer, scores_of
 from .moment import MomentHead, fit_moment
 from .options import MomentSettings
-from .parts import MEAN, TOKEN, CovariancePart, FirstOrderPart, Part, first_order_parts
+from .parts import CPU, MEAN, TOKEN, CovariancePart, FirstOrderPart, Part, first_order_parts
 
 __all__ = ["FIRST_WEIGHT", "Fits", "Result", "covariance_head"]
 
@@ -67,7 +67,17 @@ def covariance_head(covariance: CovariancePart, first_order: str | None) -> Head
 
 
 class Fits:
-    """Fits heads to features and keeps their results."""
+    """Fits heads to features and keeps their results.
+
+    Args:
+        train: features of the training images.
+        evaluation: features that are evaluated, or None.
+        classes: number of classes.
+        classifier: 'ridge' or 'logistic'.
+        say: takes lines for the user.
+        device: where pooling and regression run; other devices than the CPU and CUDA lack float64, and the CPU takes
+            their place.
+    """
 
     def __init__(
         self,
@@ -76,7 +86,9 @@ class Fits:
         classes: int,
         classifier: str,
         say: Callable[[str], None],
+        device: torch.device = CPU,
     ) -> None:
+        self.device = device if device.type == "cuda" else CPU
         self.train, self.evaluation, self.classes, self.say = train, evaluation, classes, say
         self.make = fit_ridge if classifier == "ridge" else fit_logistic
         self.labels = train.labels()
@@ -135,13 +147,13 @@ class Fits:
         began = time.monotonic()
         for part in head.parts:
             if part not in self.kernels:
-                self.kernels[part] = Kernel(self.train, part)
+                self.kernels[part] = Kernel(self.train, part, self.device)
         kernel = kernel_of(head, self.kernels)
         fit = self.make(kernel, self.labels, self.classes, self.train.views)
         weights, bias = linear_layer(head, self.kernels, fit)
         validation = None
         if self.evaluation is not None:
-            validation = scores_of(self.evaluation, head, weights, bias)
+            validation = scores_of(self.evaluation, head, weights, bias, self.device)
         self._add(head.title, weights.shape[1], fit.left_out, validation, fit.strength, began)
         return fit, weights, bias
 

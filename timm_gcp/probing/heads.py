@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .classifiers import Fit, centred
 from .directions import Directions
 from .features import FeatureSet
-from .parts import Part
+from .parts import CPU, Part
 
 __all__ = ["FittedHead", "Head", "Kernel", "kernel_of", "linear_layer", "scores_of"]
 
@@ -86,17 +86,23 @@ class Kernel:
         scaling: ``[D]``.
         matrix: ``[rows, rows]`` in float64, divided by its mean diagonal.
         factor: by which it was divided.
+
+    Args:
+        cache: features of the training images.
+        part: whose vectors are taken.
+        device: where they are computed and multiplied; `matrix` lies there, the features on the CPU.
     """
 
-    def __init__(self, cache: FeatureSet, part: Part) -> None:
+    def __init__(self, cache: FeatureSet, part: Part, device: torch.device = CPU) -> None:
         self.scaling = part.scaling(cache)
         features = _empty(cache, len(self.scaling))
-        for rows, vectors in part.vectors(cache):
-            features[rows] = vectors * self.scaling
+        for rows, vectors in part.vectors(cache, device):
+            features[rows] = vectors.cpu() * self.scaling
         self.mean = features.double().mean(0).float()
         self.features = features.sub_(self.mean)
-        matrix = torch.zeros(cache.rows, cache.rows, dtype=torch.float64)
-        for columns in self.features.split(_COLUMNS, 1):
+        matrix = torch.zeros(cache.rows, cache.rows, dtype=torch.float64, device=device)
+        for block in self.features.split(_COLUMNS, 1):
+            columns = block.to(device)
             matrix += (columns @ columns.T).double()
         matrix = centred(matrix)
         self.factor = float(matrix.diagonal().mean()) or 1.0
@@ -111,8 +117,10 @@ class Kernel:
         Returns:
             Weights ``[classes, D]`` and the bias that stands for the mean, ``[classes]``; float64.
         """
-        weights = torch.cat([coefficients.T @ columns.double() for columns in self.features.split(_COLUMNS, 1)], 1)
-        weights = weights / self.factor
+        device = self.matrix.device
+        dual = coefficients.T.to(device)
+        blocks = (block.to(device).double() for block in self.features.split(_COLUMNS, 1))
+        weights = torch.cat([(dual @ columns).cpu() for columns in blocks], 1) / self.factor
         bias = -weights @ self.mean.double()
         return weights * self.scaling.double(), bias
 
@@ -139,14 +147,22 @@ def linear_layer(head: Head, kernels: dict[Part, Kernel], fit: Fit) -> tuple[Ten
     return torch.cat(weights, 1), bias
 
 
-def scores_of(cache: FeatureSet, head: Head, weights: Tensor, bias: Tensor) -> Tensor:
-    """Scores of the images of a cache by a linear layer, averaged over the views; ``[images, classes]``."""
+def scores_of(cache: FeatureSet, head: Head, weights: Tensor, bias: Tensor, device: torch.device = CPU) -> Tensor:
+    """Scores of the images of a cache by a linear layer, averaged over the views; ``[images, classes]``.
+
+    Args:
+        cache: features of the images.
+        head: what the layer is applied to.
+        weights: ``[classes, D]``, float64.
+        bias: ``[classes]``.
+        device: where the features are pooled.
+    """
     scores = bias.repeat(cache.rows, 1)
     start = 0
     for part in head.parts:
         width = 0
-        for rows, vectors in part.vectors(cache):
+        for rows, vectors in part.vectors(cache, device):
             width = vectors.shape[1]
-            scores[rows] += vectors.double() @ weights[:, start : start + width].T
+            scores[rows] += vectors.cpu().double() @ weights[:, start : start + width].T
         start += width
     return scores.view(cache.images, cache.views, -1).mean(1)

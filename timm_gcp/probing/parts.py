@@ -11,8 +11,9 @@ from ..pool_options import PoolOptions
 from ..pooling import GlobalCovariancePool
 from .features import FeatureSet
 
-__all__ = ["MEAN", "TOKEN", "CovariancePart", "FirstOrderPart", "Part", "first_order_parts", "triangle_scaling"]
+__all__ = ["CPU", "MEAN", "TOKEN", "CovariancePart", "FirstOrderPart", "Part", "first_order_parts", "triangle_scaling"]
 
+CPU = torch.device("cpu")
 _ROWS = 512
 """Rows that are pooled at a time."""
 
@@ -20,8 +21,8 @@ _ROWS = 512
 class Part(Protocol):
     """A vector for every row of a set of features."""
 
-    def vectors(self, features: FeatureSet) -> Iterator[tuple[slice, Tensor]]:
-        """The vectors of some rows at a time, ``[rows, D]``, as the pool of the model gives them."""
+    def vectors(self, features: FeatureSet, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
+        """The vectors of some rows at a time, ``[rows, D]`` on the device, as the pool of the model gives them."""
 
     def scaling(self, features: FeatureSet) -> Tensor:
         """Factors ``[D]`` that give the vectors the inner product that the classifier takes."""
@@ -39,9 +40,9 @@ class FirstOrderPart:
     name: str
     title: str
 
-    def vectors(self, features: FeatureSet) -> Iterator[tuple[slice, Tensor]]:
+    def vectors(self, features: FeatureSet, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
         """See `Part`."""
-        yield slice(0, features.rows), features.first(self.name)
+        yield slice(0, features.rows), features.first(self.name).to(device)
 
     def scaling(self, features: FeatureSet) -> Tensor:
         """See `Part`."""
@@ -78,7 +79,7 @@ class CovariancePart:
     count_sketch: int | None = None
 
     @torch.inference_mode()
-    def vectors(self, features: FeatureSet) -> Iterator[tuple[slice, Tensor]]:
+    def vectors(self, features: FeatureSet, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
         """See `Part`."""
         pool = GlobalCovariancePool(
             features.components,
@@ -87,10 +88,10 @@ class CovariancePart:
             method_args=dict(self.method_args),
             groups=self.groups,
             count_sketch=self.count_sketch,
-        )
+        ).to(device)
         for start in range(0, features.rows, _ROWS):
             stop = min(start + _ROWS, features.rows)
-            yield slice(start, stop), pool(features.maps(start, stop).unsqueeze(3))
+            yield slice(start, stop), pool(features.maps(start, stop).to(device).unsqueeze(3))
 
     def scaling(self, features: FeatureSet) -> Tensor:
         """See `Part`. A sketch has the factors of the triangle in it."""

@@ -50,7 +50,9 @@ def fit_plain_head(model: nn.Module, train: Any, options: ProbeOptions) -> tuple
     features, labels = _features(model, train, options)
     mean = features.mean(0)
     features -= mean
-    kernel = centred(features @ features.T)
+    device = options.torch_device
+    wide = features.to(device) if device.type == "cuda" else features
+    kernel = centred(wide @ wide.T)
     scale = float(kernel.diagonal().mean()) or 1.0
     fit = fit_ridge(kernel / scale, labels, classes)
     assert fit.left_out is not None

@@ -189,7 +189,7 @@ def fit_to_features(
         f"{100 * directions.variance:.1f} % of the variance within images."
     )
     began, first_order = time.monotonic(), backbone.first_order
-    fits = Fits(train, evaluation, classes, options.classifier, say)
+    fits = Fits(train, evaluation, classes, options.classifier, say, options.torch_device)
     covariance = CovariancePart(options.method)
     head: FittedHead
     if options.head == "mp":
@@ -241,7 +241,7 @@ def fit_head(
     backbone = Backbone(model, options)
     reduced = not isinstance(pool.reduce, nn.Identity)
     directions, features, _ = store_features(backbone, train, None, folder, pool.channels, rotate=reduced)
-    fits = Fits(features, None, network.num_classes, "ridge", say)
+    fits = Fits(features, None, network.num_classes, "ridge", say, options.torch_device)
     return fits.covariance(directions, part, pool.options.first_order), fits.results[0]
 
 
