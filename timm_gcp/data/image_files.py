@@ -24,6 +24,7 @@ __all__ = [
     "image_extensions",
     "is_image",
     "open_image",
+    "prepare_image",
     "reason_of",
     "say_left_out",
 ]
@@ -150,6 +151,35 @@ def decode_image(file: str | os.PathLike[str] | IO[bytes], mode: str | None, ori
         if orient:
             _turn_upright(image)
         return convert_image(image, mode) if mode else image.copy()
+
+
+def prepare_image(image: Image.Image, mode: str, orient: bool = True, name: str = "an image") -> Image.Image:
+    """What `open_image` makes of a file, of an image that is open already; that one is not changed.
+
+    Args:
+        image: any.
+        mode: of PIL, such as 'RGB'.
+        orient: apply the EXIF orientation.
+        name: of the image in the error.
+
+    Raises:
+        UnreadableImageError: it cannot be decoded or converted.
+    """
+    try:
+        image.load()
+        return convert_image(_upright(image) if orient else image, mode)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise errors of many classes
+        raise UnreadableImageError(f"{name} cannot be read ({reason_of(error)}); give another.") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A copy of an image that `_turn_upright` has turned."""
+    turned = image.copy()
+    turned.format = image.format  # tells the range of a deep image
+    _turn_upright(turned)
+    return turned
 
 
 def _turn_upright(image: Image.Image) -> None:

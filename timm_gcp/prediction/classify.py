@@ -1,0 +1,132 @@
+"""Predicts the most probable classes of images, batch by batch."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import create_transform
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data import UnreadableImageError
+from ..data.options import InputOptions, default_device
+from ..data.preprocessing import image_mode, preprocessing
+from ..errors import GCPError
+from ..explanation.contributions import check_explainable, explain
+from ..explanation.folder import ExplanationFolder
+from ..output import BAR
+from .result import Prediction, PredictionList
+from .sources import Images, Source, image_sources
+
+__all__ = ["PredictionOptions", "predict_images"]
+
+
+@dataclass(kw_only=True)
+class PredictionOptions(InputOptions):
+    """How images are read, and what is told of them.
+
+    Attributes:
+        top: number of classes per image.
+        batch_size: images per batch.
+        device: 'cpu', 'cuda', …; None takes CUDA where there is a device, else the CPU.
+        ignore_exif_orientation: do not turn images upright by their EXIF orientation.
+        explain: folder for pictures of where the evidence is; '' for none.
+    """
+
+    top: int = 5
+    batch_size: int = 32
+    device: str | None = None
+    ignore_exif_orientation: bool = False
+    explain: str = ""
+
+
+def predict_images(model: Any, images: Images, options: PredictionOptions) -> PredictionList:
+    """The most probable classes of images.
+
+    Args:
+        model: a timm model; its ``pretrained_cfg`` tells the preprocessing that the options leave open, and the names
+            of its classes. It is moved to the device and left in evaluation mode.
+        images: files, folders and PIL images, one or several.
+        options: number of classes, preprocessing and device.
+
+    Returns:
+        The predictions, in the order of the images. Those that cannot be read are left out and listed in
+        ``unreadable``.
+
+    Raises:
+        GCPError: no image that can be read, or a model that cannot be explained.
+    """
+    sources, device = image_sources(images), options.device or default_device()
+    model = model.to(device).eval()
+    config = preprocessing(options, model, use_test_size=True)
+    names = _class_names(model)
+    explanations = None
+    if options.explain:
+        check_explainable(model)
+        explanations = ExplanationFolder(Path(options.explain), names, config["mean"], config["std"])
+    found = PredictionList()
+    for read in _batches(sources, options, config, found.unreadable):
+        found.extend(_predict(model, read, names, options.top, device, explanations))
+    if not found:
+        raise GCPError(f"None of {len(sources)} images can be read: {found.unreadable[0]}")
+    if explanations is not None:
+        explanations.write()
+    return found
+
+
+def _batches(
+    sources: Sequence[Source],
+    options: PredictionOptions,
+    config: dict[str, Any],
+    unreadable: list[UnreadableImageError],
+) -> Iterator[list[tuple[Source, Tensor]]]:
+    """The images that can be read, preprocessed, in batches; the others are added to ``unreadable``."""
+    transform: Any = create_transform(**config, is_training=False)
+    mode, size = image_mode(config["input_size"][0]), options.batch_size
+    hidden = len(sources) <= size or not sys.stderr.isatty()
+    with tqdm(total=len(sources), desc="predicting", disable=hidden, bar_format=BAR) as bar:
+        for start in range(0, len(sources), size):
+            chunk = sources[start : start + size]
+            read: list[tuple[Source, Tensor]] = []
+            for source in chunk:
+                try:
+                    read.append((source, transform(source.read(mode, not options.ignore_exif_orientation))))
+                except UnreadableImageError as error:
+                    unreadable.append(error)
+            if read:
+                yield read
+            bar.update(len(chunk))
+
+
+def _class_names(model: Any) -> list[str]:
+    """The model's label names, or its class numbers where it has none."""
+    names = (model.pretrained_cfg or {}).get("label_names")
+    if isinstance(names, (list, tuple)) and len(names) == model.num_classes:
+        return list(names)
+    return [str(label) for label in range(model.num_classes)]
+
+
+def _predict(
+    model: Any,
+    read: Sequence[tuple[Source, Tensor]],
+    names: Sequence[str],
+    top: int,
+    device: str,
+    explanations: ExplanationFolder | None,
+) -> Iterator[Prediction]:
+    """The most probable classes of one batch, best first; with a folder of explanations, also why."""
+    sources, images = [source for source, _ in read], torch.stack([image for _, image in read])
+    if explanations is not None:
+        explained = explain(model, images.to(device), top=top)
+        explanations.add([source.name for source in sources], images, explained)
+        probabilities, labels = explained.probabilities, explained.classes
+    else:
+        with torch.inference_mode():
+            logits = model(images.to(device))
+        probabilities, labels = logits.float().softmax(-1).cpu().topk(min(top, len(names)))
+    for source, shares, classes in zip(sources, probabilities.tolist(), labels.tolist(), strict=True):
+        ranked = [(names[label], share) for label, share in zip(classes, shares, strict=True)]
+        yield Prediction(str(source.name), source.image, ranked)

@@ -1,0 +1,87 @@
+"""The predictions of images: a list that prints as a table, shows itself in a notebook and is written as a CSV file."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..data import UnreadableImageError
+from ..text import printable
+
+__all__ = ["Prediction", "PredictionList"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of an image. It unpacks: ``image, label, probability = prediction``.
+
+    Attributes:
+        name: path of the file, or the number of a PIL image.
+        image: path of the file, or the PIL image that was given.
+        classes: names and probabilities, the most probable class first.
+    """
+
+    name: str
+    image: Path | Image.Image = field(compare=False)
+    classes: list[tuple[str, float]]
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return self.classes[0][0]
+
+    @property
+    def probability(self) -> float:
+        """Of the most probable class, from 0 to 1."""
+        return self.classes[0][1]
+
+    def __iter__(self) -> Iterator[Path | Image.Image | str | float]:
+        return iter((self.image, self.label, self.probability))
+
+
+class PredictionList(list[Prediction]):
+    """Predictions in the order of the images.
+
+    Attributes:
+        unreadable: errors of the images that could not be read.
+    """
+
+    def __init__(self, predictions: list[Prediction] | tuple[()] = ()) -> None:
+        super().__init__(predictions)
+        self.unreadable: list[UnreadableImageError] = []
+
+    def csv_text(self) -> str:
+        """The content of a CSV file: a line for each image, with class and probability of every rank."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        ranks = range(1, max((len(each.classes) for each in self), default=0) + 1)
+        writer.writerow(["image", *(f"{column}_{rank}" for rank in ranks for column in ("class", "probability"))])
+        for each in self:
+            cells = (cell for name, share in each.classes for cell in (name, f"{share:.6f}"))
+            writer.writerow([printable(each.name), *cells])
+        return buffer.getvalue()
+
+    def __rich__(self) -> Table:
+        """A table, with a line for each class of an image."""
+        table = Table(box=box.SIMPLE)
+        table.add_column("image", overflow="fold")
+        table.add_column("class", overflow="fold")
+        table.add_column("probability", justify="right")
+        for each in self:
+            for rank, (name, share) in enumerate(each.classes):
+                last = rank == len(each.classes) - 1
+                table.add_row(Text("" if rank else each.name), Text(name), f"{share:.1%}", end_section=last)
+        return table
+
+    def __str__(self) -> str:
+        console = Console(width=100)
+        with console.capture() as capture:
+            console.print(self)
+        return capture.get()
