@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
 def precision(device: str) -> tuple[str, ...]:
     """Arguments of ``timm-gcp`` for the precision and memory layout in which a device is fast."""
     if device.startswith("cuda"):
-        return ("--amp", "--amp-dtype", "bfloat16")
+        return ("--amp", "--amp-dtype", "bfloat16", "--channels-last")
     return ("--channels-last",)  # depthwise convolutions in bfloat16 are slow on a CPU
 
 

@@ -72,7 +72,7 @@ def fit_ridge(kernel: Tensor, labels: Tensor, classes: int, views: int = 1) -> F
     projected = vectors.T @ targets
     best: tuple[float, float] | None = None
     chosen: Fit | None = None
-    for strength in (_GRID * values.mean()).tolist():
+    for strength in (_GRID * float(values.mean())).tolist():
         weights = 1 / (values + strength)
         coefficients = vectors @ (weights[:, None] * projected) - targets.mean(0) / strength
         blocks = vectors.view(-1, views, rows)
