@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
-from timm_gcp.commands.validate import evaluation_row, parse_validate_args
+from timm_gcp.commands.validate import parse_validate_args, validate
 from timm_gcp.text import first_line, markdown_table
 
 from .record import RESULTS, append_row, provenance, read_cells
@@ -76,7 +76,7 @@ def evaluate(models: Sequence[str], given: Sequence[str], results: Path, jobs: i
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """The result of one model, without messages and progress bars of its own."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return evaluation_row(args)
+        return validate(args).row
 
 
 def _row(result: Mapping[str, Any]) -> dict[str, object]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
-from timm_gcp.commands.validate import evaluation_row, parse_validate_args
+from timm_gcp.commands.validate import parse_validate_args, validate
 from timm_gcp.files import sha256_of, written_aside
 from timm_gcp.sharing.recipe import read_recipe
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest, write_manifest
@@ -78,7 +78,7 @@ def evaluate(folder: Path, given: str) -> dict[str, Any]:
         GCPError: the evaluation failed.
     """
     try:
-        return evaluation_row(parse_validate_args(["--model", f"local-dir:{folder}", *shlex.split(given)]))
+        return validate(parse_validate_args(["--model", f"local-dir:{folder}", *shlex.split(given)])).row
     except GCPError as error:
         raise GCPError(f"{folder} could not be evaluated: {error}") from error
 

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.support.tools import timm_gcp_command, write_images
 from timm_gcp import pool_features
 from timm_gcp.__main__ import main
-from timm_gcp.commands.validate import evaluation_row, parse_validate_args
+from timm_gcp.commands.validate import parse_validate_args, validate
 from timm_gcp.models.folder import save_folder, training_record
 from timm_gcp.probing import cache as caches
 from timm_gcp.probing import heads
@@ -71,7 +71,7 @@ def test_what_it_writes(probed):
 
 def test_the_folder_gives_the_accuracy_of_the_table(probed, images):
     argv = ["--model", str(probed / "model"), "--data-dir", str(images), "-j", "0", "--device", "cpu"]
-    row = evaluation_row(parse_validate_args(argv))
+    row = validate(parse_validate_args(argv)).row
     first = json.loads((probed / "result.json").read_text())["heads"][0]
     assert row["top1"] == pytest.approx(first["validation"], abs=1e-3)
 
@@ -214,7 +214,7 @@ def test_moment_probing(name, first, images, backbones, tmp_path):
     model = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True)
     assert trained["features"] == model.get_classifier().in_features == model.num_features + 3 * 2 * 2
     argv = ["--model", str(tmp_path / "model"), "--data-dir", str(images), "-j", "0", "--device", "cpu"]
-    row = evaluation_row(parse_validate_args(argv))
+    row = validate(parse_validate_args(argv)).row
     assert row["top1"] == pytest.approx(trained["validation"], abs=1e-3)
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
     assert probe(images, backbones[name], tmp_path, *more) == 0
@@ -310,7 +310,7 @@ def test_a_part_held_out_is_recorded(images, backbones, tmp_path, capsys, caplog
     assert training["data"]["held_out"]["fraction"] == 0.25
     assert training["started_from"]["name"] == "test_resnet"
     argv = ["--model", str(tmp_path / "model"), "--data-dir", str(folder), "-j", "0", "--device", "cpu"]
-    row = evaluation_row(parse_validate_args([*argv, "--val-fraction", "0.25"]))
+    row = validate(parse_validate_args([*argv, "--val-fraction", "0.25"])).row
     assert row["top1"] == pytest.approx(first["validation"], abs=1e-3)
     assert "trained without --val-fraction" not in caplog.text
     assert main(["validate", *argv, "--val-fraction", "0.5"]) == 2

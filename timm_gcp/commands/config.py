@@ -10,7 +10,7 @@ from ..errors import GCPError
 from ..text import nearest, one_line
 from ..text_files import read_text
 
-__all__ = ["read_mapping", "read_options"]
+__all__ = ["checked_value", "read_mapping", "read_options"]
 
 _COMMAND_LINE_ONLY = ("help", "config", "recipe", "show_recipe")
 
@@ -77,12 +77,21 @@ def read_options(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
         name = str(key).replace("-", "_")
         if name not in actions:
             raise GCPError(f"--config {path} has an unknown argument '{key}'{nearest(name, actions)}")
-        checked[name] = _checked(actions[name], value, f"'{key}' in --config {path}")
+        checked[name] = checked_value(actions[name], value, f"'{key}' in --config {path}")
     return checked
 
 
-def _checked(action: argparse.Action, value: Any, where: str) -> Any:
-    """A value from YAML, converted by the rules of the command line."""
+def checked_value(action: argparse.Action, value: Any, where: str) -> Any:
+    """A value that is given as such, not as text, converted by the rules of the command line.
+
+    Args:
+        action: of the option.
+        value: what is given.
+        where: the option as a message calls it, such as "'lr' in --config run.yaml".
+
+    Raises:
+        GCPError: the option does not take it.
+    """
     if value is None and action.default is not None:
         raise GCPError(f"{where} needs a value; leave the line out for the default, {action.default!r}.")
     if value is None or isinstance(action, ParseKwargs):
@@ -93,10 +102,19 @@ def _checked(action: argparse.Action, value: Any, where: str) -> Any:
         if not isinstance(value, bool):
             raise GCPError(f"{where} takes true or false, not {value!r}.")
         return value
+    if action.nargs == "?" and value is True and action.const is not None:
+        return action.const
+    return _converted(action, value, where)
+
+
+def _converted(action: argparse.Action, value: Any, where: str) -> Any:
+    """A value or several, of the type and among the choices of the option."""
     several = action.nargs == "+" or isinstance(action.nargs, int)
     items = value if several and isinstance(value, list) else [value]
     if any(isinstance(item, (list, dict, bool)) for item in items):
         raise GCPError(f"{where} cannot be {value!r}.")
+    if isinstance(action.nargs, int) and len(items) != action.nargs:
+        raise GCPError(f"{where} takes {action.nargs} values, not {len(items)}.")
     kind: Any = action.type or str
     try:
         items = [kind(str(item)) for item in items]

@@ -2,8 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -13,6 +14,7 @@ from ..models.named import load_model
 from ..prediction.classify import PredictionOptions, predict_images
 from ..prediction.result import PredictionList
 from ..prediction.sources import Images
+from .keywords import namespace_of, read_keywords
 from .option_types import file_path, model_name
 from .options import (
     Parser,
@@ -28,7 +30,7 @@ from .options import (
     options_of,
 )
 
-__all__ = ["main", "parse_predict_args", "predict"]
+__all__ = ["main", "parse_predict_args", "predict", "read_predict_keywords"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,12 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def predict(args: argparse.Namespace, images: Images) -> PredictionList:
+def predict(args: argparse.Namespace, images: Images, model: Any = None) -> PredictionList:
     """Predicts the classes of images, and writes the files that the arguments ask for.
 
     Args:
         args: arguments of the command (`parse_predict_args`).
         images: files, folders and PIL images.
+        model: None loads the one that the arguments name.
 
     Raises:
         GCPError: the model cannot be loaded, a file cannot be written, or as `predict_images`.
@@ -71,7 +74,8 @@ def predict(args: argparse.Namespace, images: Images) -> PredictionList:
         check_output(args.csv, "--csv")
     if args.explain:
         check_output_folder(args.explain, "--explain")
-    found = predict_images(load_model(model_choice(args)), images, options_of(PredictionOptions, args))
+    model = load_model(model_choice(args)) if model is None else model
+    found = predict_images(model, images, options_of(PredictionOptions, args))
     if args.csv == "-":
         sys.stdout.write(found.csv_text())
     elif args.csv:
@@ -128,7 +132,24 @@ def parse_predict_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     Raises:
         GCPError: as ``parse_train_args``.
     """
-    args = predict_parser().parse_args(argv)
+    return _checked(predict_parser().parse_args(argv))
+
+
+def read_predict_keywords(keywords: Mapping[str, Any], function: str) -> argparse.Namespace:
+    """As `parse_predict_args`, of keywords (`timm_gcp.commands.keywords`).
+
+    Args:
+        keywords: options by keyword; the images are none.
+        function: its name in a message.
+
+    Raises:
+        GCPError: as ``parse_train_args``.
+    """
+    parser = predict_parser()
+    return _checked(namespace_of(parser, read_keywords(keywords, parser, function)))
+
+
+def _checked(args: argparse.Namespace) -> argparse.Namespace:
     at_least(args, "batch_size", 1)
     at_least(args, "top", 1)
     check_input(args)

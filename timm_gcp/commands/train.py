@@ -6,7 +6,9 @@ Under ``torchrun --nproc-per-node N -m timm_gcp train ...`` it trains on several
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import timm.optim
 import torch
@@ -25,6 +27,7 @@ from ..training.run_log import RunLog
 from ..training.tracking import check_tracker
 from ..training.trainer import train
 from .config import read_options
+from .keywords import command_line, namespace_of, read_keywords
 from .optimisation_options import SCHEDULERS
 from .option_types import file_path
 from .options import Parser, at_least, check_common
@@ -33,7 +36,7 @@ from .reporting import report_training
 from .train_options import train_parser
 from .value_checks import check_compiler, check_optimizer, check_ranges
 
-__all__ = ["main", "parse_train_args"]
+__all__ = ["main", "parse_train_args", "read_train_keywords", "run_training"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,14 +53,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     options, arguments = parse_train_args(argv)
+    return run_training(options, arguments, shlex.join(["timm-gcp", "train", *argv]))[0]
+
+
+def run_training(options: TrainOptions, arguments: str, command: str) -> tuple[int, Path]:
+    """Trains by checked options.
+
+    Args:
+        options: of the run.
+        arguments: the options as YAML, for the run folder.
+        command: the command line, for the run folder.
+
+    Returns:
+        Exit status as that of `main`, and the run folder.
+
+    Raises:
+        GCPError: as `main`.
+    """
     processes = join_processes(options.device or "cpu")
     keep_heap(processes.device)
     if processes.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     with RunFolder(options, processes) as folder, RunLog(processes.first) as log:
-        run = prepare(options, processes, folder, arguments, shlex.join(["timm-gcp", "train", *argv]))
+        run = prepare(options, processes, folder, arguments, command)
         run.progress.log = log
-        return train(run, None if options.no_report else report_training)
+        return train(run, None if options.no_report else report_training), run.folder
 
 
 def parse_train_args(argv: Sequence[str] | None = None) -> tuple[TrainOptions, str]:
@@ -75,7 +95,30 @@ def parse_train_args(argv: Sequence[str] | None = None) -> tuple[TrainOptions, s
         GCPError: an unknown argument, a value out of range, an unknown recipe, method, optimiser or scheduler.
         SystemExit: after ``--show-recipe``, as after ``--help``.
     """
-    args = _parse(train_parser(), argv)
+    return _checked(_parse(train_parser(), argv))
+
+
+def read_train_keywords(keywords: Mapping[str, Any], function: str) -> tuple[TrainOptions, str, str]:
+    """As `parse_train_args`, of keywords (`timm_gcp.commands.keywords`).
+
+    Args:
+        keywords: options by keyword.
+        function: its name in a message.
+
+    Returns:
+        The options, their YAML text, and the command line that has the same effect.
+
+    Raises:
+        GCPError: as `parse_train_args`.
+    """
+    parser = train_parser()
+    given = read_keywords(keywords, parser, function)
+    _set_defaults(parser, given.get("recipe", ""), given.get("config", ""), given.get("dataset"))
+    return *_checked(namespace_of(parser, given)), command_line(parser, given)
+
+
+def _checked(args: argparse.Namespace) -> tuple[TrainOptions, str]:
+    """The options and their YAML text."""
     args.data_dir = args.data_dir or args.data
     del args.data, args.config, args.recipe, args.show_recipe
     text = yaml.safe_dump({k: v for k, v in vars(args).items() if k != "resume"}, sort_keys=True)
@@ -106,15 +149,10 @@ def _parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
     first.add_argument("--show-recipe", action="store_true")
     first.add_argument("--dataset")
     given = first.parse_known_args(argv)[0]
-    config = read_options(given.config, parser) if given.config else {}
-    if given.recipe:
-        dataset = config.get("dataset", "") if given.dataset is None else given.dataset
-        recipe = find_recipe(given.recipe, dataset)
-        if given.show_recipe:
-            print(recipe.read_text(encoding="utf-8"), end="")
-            parser.exit()
-        parser.set_defaults(**read_options(str(recipe), parser))
-    parser.set_defaults(**config)
+    recipe = _set_defaults(parser, given.recipe, given.config, given.dataset)
+    if recipe is not None and given.show_recipe:
+        print(recipe.read_text(encoding="utf-8"), end="")
+        parser.exit()
     args: argparse.Namespace = parser.parse_args(argv)
     for name in ("config", "recipe", "show_recipe"):
         # argparse takes an option cut short, which the first look does not see.
@@ -123,6 +161,27 @@ def _parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
     if args.show_recipe:
         raise GCPError(f"--show-recipe needs --recipe NAME: {', '.join(recipe_names())}.")
     return args
+
+
+def _set_defaults(parser: Parser, recipe: str, config: str, dataset: str | None) -> Path | None:
+    """Makes the settings of ``--recipe`` and, over them, ``--config`` the parser's defaults.
+
+    Args:
+        parser: of the command.
+        recipe: its name, or ''.
+        config: the file, or ''.
+        dataset: ``--dataset``, which chooses among several recipes; None takes that of the file.
+
+    Returns:
+        The file of the recipe.
+    """
+    settings = read_options(config, parser) if config else {}
+    file = None
+    if recipe:
+        file = find_recipe(recipe, settings.get("dataset", "") if dataset is None else dataset)
+        parser.set_defaults(**read_options(str(file), parser))
+    parser.set_defaults(**settings)
+    return file
 
 
 def _check_values(args: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Collection, Sequence
 
-__all__ = ["unknown_arguments"]
+__all__ = ["advice_on", "unknown_arguments"]
 
 _NAMES = {
     **dict.fromkeys(("learning-rate", "base-lr", "init-lr"), "lr"),
@@ -55,16 +55,23 @@ def unknown_arguments(extra: Sequence[str], options: Collection[str], command: s
         options: the parser's option strings.
         command: the parser's ``prog``.
     """
-    names = {option.lstrip("-"): option for option in options if option.startswith("--")}
     advice = []
     for argument in extra:
         if argument.startswith("--"):
             name = argument.lstrip("-").partition("=")[0].replace("_", "-").lower()
-            advice += _advice(name, names, command)
+            advice += advice_on(name, options, command)
     return "; ".join([f"unrecognized arguments: {' '.join(extra)}", *dict.fromkeys(advice)])
 
 
-def _advice(name: str, names: dict[str, str], command: str) -> list[str]:
+def advice_on(name: str, options: Collection[str], command: str) -> list[str]:
+    """What a user may have meant by the name of an option that there is not; empty where nothing is near.
+
+    Args:
+        name: lower case, without the leading hyphens, with hyphens between its words.
+        options: the parser's option strings.
+        command: the parser's ``prog``.
+    """
+    names = {option.lstrip("-"): option for option in options if option.startswith("--")}
     meant = name if name in names else _NAMES.get(name)
     if meant in names:
         return [f"did you mean {names[meant]}?"]

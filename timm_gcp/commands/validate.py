@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..methods import get_method
 from ..models.folder import training_record
 from ..models.named import load_model, model_folder
 from ..training.evaluate import Evaluation, EvaluationOptions, evaluate_model
+from .keywords import namespace_of, read_keywords
 from .option_types import file_path, model_name
 from .options import (
     Parser,
@@ -36,7 +38,7 @@ from .options import (
 )
 from .reporting import report_evaluation
 
-__all__ = ["evaluation_row", "main", "parse_validate_args"]
+__all__ = ["Validated", "main", "parse_validate_args", "read_validate_keywords", "validate"]
 
 _logger = logging.getLogger(__name__)
 
@@ -58,48 +60,58 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         GCPError: bad input, before anything is evaluated.
     """
-    args = parse_validate_args(argv)
+    done = validate(parse_validate_args(argv))
+    _show(done.row)
+    if done.report:
+        print(f"Report: {done.report}")
+    return 0
+
+
+@dataclass(frozen=True)
+class Validated:
+    """What came out.
+
+    Attributes:
+        evaluation: of the model.
+        row: of a results file.
+        report: its page, None without ``--report``.
+    """
+
+    evaluation: Evaluation
+    row: dict[str, Any]
+    report: Path | None
+
+
+def validate(args: argparse.Namespace, model: Any = None) -> Validated:
+    """Evaluates a model, and writes the files that the arguments ask for.
+
+    Args:
+        args: arguments of the command (`parse_validate_args`).
+        model: None loads the one that the arguments name.
+
+    Raises:
+        GCPError: the model cannot be loaded, a file cannot be written, or as `evaluate_model`.
+    """
     if args.results_file:
         check_output(args.results_file, "--results-file")
         _check_columns(args.results_file)
     if args.report:
         check_output_folder(args.report, "--report")
-    found, row = _evaluated(args)
-    _show(row)
-    if args.report:
-        print(f"Report: {report_evaluation(Path(args.report), found, row)}")
+    if model is None:
+        model = load_model(model_choice(args))
+        _check_held_out(args.model, args.val_fraction, args.val_seed)
+    found = evaluate_model(model, options_of(EvaluationOptions, args))
+    row = _row(args, model, found)
+    report = report_evaluation(Path(args.report), found, row) if args.report else None
     if args.results_file:
         _write(args.results_file, row)
-    return 0
-
-
-def evaluation_row(args: argparse.Namespace) -> dict[str, Any]:
-    """Evaluates the model that the arguments name.
-
-    Args:
-        args: arguments of the command (`parse_validate_args`).
-
-    Returns:
-        The row of a results file.
-
-    Raises:
-        GCPError: the model cannot be loaded, or as `evaluate_model`.
-    """
-    return _evaluated(args)[1]
-
-
-def _evaluated(args: argparse.Namespace) -> tuple[Evaluation, dict[str, Any]]:
-    """The evaluation, and its row."""
-    model: Any = load_model(model_choice(args))
-    _check_held_out(args.model, args.val_fraction, args.val_seed)
-    found = evaluate_model(model, options_of(EvaluationOptions, args))
-    return found, _row(args, model, found)
+    return Validated(found, row, report)
 
 
 def _row(args: argparse.Namespace, model: Any, found: Evaluation) -> dict[str, Any]:
     """The evaluation as one line of a results file."""
     row = {
-        "model": (model.pretrained_cfg or {}).get("architecture") or args.model,
+        "model": (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or args.model,
         "weights": args.checkpoint or args.model,
         "dataset": args.dataset or "folder",
         "data_dir": args.data_dir or "",
@@ -215,7 +227,24 @@ def parse_validate_args(argv: Sequence[str] | None = None) -> argparse.Namespace
     Raises:
         GCPError: as ``parse_train_args``.
     """
-    args = validate_parser().parse_args(argv)
+    return _checked(validate_parser().parse_args(argv))
+
+
+def read_validate_keywords(keywords: Mapping[str, Any], function: str) -> argparse.Namespace:
+    """As `parse_validate_args`, of keywords (`timm_gcp.commands.keywords`).
+
+    Args:
+        keywords: options by keyword.
+        function: its name in a message.
+
+    Raises:
+        GCPError: as ``parse_train_args``.
+    """
+    parser = validate_parser()
+    return _checked(namespace_of(parser, read_keywords(keywords, parser, function)))
+
+
+def _checked(args: argparse.Namespace) -> argparse.Namespace:
     args.data_dir = args.data_dir or args.data
     check_common(args)
     if args.method:
