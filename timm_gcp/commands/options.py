@@ -104,8 +104,8 @@ def add_data_set(group: Any) -> None:
         "--dataset",
         metavar="NAME",
         default="",
-        help="'grocery' or 'list': list files; 'textures': synthetic; "
-        f"{', '.join(FINE_GRAINED)}: the official folder of that data set; or any name that timm reads, such as "
+        help="'grocery' or 'list': list files; 'multilabel': CSV files of images with any number of labels; "
+        f"'textures': synthetic; {', '.join(FINE_GRAINED)}: the official folder; or any name that timm reads, such as "
         "torch/cifar10 (default: image folders)",
     )
     group.add_argument("--dataset-download", action="store_true", help="download the data set if it is not there")

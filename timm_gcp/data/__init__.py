@@ -8,6 +8,7 @@ from .image_check import check_images
 from .image_dataset import StrictImageDataset
 from .image_files import UnreadableImageError, find_images, image_extensions, open_image
 from .image_list import ReaderImageList
+from .multi_label import MultiLabelReader
 from .textures import TextureDataset, write_textures
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "FINE_GRAINED",
     "FineGrained",
     "FineGrainedReader",
+    "MultiLabelReader",
     "ReaderImageList",
     "StrictImageDataset",
     "TextureDataset",

@@ -1,13 +1,13 @@
 """Counts the images of each class of a data set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..text import some_of
 
-__all__ = ["class_counts", "class_labels", "describe_counts"]
+__all__ = ["class_counts", "class_labels", "describe_counts", "labels_of"]
 
 _LABELS = ("targets", "labels", "_labels")  # torchvision's data sets
 
@@ -23,10 +23,18 @@ def class_counts(dataset: Any, num_classes: int) -> np.ndarray | None:
         Counts ``[num_classes]``, int64; None if the labels are known only when the images are read.
     """
     labels = class_labels(dataset)
+    if getattr(dataset, "multi_label", False):
+        labels = np.array(list(labels_of(dataset.reader.samples)), dtype=np.int64)
     try:
         return None if labels is None else np.bincount(labels, minlength=num_classes)
     except (TypeError, ValueError):
         return None
+
+
+def labels_of(samples: Iterable[tuple[str, Any]]) -> Iterator[int]:
+    """The labels of all samples of a reader, one after another, also where a sample has several or none."""
+    for _, labels in samples:
+        yield from labels if isinstance(labels, tuple) else (labels,)
 
 
 def class_labels(dataset: Any) -> np.ndarray | None:
@@ -36,8 +44,10 @@ def class_labels(dataset: Any) -> np.ndarray | None:
         dataset: as for ``class_counts``.
 
     Returns:
-        Labels ``[N]``, int64; None if they are known only when the images are read.
+        Labels ``[N]``, int64; None if they are known only when the images are read, or an image may have several.
     """
+    if getattr(dataset, "multi_label", False):
+        return None
     samples = getattr(getattr(dataset, "reader", None), "samples", None)
     try:
         if samples is not None:
@@ -58,6 +68,8 @@ def describe_counts(dataset: Any, num_classes: int, names: Sequence[str] | None)
         names: of the classes, by label; None shows the labels.
     """
     number = f"{len(dataset)} images" if hasattr(dataset, "__len__") else "a stream of images"
+    if getattr(dataset, "multi_label", False) and (none := sum(not labels for _, labels in dataset.reader.samples)):
+        number += f" ({none} without a label)"
     counts = class_counts(dataset, num_classes)
     if counts is None or len(counts) != num_classes:
         return number

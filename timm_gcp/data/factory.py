@@ -18,10 +18,17 @@ from .image_dataset import StrictImageDataset
 from .image_files import image_extensions
 from .image_folder import FolderReader, require_root
 from .image_list import ReaderImageList
+from .multi_label import MULTI_LABEL_SETS, MultiLabelReader
+from .reader import SampleReader
 from .textures import TextureDataset
 
 _TEXTURES = ("num_classes", "images_per_class", "img_size", "transform", "target_transform")
 _LISTS = ("grocery", "list")
+_OWN = (*_LISTS, *MULTI_LABEL_SETS, *FINE_GRAINED)
+_NAMES = {  # where a data set has its class names from
+    **dict.fromkeys(_LISTS, "from classes.csv or classes.txt"),
+    **dict.fromkeys(MULTI_LABEL_SETS, "from classes.txt or train.csv"),
+}
 _READING = ("load_bytes", "transform", "target_transform")  # arguments of timm's ImageDataset
 _PACKAGES = {  # timm's prefix -> the module it imports and the package to install; None: installed with timm
     "torch": None,
@@ -52,7 +59,8 @@ def create_dataset(
 
     Args:
         name: '' for image folders (``root/train/<class>/*.jpg``, also a .tar file), 'list' (or 'grocery', the same)
-            for list files (see ``ReaderImageList``), 'textures' for synthetic ones (see ``TextureDataset``), 'cub',
+            for list files (see ``ReaderImageList``), 'multilabel' for CSV files of images with any number of labels
+            (see ``MultiLabelReader``), 'textures' for synthetic ones (see ``TextureDataset``), 'cub',
             'aircraft' or another of ``FINE_GRAINED`` for its official folder (see ``FineGrainedReader``), or a name
             that timm knows ('torch/cifar10', 'hfds/...', 'tfds/...', 'wds/...').
         root: folder of the data set; None for 'textures'.
@@ -84,19 +92,16 @@ def create_dataset(
         return TextureDataset(split, seed=seed, input_img_mode=input_img_mode, **_own(name, kwargs, _TEXTURES))
     _check_name(name)
     reading: dict[str, Any] = {"skip_bad_images": skip_bad_images, "orient": orient, "input_img_mode": input_img_mode}
-    if name in _LISTS or name in FINE_GRAINED:
+    if name in _OWN:
         require_root(root)
         if class_map:
-            source = "from classes.csv or classes.txt" if name in _LISTS else "with them"
+            source = _NAMES.get(name, "with them")
             raise GCPError(f"--class-map is for image folders: --dataset {name} brings its names {source}.")
         options = _own(name, kwargs, _READING)
-        listed = (
-            ReaderImageList(str(root), split, is_training)
-            if name in _LISTS
-            else FineGrainedReader(name, str(root), split, is_training, download)
-        )
+        listed = _reader(name, str(root), split, is_training, download)
         dataset = StrictImageDataset(root, reader=listed, **reading, **options)
         dataset.class_names, dataset.num_classes = listed.class_names, listed.num_classes
+        dataset.multi_label = name in MULTI_LABEL_SETS
         return dataset
     labels = read_class_map(class_map, root)
     if not name and not _is_tar(root):
@@ -116,13 +121,22 @@ def create_dataset(
     return dataset
 
 
+def _reader(name: str, root: str, split: str, is_training: bool, download: bool) -> SampleReader:
+    """The reader of a data set of ours that is read from lists."""
+    if name in _LISTS:
+        return ReaderImageList(root, split, is_training)
+    if name in MULTI_LABEL_SETS:
+        return MultiLabelReader(root, split)
+    return FineGrainedReader(name, root, split, is_training, download)
+
+
 def _check_name(name: str) -> None:
     """Raises a ``GCPError`` for an unknown name, or if the package behind it is not installed."""
     prefix = name.partition("/")[0].lower()
-    if not name or name in _LISTS or name in FINE_GRAINED:
+    if not name or name in _OWN:
         return
     if "/" not in name or prefix not in _PACKAGES:
-        known = ["textures", *_LISTS, *FINE_GRAINED, *(f"{known}/..." for known in _PACKAGES)]
+        known = ["textures", *_OWN, *(f"{known}/..." for known in _PACKAGES)]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(known)}, or leave it out for image folders."
         raise GCPError(f"--dataset {name!r} is unknown: {hint}")

@@ -11,13 +11,16 @@ from typing import Any
 
 from ..errors import GCPError
 from ..text import some_quoted
-from .fine_grained import FINE_GRAINED
 from .image_dataset import StrictImageDataset
+from .multi_label import MULTI_LABEL_SETS
 from .splits import EVALUATION, TEST, TRAIN, entry_of, holds_folders, is_training_split, same_split
 
 __all__ = ["check_apart", "divide", "held_out", "split_to_divide", "split_to_evaluate"]
 
 _logger = logging.getLogger(__name__)
+
+_LISTED = {"list": ".txt", "grocery": ".txt", **dict.fromkeys(MULTI_LABEL_SETS, ".csv")}
+"""Data sets of which each split is a file, and how its name ends."""
 
 
 def split_to_divide(name: str, root: str | None, train_split: str, val_split: str, fraction: float) -> str | None:
@@ -68,14 +71,15 @@ def split_to_evaluate(name: str, root: str | None, split: str, fraction: float) 
 
 
 def _has_split(name: str, root: str | None, split: str) -> bool:
-    """Whether a data set has a split; assumed for data sets that are neither image folders nor image lists."""
-    if name in FINE_GRAINED or name not in ("", "list", "grocery"):
+    """Whether a data set has a split; assumed for data sets that are neither image folders nor lists of images."""
+    if name not in ("", *_LISTED):
         return True
     if not root or not Path(root).is_dir():
         return False
     if name:
-        stem = split.removesuffix(".txt")
-        return any(entry_of(Path(root), f"{each}.txt").is_file() for each in same_split(stem))
+        ending = _LISTED[name]
+        stem = split.removesuffix(ending)
+        return any(entry_of(Path(root), f"{each}{ending}").is_file() for each in same_split(stem))
     return any(holds_folders(entry_of(Path(root), each)) for each in same_split(split))
 
 
@@ -114,7 +118,7 @@ def divide(dataset: Any, fraction: float, seed: int) -> tuple[Any, Any]:
 
     Args:
         dataset: what ``create_dataset`` returned for image files; not changed.
-        fraction: of each class to hold out.
+        fraction: of each class to hold out; of all images where an image has any number of labels.
         seed: of the draw.
 
     Returns:
@@ -130,7 +134,7 @@ def divide(dataset: Any, fraction: float, seed: int) -> tuple[Any, Any]:
             "--val-fraction 0 --val-split '' to train without evaluation."
         )
     names = [str(dataset.filename(index)) for index in range(len(samples))]
-    labels = [label for _, label in samples]
+    labels = [0 if dataset.multi_label else label for _, label in samples]
     held = held_out(zip(names, labels, strict=True), fraction, seed)
     if not held:
         raise GCPError(

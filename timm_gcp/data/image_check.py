@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from ..errors import GCPError
 from ..output import BAR
 from ..text import some_quoted
+from .class_counts import labels_of
 from .image_dataset import StrictImageDataset
 from .image_files import UnreadableImageError, reason_of
 
@@ -57,7 +58,7 @@ def check_images(dataset: Any, progress: bool = True, workers: int | None = None
     kept = [sample for index, sample in enumerate(samples) if index not in bad]
     if not kept:
         raise GCPError(f"none of the {len(samples)} images can be read ({some_quoted(names)}): replace them.")
-    lost = {label for _, label in samples} - {label for _, label in kept}
+    lost = set(labels_of(samples)) - set(labels_of(kept))
     if lost:
         known = dataset.class_names
         classes = [known[label] if known else str(label) for label in sorted(lost)]

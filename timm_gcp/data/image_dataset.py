@@ -29,6 +29,7 @@ class StrictImageDataset(ImageDataset):
     Attributes:
         class_names: names by label, or None.
         num_classes: number of labels, or None.
+        multi_label: an image has any number of labels: its target is a vector of zeros and ones.
         skipped: names of the files skipped so far by this process.
     """
 
@@ -40,6 +41,7 @@ class StrictImageDataset(ImageDataset):
         self.orient = orient
         self.class_names: list[str] | None = None
         self.num_classes: int | None = None
+        self.multi_label = False
         self.skipped: list[str] = []
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:

@@ -56,7 +56,7 @@ class ReaderImageList(SampleReader):
                     f"{where}: label {label} is outside the {len(self.class_names)} classes that "
                     f"{_names_file(folder)!r} names (labels count from 0): correct the label or add the class."
                 )
-            self.samples.append((_locate(folder, path, where), label))
+            self.samples.append((locate_image(folder, path, where), label))
         if not self.samples:
             raise GCPError(f"{str(self.list_file)!r} lists no image: write one line 'path, label' per image.")
         if self.class_names is not None:
@@ -140,7 +140,17 @@ def _parse(line: str, where: str) -> tuple[str, int]:
     return path, int(labels[0])
 
 
-def _locate(folder: Path, path: str, where: str) -> str:
+def locate_image(folder: Path, path: str, where: str) -> str:
+    """The absolute path of an image that a list names.
+
+    Args:
+        folder: of the list.
+        path: relative to it, as the list has it.
+        where: the line of the list, as a message calls it.
+
+    Raises:
+        GCPError: the path leaves the folder, or there is no such file.
+    """
     if not os.path.isfile(os.path.join(folder, path)):
         path = path.replace("\\", "/")  # written on Windows
     normal = os.path.normpath(path)

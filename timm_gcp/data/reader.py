@@ -1,7 +1,7 @@
 """The base class of our readers: timm's reader of image files whose paths and labels are known."""
 
 import os
-from typing import IO
+from typing import IO, Any
 
 from timm.data.readers.reader import Reader
 
@@ -19,7 +19,7 @@ class SampleReader(Reader):
 
     Attributes:
         root: folder of the data set, to which names are relative.
-        samples: ``(path, label)`` of every image.
+        samples: ``(path, label)`` of every image; with several labels an image, a tuple of them.
         class_names: names by label, or None.
         num_classes: number of classes.
     """
@@ -27,11 +27,11 @@ class SampleReader(Reader):
     def __init__(self, root: str | os.PathLike[str]) -> None:
         super().__init__()
         self.root = str(root)
-        self.samples: list[tuple[str, int]] = []
+        self.samples: list[tuple[str, Any]] = []
         self.class_names: list[str] | None = None
         self.num_classes = 0
 
-    def __getitem__(self, index: int) -> tuple[IO[bytes], int]:
+    def __getitem__(self, index: int) -> tuple[IO[bytes], Any]:
         path, label = self.samples[index]
         return open(path, "rb"), label
 

@@ -8,6 +8,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
+from ..data.multi_label import MULTI_LABEL_SETS
 from ..data.options import TrainingDataOptions
 from ..errors import GCPError
 from ..files import sha256_of
@@ -137,7 +138,7 @@ def data_record(options: TrainingDataOptions, train: Any, evaluation: Any, class
     sets = {options.train_split: train, options.val_split: evaluation}
     folder = Path(options.data_dir).resolve().name if options.data_dir else None
     record: dict[str, Any] = {
-        "name": folder if options.dataset in ("", "list") and folder else options.dataset,
+        "name": folder if options.dataset in ("", "list", *MULTI_LABEL_SETS) and folder else options.dataset,
         "kind": options.dataset or "image folders",
         "classes": classes,
         "images": {split: len(data) for split, data in sets.items() if data is not None and hasattr(data, "__len__")},
