@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .errors import GCPError
 
-__all__ = ["Processes", "any_of", "from_first", "join_processes", "process_count", "summed"]
+__all__ = ["Processes", "any_of", "from_first", "gathered", "join_processes", "process_count", "summed"]
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,26 @@ def summed(values: Tensor, device: torch.device) -> Tensor:
     values = values.to(device, copy=True)
     dist.all_reduce(values)
     return values.cpu()
+
+
+def gathered(rows: Tensor, device: torch.device) -> Tensor:
+    """The rows of all processes, those of the first process first, on the CPU.
+
+    Args:
+        rows: ``[n, ...]``; n may differ between processes.
+        device: of this process.
+    """
+    world = process_count()
+    if world == 1:
+        return rows.cpu()
+    counts = torch.zeros(world, dtype=torch.int64)
+    counts[dist.get_rank()] = len(rows)
+    counts = summed(counts, device)
+    padded = rows.new_zeros(int(counts.max()), *rows.shape[1:], device=device)
+    padded[: len(rows)] = rows.to(device)
+    parts = [torch.empty_like(padded) for _ in range(world)]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)]).cpu()
 
 
 def any_of(flags: Sequence[bool], device: torch.device) -> list[bool]:

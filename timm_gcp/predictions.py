@@ -3,10 +3,10 @@
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -54,6 +54,22 @@ class Predictions:
     def right(self) -> np.ndarray:
         """Whether the most probable class is the true one, ``[n]``."""
         return self.predicted == self.labels
+
+    def table(self) -> tuple[list[str], Iterator[list[Any]]]:
+        """Header and rows of a CSV file: one row for each image, classes by number and name."""
+        names = self.class_names
+        columns = (self.labels, self.predicted, self.confidence, self.loss, self.rank)
+        rows = (
+            [image, label, names[label], guess, names[guess], f"{confidence:.6f}", f"{loss:.6g}", rank]
+            for image, label, guess, confidence, loss, rank in zip(
+                self.images, *(column.tolist() for column in columns), strict=True
+            )
+        )
+        return list(_COLUMNS), rows
+
+
+class _Tabular(Protocol):
+    def table(self) -> tuple[list[str], Iterator[list[Any]]]: ...
 
 
 class PredictionRecorder:
@@ -123,8 +139,8 @@ def _printable(name: Any) -> str:
     return printable(name).replace(os.sep, "/")
 
 
-def save_predictions(predictions: Predictions, path: str | os.PathLike[str]) -> None:
-    """Writes predictions as a CSV file, aside and renamed: one line for each image, classes by number and name.
+def save_predictions(predictions: _Tabular, path: str | os.PathLike[str]) -> None:
+    """Writes predictions as a CSV file, aside and renamed: one line for each image.
 
     Args:
         predictions: of a model.
@@ -133,14 +149,11 @@ def save_predictions(predictions: Predictions, path: str | os.PathLike[str]) -> 
     Raises:
         GCPError: the file cannot be written.
     """
-    buffer, names = io.StringIO(), predictions.class_names
+    buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    columns = (predictions.labels, predictions.predicted, predictions.confidence, predictions.loss, predictions.rank)
-    for image, label, guess, confidence, loss, rank in zip(
-        predictions.images, *(column.tolist() for column in columns), strict=True
-    ):
-        writer.writerow([image, label, names[label], guess, names[guess], f"{confidence:.6f}", f"{loss:.6g}", rank])
+    header, rows = predictions.table()
+    writer.writerow(header)
+    writer.writerows(rows)
     save_text(path, buffer.getvalue())
 
 

@@ -16,6 +16,8 @@ DIFFERENT = {
     "model": ("resnet50_svdpade", "resnet50"),
     "device": (None, "cuda"),  # CUDA where there is a device, else the CPU
     "sched_on_updates": (None, False),  # filled in by the length of the run
+    "smoothing": (None, 0.1),  # the same but for multi-label data
+    "eval_metric": (None, "top1"),  # the same but for multi-label data
     "warmup_epochs": (None, 5),  # the same; 5 where they fit
     "tta": ("", 0),  # ours has a name; timm's train.py only enlarges the batch by it
 }

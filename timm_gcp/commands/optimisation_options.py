@@ -197,7 +197,7 @@ def add_augmentation(group: argparse._ArgumentGroup) -> None:
         help="draw one mixture per batch, per pair of images, or per image",
     )
     add("--mixup-off-epoch", type=int, default=0, metavar="N", help="no mixup or CutMix from epoch N on; 0: never off")
-    add("--smoothing", type=BELOW_ONE, default=0.1, metavar="P", help="label smoothing")
+    add("--smoothing", type=BELOW_ONE, metavar="P", help="label smoothing (default: 0.1, or 0 for multi-label data)")
     add("--bce-loss", action="store_true", help="binary cross-entropy per class, in place of cross-entropy")
     add("--bce-sum", action="store_true", help="binary cross-entropy: sum over the classes, not their mean")
     add(

@@ -14,12 +14,15 @@ import timm.optim
 import torch
 import yaml
 
+from ..data.options import DatasetOptions
 from ..distributed import join_processes
 from ..errors import GCPError
 from ..files import check_output_folder
+from ..tasks import MULTI_LABEL
 from ..text import nearest
 from ..training.allocator import keep_heap
 from ..training.imbalance import check_imbalance
+from ..training.multi_label import check_multi_label
 from ..training.options import TrainOptions
 from ..training.prepare import prepare
 from ..training.run_folder import RunFolder
@@ -120,6 +123,7 @@ def read_train_keywords(keywords: Mapping[str, Any], function: str) -> tuple[Tra
 def _checked(args: argparse.Namespace) -> tuple[TrainOptions, str]:
     """The options and their YAML text."""
     args.data_dir = args.data_dir or args.data
+    _fill_in(args)
     del args.data, args.config, args.recipe, args.show_recipe
     text = yaml.safe_dump({k: v for k, v in vars(args).items() if k != "resume"}, sort_keys=True)
     _check_values(args)
@@ -127,6 +131,8 @@ def _checked(args: argparse.Namespace) -> tuple[TrainOptions, str]:
     options = TrainOptions(**vars(args))
     options.check()
     check_imbalance(options)
+    if options.task is MULTI_LABEL:
+        check_multi_label(options)
     check_tracker(options.log)
     if options.switch_conditioning and options.monitor_every < 1:
         raise GCPError("--switch-conditioning needs the conditioning: give --monitor-every 1 or more.")
@@ -182,6 +188,23 @@ def _set_defaults(parser: Parser, recipe: str, config: str, dataset: str | None)
         parser.set_defaults(**read_options(str(file), parser))
     parser.set_defaults(**settings)
     return file
+
+
+def _fill_in(args: argparse.Namespace) -> None:
+    """Fills in what follows from whether an image has one label or several.
+
+    Raises:
+        GCPError: a measure of the other kind.
+    """
+    task = DatasetOptions(dataset=args.dataset).task
+    if args.smoothing is None:
+        args.smoothing = task.smoothing
+    args.eval_metric = args.eval_metric or next(iter(task.metrics))
+    if args.eval_metric not in (*task.metrics, "loss"):
+        raise GCPError(
+            f"--eval-metric {args.eval_metric} is not measured on {task.name} data; there are "
+            f"{', '.join(task.metrics)} and loss."
+        )
 
 
 def _check_values(args: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 import argparse
 
 from ..data.options import TrainingDataOptions
+from ..tasks import MULTI_LABEL, SINGLE_LABEL
 from ..training.freezing import PARTS
 from ..training.tracking import TRACKERS
 from .glossary import GLOSSARY
@@ -222,7 +223,9 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         help="mirror: evaluate the best model with logits averaged over image and mirror image",
     )
     group.add_argument(
-        "--eval-metric", default="top1", choices=("top1", "top5", "loss"), help="measure that picks the best epoch"
+        "--eval-metric",
+        choices=(*SINGLE_LABEL.metrics, *MULTI_LABEL.metrics, "loss"),
+        help="measure that picks the best epoch (default: top1, or map for multi-label data)",
     )
     group.add_argument(
         "--patience",

@@ -42,10 +42,9 @@ __all__ = ["Validated", "main", "parse_validate_args", "read_validate_keywords",
 
 _logger = logging.getLogger(__name__)
 
-_COLUMNS = [
-    *("model", "weights", "method", "dataset", "data_dir", "split", "top1", "top5", "loss", "count"),
-    *("images_per_second", "parameters", "img_size", "crop_pct", "interpolation", "tta"),
-]
+_BEFORE = ("model", "weights", "method", "dataset", "data_dir", "split")
+_AFTER = ("loss", "count", "images_per_second", "parameters", "img_size", "crop_pct", "interpolation", "tta")
+_DIGITS = {"loss": 6, "images_per_second": 1, "crop_pct": 4}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         GCPError: bad input, before anything is evaluated.
     """
     done = validate(parse_validate_args(argv))
-    _show(done.row)
+    _show(done.row, done.evaluation)
     if done.report:
         print(f"Report: {done.report}")
     return 0
@@ -94,7 +93,7 @@ def validate(args: argparse.Namespace, model: Any = None) -> Validated:
     """
     if args.results_file:
         check_output(args.results_file, "--results-file")
-        _check_columns(args.results_file)
+        _check_columns(args.results_file, _columns(args))
     if args.report:
         check_output_folder(args.report, "--report")
     if model is None:
@@ -108,6 +107,11 @@ def validate(args: argparse.Namespace, model: Any = None) -> Validated:
     return Validated(found, row, report)
 
 
+def _columns(args: argparse.Namespace) -> list[str]:
+    """The columns of a results file, which depend on whether an image has one label or several."""
+    return [*_BEFORE, *options_of(EvaluationOptions, args).task.metrics, *_AFTER]
+
+
 def _row(args: argparse.Namespace, model: Any, found: Evaluation) -> dict[str, Any]:
     """The evaluation as one line of a results file."""
     row = {
@@ -115,25 +119,29 @@ def _row(args: argparse.Namespace, model: Any, found: Evaluation) -> dict[str, A
         "weights": args.checkpoint or args.model,
         "dataset": args.dataset or "folder",
         "data_dir": args.data_dir or "",
-        **{name: getattr(found, name) for name in _COLUMNS if hasattr(found, name)},
+        **found.metrics,
+        **{name: getattr(found, name) for name in (*_BEFORE, *_AFTER) if hasattr(found, name)},
     }
-    digits = {"top1": 4, "top5": 4, "loss": 6, "images_per_second": 1, "crop_pct": 4}
-    return {name: round(row[name], digits[name]) if name in digits else row[name] for name in _COLUMNS}
+    digits = {**dict.fromkeys(found.task.metrics, 4), **_DIGITS}
+    return {name: round(row[name], digits[name]) if name in digits else row[name] for name in _columns(args)}
 
 
-def _show(row: Mapping[str, Any]) -> None:
+def _show(row: Mapping[str, Any], found: Evaluation) -> None:
     table = Table(title=f"{row['model']} on {row['dataset']}, {row['split']}")
-    for name in ("method", "top-1", "top-5", "loss", "images", "images/s"):
+    for name in ("method", *found.task.metrics.values(), "loss", "images", "images/s"):
         table.add_column(name, justify="left" if name == "method" else "right")
     table.add_row(
         row["method"] or "–",
-        f"{row['top1']:.2f}",
-        f"{row['top5']:.2f}",
+        *(f"{row[name]:.2f}" for name in found.task.metrics),
         f"{row['loss']:.4f}",
         str(row["count"]),
         f"{row['images_per_second']:.1f}",
     )
     Console().print(table)
+    if none := found.metrics.get("without_positives"):
+        print(
+            f"mAP is the mean over the classes that an image has; {none} of {len(found.predictions.class_names)} have none."
+        )
 
 
 def _check_held_out(name: str, fraction: float, seed: int) -> None:
@@ -159,12 +167,14 @@ def _check_held_out(name: str, fraction: float, seed: int) -> None:
         )
 
 
-def _check_columns(path: str) -> None:
+def _check_columns(path: str, columns: list[str]) -> None:
     file = Path(path)
     if not path.endswith(".json") and not is_stream(path) and file.is_file() and file.stat().st_size:
         with open(file, newline="", encoding="utf-8", errors="replace") as content:
-            if next(csv.reader(content), None) != _COLUMNS:
-                raise GCPError(f"{path} is not a results file of this command; choose another --results-file.")
+            if next(csv.reader(content), None) != columns:
+                raise GCPError(
+                    f"{path} is not a results file of this command and kind of data; choose another --results-file."
+                )
 
 
 def _write(path: str, row: Mapping[str, Any]) -> None:
@@ -174,7 +184,7 @@ def _write(path: str, row: Mapping[str, Any]) -> None:
     else:
         old = "" if is_stream(path) or not Path(path).is_file() else Path(path).read_text(encoding="utf-8")
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, fieldnames=_COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(buffer, fieldnames=list(row), lineterminator="\n")
         if not old:
             writer.writeheader()
         writer.writerow(row)

@@ -1,13 +1,17 @@
 """Compares the class names of a data set with those that a model was trained on."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from ..errors import GCPError
+from ..tasks import MULTI_LABEL, task_of_model
 
 __all__ = ["check_classes", "class_names", "first_difference"]
+
+_logger = logging.getLogger(__name__)
 
 
 def first_difference(here: Sequence[str], there: Sequence[str]) -> str:
@@ -31,8 +35,10 @@ def check_classes(model: nn.Module, dataset: Any) -> None:
     """Makes sure that the labels of a data set mean what the model's logits mean.
 
     Raises:
-        GCPError: more classes than the model has, or classes of other names.
+        GCPError: more classes than the model has, classes of other names, or one label an image for a multi-label
+            model.
     """
+    _check_task(model, bool(getattr(dataset, "multi_label", False)))
     number = int(getattr(model, "num_classes"))  # noqa: B009  timm's models have it, nn.Module does not
     classes, names = getattr(dataset, "num_classes", None), getattr(dataset, "class_names", None)
     trained = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
@@ -45,6 +51,16 @@ def check_classes(model: nn.Module, dataset: Any) -> None:
         raise GCPError(
             f"{difference[0].upper()}{difference[1:]}; give the data that the model was trained on, --class-from, or a "
             "--class-map with its order."
+        )
+
+
+def _check_task(model: nn.Module, multi_label: bool) -> None:
+    marked = task_of_model(model) is MULTI_LABEL
+    if marked and not multi_label:
+        raise GCPError("The model is multi-label, and this data has one label an image; give --dataset multilabel.")
+    if multi_label and not marked:
+        _logger.warning(
+            "The model does not say that it is multi-label; its probabilities are taken by sigmoid all the same."
         )
 
 

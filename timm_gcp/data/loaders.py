@@ -1,14 +1,15 @@
 """Loaders of training and evaluation: timm's, with processes that stay from epoch to epoch."""
 
 from collections.abc import Iterator, Mapping
-from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
 import torch
-from timm.data import FastCollateMixup, create_loader
+from timm.data import create_loader
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
+from .multi_label_batches import collate_multi_label
 from .options import LoadingOptions
+from .worker_mixup import WorkerMixup
 from .workers import GuardedLoader, LoaderError, seed_worker, start_worker
 
 __all__ = [
@@ -20,23 +21,6 @@ __all__ = [
     "evaluation_loader",
     "training_loader",
 ]
-
-
-class WorkerMixup(FastCollateMixup):
-    """timm's mixing collation, which can be switched off also in processes that run already."""
-
-    def __init__(self, **settings: Any) -> None:
-        self._enabled = RawValue("b", 1)
-        super().__init__(**settings)
-
-    @property
-    def mixup_enabled(self) -> bool:
-        """Whether images are mixed, in all processes."""
-        return bool(self._enabled.value)
-
-    @mixup_enabled.setter
-    def mixup_enabled(self, value: bool) -> None:
-        self._enabled.value = value
 
 
 class _EpochSampler:
@@ -125,6 +109,7 @@ def training_loader(
         The loader; its ``dataset`` is the one given.
     """
     streamed = isinstance(dataset, IterableDataset)
+    options["collate_fn"] = options.get("collate_fn") or _collation(dataset, options.get("use_prefetcher", True))
     loader = create_loader(
         dataset if streamed else _EpochSeeded(dataset),
         is_training=True,
@@ -167,6 +152,7 @@ def evaluation_loader(
         batch_size=batch_size,
         is_training=False,
         use_prefetcher=not options.no_prefetcher,
+        collate_fn=_collation(dataset, not options.no_prefetcher),
         interpolation=data_config["interpolation"],
         mean=data_config["mean"],
         std=data_config["std"],
@@ -180,6 +166,11 @@ def evaluation_loader(
         worker_seeding=start_worker,
     )
     return GuardedLoader(loader)
+
+
+def _collation(dataset: Any, prefetcher: bool) -> Any:
+    """The collation that timm lacks; None for its own."""
+    return collate_multi_label if prefetcher and getattr(dataset, "multi_label", False) else None
 
 
 def batch_names(loader: Any, index: int) -> list[str]:

@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 
+from ..tasks import MULTI_LABEL, SINGLE_LABEL, Task
+from .multi_label import MULTI_LABEL_SETS
+
 __all__ = ["DatasetOptions", "InputOptions", "LoadingOptions", "TrainingDataOptions", "default_device"]
 
 
@@ -37,6 +40,11 @@ class DatasetOptions:
     skip_bad_images: bool = False
     no_check_images: bool = False
     ignore_exif_orientation: bool = False
+
+    @property
+    def task(self) -> Task:
+        """Whether an image of this data set has one label or several."""
+        return MULTI_LABEL if self.dataset in MULTI_LABEL_SETS else SINGLE_LABEL
 
 
 @dataclass(kw_only=True)

@@ -15,6 +15,7 @@ from torch import nn
 from ..errors import GCPError
 from ..files import check_output_folder, output_target
 from ..pooling import find_pools
+from ..tasks import SINGLE_LABEL, notes_of, task_of_model
 from . import BACKBONES
 from .deepcopy import copy_model
 from .names import SOURCES, split_name
@@ -141,6 +142,8 @@ def save_folder(
     model_config: dict[str, Any] = {"label_names": list(class_names)} if class_names is not None else {}
     if training:
         model_config["training"] = training
+    if (task := task_of_model(plain)) is not SINGLE_LABEL:
+        model_config["problem_type"] = task.problem_type  # for transformers
 
     check_output_folder(folder, "The model folder")
     target = output_target(folder)
@@ -172,6 +175,8 @@ def _config_of(
     for key in OF_WEIGHTS:
         config.pop(key, None)
     config.update({key: value for key, value in about.items() if key in OF_WEIGHTS and value is not None})
+    if notes := notes_of(task_of_model(model)):
+        config["notes"] = [*config.get("notes", ()), *notes]
     if about.get("training") or class_names is not None or model.num_classes != model.pretrained_cfg.get("num_classes"):
         # These name the classes of the model from which this one was fine-tuned.
         for key in ("label_names", "label_descriptions"):

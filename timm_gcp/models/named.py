@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import GCPError
 from ..methods import METHODS, get_method
 from ..pooling import find_pools
+from ..tasks import notes_of, task_of_problem
 from ..text import first_line, nearest
 from ..weights.file import (
     EXTENSION,
@@ -259,6 +260,7 @@ def model_from_checkpoint(
         own.update(record["data_config"], test_input_size=None, test_crop_pct=None)
     # The class names in the cfg are those of other weights, too.
     own["label_names"] = list(record["class_names"]) if record.get("class_names") else None
+    own["notes"] = notes_of(task_of_problem(record.get("problem_type"))) or None
     own.update(label_descriptions=None, num_classes=model.num_classes)
     model.pretrained_cfg = model.default_cfg = own
     # Another model that the user names has its own method.
@@ -291,7 +293,7 @@ def _checked_record(record: Any, path: str | os.PathLike[str]) -> dict[str, Any]
     if record is None:
         return {}
     kinds = {
-        **dict.fromkeys(("architecture", "method"), (str, type(None))),
+        **dict.fromkeys(("architecture", "method", "problem_type"), (str, type(None))),
         **dict.fromkeys(("num_classes", "last_stride"), (int, type(None))),
         **dict.fromkeys(("model_args", "data_config"), (dict, type(None))),
         "class_names": (list, tuple, type(None)),

@@ -9,6 +9,7 @@ from torch import nn
 from ..data.class_names import first_difference
 from ..errors import GCPError
 from ..models.names import brings_weights
+from ..tasks import SINGLE_LABEL, Task, task_of_problem
 from ..weights.file import load_training_checkpoint
 from .options import ModelOptions
 
@@ -17,17 +18,26 @@ __all__ = ["check_resumed_classes", "warn_of_other_classes"]
 _logger = logging.getLogger(__name__)
 
 
-def check_resumed_classes(checkpoint: Mapping[str, Any], path: str, class_names: Sequence[str] | None) -> None:
+def check_resumed_classes(
+    checkpoint: Mapping[str, Any], path: str, class_names: Sequence[str] | None, task: Task = SINGLE_LABEL
+) -> None:
     """Makes sure that a run goes on with the classes that it began with.
 
     Args:
         checkpoint: the checkpoint that the run continues.
         path: its file.
         class_names: of the training data, by label.
+        task: of the run.
 
     Raises:
-        GCPError: a label has another name now.
+        GCPError: a label has another name now, or the run was of the other kind of labels.
     """
+    record = checkpoint.get("gcp")
+    trained = task_of_problem(record.get("problem_type") if isinstance(record, Mapping) else None)
+    if trained is not task:
+        raise GCPError(
+            f"{path} is of a {trained.name} run, and this data is {task.name}; give the run's own --dataset."
+        )
     before = _names_of(checkpoint)
     if before and class_names and (difference := first_difference(list(class_names), before)):
         raise GCPError(

@@ -7,11 +7,14 @@ from typing import Any
 from timm.data import Mixup
 from torch.utils.data import Sampler
 
-from ..data.loaders import GuardedLoader, WorkerMixup, evaluation_loader, training_loader
+from ..data.loaders import GuardedLoader, evaluation_loader, training_loader
+from ..data.multi_label_batches import MultiLabelMixup, MultiLabelWorkerMixup
 from ..data.open_dataset import download_splits, open_splits
 from ..data.transforms import CROP_AS_IN_EVALUATION, crop_as_in_evaluation, fit_policy
+from ..data.worker_mixup import WorkerMixup
 from ..distributed import Processes
 from ..errors import GCPError
+from ..tasks import MULTI_LABEL
 from ..text import first_line
 from .options import TrainOptions
 
@@ -166,9 +169,13 @@ def _mixing(options: TrainOptions, num_classes: int) -> tuple[WorkerMixup | None
         prob=options.mixup_prob,
         switch_prob=options.mixup_switch_prob,
         mode=options.mixup_mode,
-        label_smoothing=options.smoothing,
-        num_classes=num_classes,
     )
+    if options.task is MULTI_LABEL:  # its loss smooths
+        settings["batch_size"] = options.batch_size
+        return (
+            (None, MultiLabelMixup(**settings)) if options.no_prefetcher else (MultiLabelWorkerMixup(**settings), None)
+        )
+    settings.update(label_smoothing=options.smoothing, num_classes=num_classes)
     return (None, Mixup(**settings)) if options.no_prefetcher else (WorkerMixup(**settings), None)
 
 

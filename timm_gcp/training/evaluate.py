@@ -1,15 +1,14 @@
-"""Evaluates a model on a data set: accuracy and loss, in one call or on a loader."""
+"""Evaluates a model on a data set: the metrics of its task and the loss, in one call or on a loader."""
 
 import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -19,15 +18,14 @@ from ..data.loaders import evaluation_loader
 from ..data.open_dataset import open_dataset
 from ..data.options import DatasetOptions, InputOptions, LoadingOptions
 from ..data.preprocessing import preprocessing
-from ..distributed import summed
 from ..errors import GCPError
 from ..output import BAR
 from ..pooling import find_pools
-from ..predictions import PredictionRecorder, Predictions
+from ..tasks import SINGLE_LABEL, Task
 from .allocator import keep_heap
 from .out_of_memory import naming_the_batch
 
-__all__ = ["Evaluation", "EvaluationOptions", "check_labels", "evaluate", "evaluate_model"]
+__all__ = ["Evaluation", "EvaluationOptions", "evaluate", "evaluate_model"]
 
 
 @dataclass(kw_only=True)
@@ -55,8 +53,11 @@ class Evaluation:
     """The result of an evaluation.
 
     Attributes:
-        top1, top5: accuracy, per cent; with fewer than five classes, top-5 is always right.
-        loss: mean cross-entropy.
+        task: whether an image has one label or several.
+        metrics: of the task, beside the loss: ``top1`` and ``top5``, per cent (with fewer than five classes, top-5 is
+            always right); of several labels an image ``map``, ``micro_f1`` and ``macro_f1``, per cent, and
+            ``without_positives``, the number of classes that no image has.
+        loss: mean cross-entropy, binary for several labels an image.
         count: number of images.
         images_per_second: loading included.
         split: what was evaluated.
@@ -66,12 +67,12 @@ class Evaluation:
         crop_pct: share of the resized image that was kept.
         interpolation: resampling filter.
         tta: as in the options.
-        predictions: image by image.
+        predictions: image by image, ``Predictions`` or ``MultiLabelPredictions``.
         images: what was evaluated, a data set in timm's form.
     """
 
-    top1: float
-    top5: float
+    task: Task
+    metrics: Mapping[str, float]
     loss: float
     count: int
     images_per_second: float
@@ -82,8 +83,18 @@ class Evaluation:
     crop_pct: float
     interpolation: str
     tta: str
-    predictions: Predictions = field(repr=False, compare=False)
+    predictions: Any = field(repr=False, compare=False)
     images: Any = field(repr=False, compare=False)
+
+    @property
+    def top1(self) -> float:
+        """Top-1 accuracy, per cent; nan for several labels an image."""
+        return self.metrics.get("top1", math.nan)
+
+    @property
+    def top5(self) -> float:
+        """Top-5 accuracy, per cent; nan for several labels an image."""
+        return self.metrics.get("top5", math.nan)
 
 
 def evaluate_model(model: Any, options: EvaluationOptions) -> Evaluation:
@@ -107,7 +118,7 @@ def evaluate_model(model: Any, options: EvaluationOptions) -> Evaluation:
     model = model.to(device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format)
     data_config = preprocessing(options, model, use_test_size=True)
     dataset, split = _open(options, model, data_config["input_size"][0])
-    recorder = PredictionRecorder()
+    recorder = options.task.recorder()
     less = naming_the_batch(options.batch_size, device, "lower -b or --img-size, or add --amp")
     with less, evaluation_loader(options, dataset, data_config, device, options.batch_size) as loader:
         metrics = evaluate(
@@ -119,14 +130,15 @@ def evaluate_model(model: Any, options: EvaluationOptions) -> Evaluation:
             tta=options.tta,
             description="evaluating",
             record=recorder.add,
+            task=options.task,
         )
     pools = find_pools(model)
     return Evaluation(
-        top1=metrics["top1"],
-        top5=metrics["top5"],
-        loss=metrics["loss"],
-        count=int(metrics["count"]),
-        images_per_second=metrics["images_per_second"],
+        loss=metrics.pop("loss"),
+        count=int(metrics.pop("count")),
+        images_per_second=metrics.pop("images_per_second"),
+        task=options.task,
+        metrics=metrics,
         split=split,
         method=pools[0].method if pools else "",
         parameters=sum(p.numel() for p in model.parameters()),
@@ -168,29 +180,32 @@ def evaluate(
     description: str = "",
     between: Callable[[], None] = lambda: None,
     record: Callable[[Tensor, Tensor], None] | None = None,
+    task: Task = SINGLE_LABEL,
 ) -> dict[str, float]:
     """Evaluates a classifier on a data set, exactly: every image counts once, also in a short last batch.
 
     Args:
         model: the model; it is left in evaluation mode.
-        loader: batches of images ``[B, C, H, W]`` and labels ``[B]``, not shuffled.
+        loader: batches of images ``[B, C, H, W]`` and labels ``[B]``, or ``[B, K]`` for several labels an image; not
+            shuffled.
         device: where the model is.
         autocast: makes the context of the forward pass.
         channels_last: memory layout of the input.
         tta: 'mirror' averages the logits of an image and its mirror image.
         description: title of a progress bar on a terminal; '' for none.
         between: called after every batch.
-        record: called with the logits ``[B, K]`` and labels ``[B]`` of every batch of this process.
+        record: called with the logits ``[B, K]`` and the labels of every batch of this process.
+        task: whether an image has one label or several.
 
     Returns:
-        ``loss`` (mean cross-entropy), ``top1`` and ``top5`` in per cent (with fewer than five classes, top-5 is always
-        right), ``count`` of images and ``images_per_second``, loading included.
+        ``loss``, the metrics of the task (`Evaluation.metrics`), ``count`` of images and ``images_per_second``, loading
+        included.
 
     Raises:
-        GCPError: the data set is empty, or a label lies outside the model's classes.
+        GCPError: the data set is empty, or the labels do not fit the model's classes.
     """
     model.eval()
-    sums = torch.zeros(4, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
+    meter = task.meter(device)
     began = time.monotonic()
     quiet = not description or not sys.stderr.isatty()
     batches = tqdm(loader, description, len(loader), leave=False, disable=quiet, dynamic_ncols=True, bar_format=BAR)
@@ -202,27 +217,16 @@ def evaluate(
             logits = model(images)
             if tta == "mirror":
                 logits = (logits + model(images.flip(-1))) / 2
-        logits = logits.float()
-        low, high = torch.stack(labels.aminmax()).tolist()
-        check_labels(low, high, logits.shape[1])
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        rows = torch.stack([losses, top[:, 0].float(), top.any(1).float(), torch.ones_like(losses)])
+        logits, labels = logits.float()[:real], labels[:real]
+        meter.add(logits, labels)
         if record is not None:
-            record(logits[:real], labels[:real])
-        sums += rows[:, :real].double().sum(1).to(sums.device)
+            record(logits, labels)
         between()
-    loss, top1, top5, count = summed(sums, device).tolist()
-    if not count:
+    metrics = meter.result(device)
+    if not metrics["count"]:
         raise GCPError("There is no image to evaluate; check --data-dir and the split.")
-    seconds = max(time.monotonic() - began, 1e-9)
-    return {
-        "loss": loss / count,
-        "top1": 100 * top1 / count,
-        "top5": 100 * top5 / count,
-        "count": int(count),
-        "images_per_second": count / seconds,
-    }
+    metrics["images_per_second"] = metrics["count"] / max(time.monotonic() - began, 1e-9)
+    return metrics
 
 
 def _without_padding(batches: Any, loader: Any) -> Iterator[tuple[Tensor, Tensor, int]]:
@@ -237,21 +241,3 @@ def _without_padding(batches: Any, loader: Any) -> Iterator[tuple[Tensor, Tensor
             real = min(max(math.ceil((size - rank) / world) - seen, 0), real)
         seen += len(images)
         yield images, labels, real
-
-
-def check_labels(low: float, high: float, classes: int) -> None:
-    """Makes sure that labels are among the model's classes.
-
-    Args:
-        low: smallest label.
-        high: largest label.
-        classes: of the model.
-
-    Raises:
-        GCPError: a label lies outside.
-    """
-    if low < 0 or high >= classes:
-        raise GCPError(
-            f"Label {int(low if low < 0 else high)} lies outside the model's {classes} classes (0 to {classes - 1}); "
-            "correct the data set's labels or give --num-classes."
-        )

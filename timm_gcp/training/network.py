@@ -18,6 +18,7 @@ from ..models.named import create_model
 from ..models.names import brings_weights, split_name
 from ..pooling import find_pools
 from ..probing.fits import Result
+from ..tasks import mark_task
 from ..text import first_line
 from ..weights.file import load_weights, read_weights, without_prefix
 from .class_names import warn_of_other_classes
@@ -126,6 +127,7 @@ def build_model(options: TrainOptions, num_classes: int, channels: int) -> nn.Mo
         arguments["pretrained_cfg_overlay"] = _as_pretrained(options.pretrained_path, options.model, arguments)
     model: Any = create_model(options.model, pretrained=pretrained, **arguments)
     model.pretrained_cfg.pop("state_dict", None)
+    mark_task(model, options.task)
     if options.initial_checkpoint:
         load_weights(model, read_weights(options.initial_checkpoint, use_ema=True), options.initial_checkpoint)
     return model

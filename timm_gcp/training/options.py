@@ -224,7 +224,8 @@ class RunOptions:
         no_resume_opt: resume without the state of the optimiser.
         seed: of weights, order and augmentation.
         validation_batch_size: images per batch of evaluation; None takes ``batch_size``.
-        eval_metric: 'top1', 'top5' or 'loss': what ranks the epochs.
+        eval_metric: 'top1', 'top5' or 'loss'; of multi-label data 'map', 'micro_f1', 'macro_f1' or 'loss': what ranks
+            the epochs.
         patience: end after so many ranked epochs without a better one; None trains all epochs.
         time_limit: end after the epoch in which the epochs of all segments exceed so many seconds; None for no limit.
         tta: 'mirror' evaluates the best model with logits averaged over each image and its mirror image.

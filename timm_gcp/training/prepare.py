@@ -9,12 +9,14 @@ from torch import nn
 from ..data.loaders import batch_names
 from ..distributed import Processes
 from ..errors import GCPError
+from ..tasks import MULTI_LABEL
 from ..weights.file import load_weights, weights_of
 from .class_names import check_resumed_classes
 from .data import Loaders, make_loaders, open_data
 from .faults import Faults
 from .imbalance import make_corrected_loss, make_sampler
 from .initial_head import fit_initial_head
+from .multi_label import make_multi_label_loss
 from .network import Network, make_network
 from .optimisation import Optimisation, make_average, make_loss, make_scaler
 from .optimizer import learning_rate, make_optimizer
@@ -53,14 +55,17 @@ def prepare(options: TrainOptions, processes: Processes, folder: RunFolder, argu
     random_seed(options.seed, processes.rank)
     data = open_data(options, processes)
     if start.checkpoint is not None:
-        check_resumed_classes(start.checkpoint, start.path, data.class_names)
+        check_resumed_classes(start.checkpoint, start.path, data.class_names, options.task)
     network = make_network(options, data, processes, resumed=start.checkpoint is not None)
     protocol = make_protocol(options, network.model)
     if options.init_head == "probe" and start.checkpoint is None:
         fit_initial_head(options, data.train, network, processes)
     sampler = make_sampler(options, data, processes)
     loaders = make_loaders(options, data, network.data_config, processes, sampler)
-    loss = make_corrected_loss(options, data) or make_loss(options)
+    if options.task is MULTI_LABEL:
+        loss: nn.Module = make_multi_label_loss(options, data)
+    else:
+        loss = make_corrected_loss(options, data) or make_loss(options)
     optimisation = _optimisation(options, processes, start, network, protocol, loaders, loss)
     position = resumed_position(start, len(loaders.train), protocol.monitor, processes.first)
     _go_to_start(options, start, protocol, optimisation, len(loaders.train), position.batches)

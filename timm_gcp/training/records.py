@@ -75,6 +75,7 @@ def _state(run: Run) -> dict[str, Any]:
             "last_stride": None if find_pools(model) else options.last_stride,
             "data_config": dict(run.network.data_config),
             "class_names": run.data.class_names,
+            "problem_type": options.task.problem_type,
             "method": run.method,
             "final_method": run.final_method,
             "ema": run.optimisation.average is not None,

@@ -13,7 +13,7 @@ from ..files import save_text
 from ..models.folder import architecture, loading_code, save_folder
 from ..models.named import set_method
 from ..pooling import find_pools
-from ..predictions import FILE, PredictionRecorder, Predictions, save_predictions
+from ..predictions import FILE, save_predictions
 from ..text import one_line
 from ..weights.file import load_training_checkpoint, load_weights, weights_of
 from .curves import draw_curves
@@ -26,7 +26,7 @@ from .stopping import PATIENCE
 from .summary import unranked_note
 
 RESULT = "result.json"
-Report = Callable[[Run, Mapping[str, Any], Predictions | None], None]
+Report = Callable[[Run, Mapping[str, Any], Any], None]
 """Writes a report from the run, its result and the predictions of its model; None without an evaluation split."""
 
 
@@ -47,7 +47,8 @@ def finish(run: Run, report: Report | None = None) -> None:
     if run.final_method:
         set_method(model, run.final_method)
     metrics: dict[str, float] = {}
-    predictions, recorder = None, PredictionRecorder()
+    task = options.task
+    predictions, recorder = None, task.recorder()
     if run.data.evaluation is not None:
         batch, config = options.evaluation_batch_size, run.network.data_config
         with evaluation_loader(options, run.data.evaluation, config, run.device, batch) as loader:
@@ -60,12 +61,14 @@ def finish(run: Run, report: Report | None = None) -> None:
                 tta=options.tta,
                 description="evaluating the best model",
                 record=recorder.add,
+                task=task,
             )
         predictions = recorder.predictions(run.data.evaluation, options.val_split, run.data.class_names)
         save_predictions(predictions, run.folder / FILE)
     segments = closed(run.segments, run.trained - 1)
     result = {
-        **{key: metrics.get(key) for key in ("top1", "top5", "loss", "count")},
+        **{key: metrics.get(key) for key in (*task.metrics, "loss", "count")},
+        **{key: value for key, value in metrics.items() if key == "without_positives"},
         "method": run.final_method,
         "epoch": checkpoint["epoch"],
         "epochs": run.trained,
@@ -145,17 +148,16 @@ def _outcome(run: Run, result: Mapping[str, Any]) -> str:
     """Saves the model folder, and says what came out."""
     options, model = run.options, run.model
     text = f"Best epoch {result['epoch'] + 1}"
-    if result["top1"] is not None:
-        text += f": top-1 {result['top1']:.2f}, top-5 {result['top5']:.2f}, loss {result['loss']:.4f}"
-    if result["tta"] and result["top1"] is not None:
+    if result["loss"] is not None:
+        text += f": {options.task.describe(result)}"
+    if result["tta"] and result["loss"] is not None:
         text += f" with --tta {result['tta']}"
     if result["method"]:
         text += f" under {result['method']}"
     if not _has_folder(run):
         return f"{text}. No model folder: timm has no undilated stride 1 for {options.model}; use the checkpoint."
-    shown = {
-        key: result[key] for key in ("top1", "top5", "loss", "tta", "method", "epoch") if result[key] not in (None, "")
-    }
+    keys = (*options.task.metrics, "loss", "tta", "method", "epoch")
+    shown = {key: result[key] for key in keys if result[key] not in (None, "")}
     told = about(run, result)
     try:
         folder = save_folder(

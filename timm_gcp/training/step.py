@@ -12,7 +12,7 @@ from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
 
 from ..distributed import any_of
-from .evaluate import check_labels
+from ..tasks import check_labels
 from .faults import Batch
 from .orthogonality import Orthogonality
 

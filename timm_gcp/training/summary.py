@@ -10,6 +10,7 @@ from typing import Any
 from ..data.class_counts import describe_counts
 from ..files import save_text
 from ..hybrid.monitor import conditioning_word
+from ..tasks import SINGLE_LABEL
 from ..text import some_of
 from .epoch_position import Position
 from .initial_weights import describe_start
@@ -97,8 +98,11 @@ def summary_row(
     seconds: float,
 ) -> dict[str, Any]:
     """One epoch as a row of ``summary.csv``; what was not measured is empty."""
-    row: dict[str, Any] = {"epoch": epoch, "train_loss": trained.loss, "train_top1": trained.top1}
-    row.update({f"eval_{key}": evaluated.get(key, math.nan) for key in ("loss", "top1", "top5")})
+    task = run.options.task
+    row: dict[str, Any] = {"epoch": epoch, "train_loss": trained.loss}
+    if task is SINGLE_LABEL:
+        row["train_top1"] = trained.top1
+    row.update({f"eval_{key}": evaluated.get(key, math.nan) for key in ("loss", *task.metrics)})
     row.update(lr=lr, method=run.method or "")
     row.update({key: conditioning.get(key, math.nan) for key in ("kappa", "rank", "under_eps")})
     row.update(skipped=trained.skipped, fallbacks=trained.fallbacks)
@@ -138,10 +142,11 @@ def epoch_line(run: Run, row: Mapping[str, Any], best: float | None, best_epoch:
         return "–" if row[key] == "" else format(row[key], form)
 
     parts = [f"epoch {row['epoch'] + 1}/{run.epochs}"]
-    parts.append(f"train loss {show('train_loss', '.4f')} top1 {show('train_top1', '.2f')}")
+    top1 = f" top1 {show('train_top1', '.2f')}" if "train_top1" in row else ""
+    parts.append(f"train loss {show('train_loss', '.4f')}{top1}")
     if row["eval_loss"] != "":
-        parts.append(f"eval loss {show('eval_loss', '.4f')} top1 {show('eval_top1', '.2f')}")
-        parts.append(f"top5 {show('eval_top5', '.2f')}")
+        first, *others = (f"{key} {show(f'eval_{key}', '.2f')}" for key in run.options.task.metrics)
+        parts += [f"eval loss {show('eval_loss', '.4f')} {first}", *others]
     parts += [f"lr {row['lr']:.3g}", row["method"]]
     if row["kappa"] != "":
         parts.append(f"conditioning {conditioning_word(row['kappa'])}")

@@ -331,6 +331,7 @@ class Trainer:
             channels_last=run.options.channels_last,
             description="evaluating" if run.processes.first else "",
             between=lambda: self.interrupt.check(run.device),
+            task=run.options.task,
         )
 
     def end_epoch(self, epoch: int, trained: Position, evaluated: dict[str, float], rate: float) -> None:
