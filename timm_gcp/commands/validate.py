@@ -139,9 +139,8 @@ def _show(row: Mapping[str, Any], found: Evaluation) -> None:
     )
     Console().print(table)
     if none := found.metrics.get("without_positives"):
-        print(
-            f"mAP is the mean over the classes that an image has; {none} of {len(found.predictions.class_names)} have none."
-        )
+        classes = len(found.predictions.class_names)
+        print(f"mAP is the mean over the classes that an image has; {none} of the {classes} classes have none.")
 
 
 def _check_held_out(name: str, fraction: float, seed: int) -> None:

@@ -145,7 +145,8 @@ def epoch_line(run: Run, row: Mapping[str, Any], best: float | None, best_epoch:
     top1 = f" top1 {show('train_top1', '.2f')}" if "train_top1" in row else ""
     parts.append(f"train loss {show('train_loss', '.4f')}{top1}")
     if row["eval_loss"] != "":
-        first, *others = (f"{key} {show(f'eval_{key}', '.2f')}" for key in run.options.task.metrics)
+        measured = [key for key in row if key.startswith("eval_") and key != "eval_loss"]
+        first, *others = (f"{key.removeprefix('eval_')} {show(key, '.2f')}" for key in measured)
         parts += [f"eval loss {show('eval_loss', '.4f')} {first}", *others]
     parts += [f"lr {row['lr']:.3g}", row["method"]]
     if row["kappa"] != "":
