@@ -1,12 +1,10 @@
 """Reports of validate, train and probe, and timm-gcp compare, on JPEG files as a user runs them."""
 
 import csv
-import html.parser
 import json
 import os
 import re
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ import timm
 import torch
 
 from tests.reports.made_up import made_up, random_predictions
+from tests.support.page import chromium, in_chromium, page
 from tests.support.tools import MODEL, torchrun, write_images
 from timm_gcp import GCPError
 from timm_gcp.__main__ import main
@@ -22,53 +21,11 @@ from timm_gcp.models.folder import save_folder
 from timm_gcp.predictions import read_predictions
 from timm_gcp.reports.report import Subject, write_report
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SHORT = [
     *("--img-size", "64", "-b", "8", "--epochs", "1", "--warmup-epochs", "0", "--lr", "0.05", "-j", "0"),
     *("--no-hybrid", "--device", "cpu"),
 ]
 TABLES = ("metrics.csv", "classes.csv", "confusion.csv", "calibration.csv")
-
-
-class Page(html.parser.HTMLParser):
-    """The addresses that a page loads, its texts, and whether its elements are closed in order."""
-
-    void = frozenset(("meta", "link", "img", "input", "br"))
-
-    def __init__(self, text):
-        super().__init__()
-        self.addresses, self.texts, self.open, self.pictures = [], [], [], 0
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        self.pictures += tag == "img"
-        self.addresses += [value for name, value in attributes.items() if name in ("src", "href", "xlink:href")]
-        if tag not in self.void:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in self.void:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.texts.append(data.strip())
-
-
-def page(path):
-    """The page, of which nothing lies elsewhere."""
-    text = path.read_text(encoding="utf-8")
-    found = Page(text)
-    assert all(address.startswith(("data:", "#")) for address in found.addresses)
-    assert not re.search(r"url\((?!#)|@import|https?://(?!www\.w3\.org/)", text)
-    return found
 
 
 def read(path):
@@ -303,19 +260,6 @@ def test_a_large_data_set_gives_a_page_of_a_few_megabytes(tmp_path):
     write_report(tmp_path, found, object(), Subject(title="t", facts={}))
     assert (tmp_path / "report.html").stat().st_size < 2e6
     page(tmp_path / "report.html")
-
-
-def in_chromium(path, folder, script=""):
-    """The page once its scripts have run, and what they reported; a script of the test runs after those of the page."""
-    copied = folder / "page.html"
-    copied.write_text(path.read_text(encoding="utf-8").replace("</body>", f"<script>{script}</script></body>"))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
-    more = [f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr", "--virtual-time-budget=3000"]
-    done = subprocess.run([CHROMIUM, *flags, *more, copied.as_uri()], capture_output=True, text=True, timeout=120)
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line and "getImageData" not in line]
-
-
-chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 
 
 @pytest.mark.slow

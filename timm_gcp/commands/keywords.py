@@ -53,7 +53,8 @@ def read_keywords(keywords: Mapping[str, Any], parser: Parser, function: str) ->
     for name, value in keywords.items():
         if name not in actions:
             advice = advice_on(name.replace("_", "-").lower(), parser._option_string_actions, parser.prog)
-            raise GCPError(f"{function} has no option '{name}'{f'; {advice[0]}' if advice else '.'}")
+            hint = advice[0] if advice else f"help({function}) lists them."
+            raise GCPError(f"{function} has no option '{name}'; {hint}")
         if value is not None:
             plain = os.fspath(value) if isinstance(value, os.PathLike) else value
             plain = list(plain) if isinstance(plain, tuple) else plain

@@ -77,5 +77,6 @@ def advice_on(name: str, options: Collection[str], command: str) -> list[str]:
         return [f"did you mean {names[meant]}?"]
     if name in _OF_TIMM and command.endswith(" train"):
         return [f"timm's own train.py has --{name}: timm-gcp wrap train.py -- …"]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-    return [f"did you mean {' or '.join(names[match] for match in near)}?"] if near else []
+    known = {**{alias: names[option] for alias, option in _NAMES.items() if option in names}, **names}
+    near = dict.fromkeys(known[match] for match in difflib.get_close_matches(name, known, n=3, cutoff=0.6))
+    return [f"did you mean {' or '.join(near)}?"] if near else []

@@ -13,9 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from ..data import UnreadableImageError
+from ..errors import GCPError
+from ..reports.notebook import Picture, show
+from ..reports.thumbnails import data_uri
 from ..text import printable
+from .sources import Source
 
 __all__ = ["Prediction", "PredictionList"]
+
+_LINES, _PICTURES, _SIZE = 20, 24, 160
+"""How many images `repr` and a notebook show, and the largest side of a thumbnail there, pixels."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class Prediction:
     """
 
     name: str
-    image: Path | Image.Image = field(compare=False)
+    image: Path | Image.Image = field(compare=False, repr=False)
     classes: list[tuple[str, float]]
 
     @property
@@ -85,3 +92,34 @@ class PredictionList(list[Prediction]):
         with console.capture() as capture:
             console.print(self)
         return capture.get()
+
+    def __repr__(self) -> str:
+        """The table of the first images."""
+        return "\n".join([str(PredictionList(self[:_LINES])).rstrip(), *self._left_out(_LINES)])
+
+    def _repr_html_(self) -> str:
+        pictures = [Picture(_thumbnail(each), each.name, _lines(each)) for each in self[:_PICTURES]]
+        return show(_count(len(self)), pictures=pictures, notes=self._left_out(_PICTURES))
+
+    def _left_out(self, shown: int) -> list[str]:
+        """Sentences on images that are not shown, or could not be read."""
+        notes = [f"{len(self) - shown} more are not shown."] if len(self) > shown else []
+        return notes + ([f"{len(self.unreadable)} could not be read."] if self.unreadable else [])
+
+
+def _count(number: int) -> str:
+    return f"Predictions of {number} image{'s' * (number != 1)}"
+
+
+def _lines(prediction: Prediction) -> list[tuple[str, str]]:
+    return [(name, f"{share:.1%}") for name, share in prediction.classes]
+
+
+def _thumbnail(prediction: Prediction) -> str | None:
+    """A small picture, upright; None where the file is gone."""
+    try:
+        image = Source(Path(prediction.name), prediction.image).read("RGB")
+    except GCPError:
+        return None
+    image.thumbnail((_SIZE, _SIZE))
+    return data_uri(image)

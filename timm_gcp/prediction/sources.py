@@ -67,8 +67,8 @@ def image_sources(images: Images) -> list[Source]:
             seen.update(files)
         else:
             raise GCPError(
-                f"Image {number} is a {type(each).__name__}; give paths or PIL images (PIL.Image.fromarray makes one "
-                "of an array)."
+                f"Image {number} is of type {type(each).__name__}; give paths or PIL images (PIL.Image.fromarray makes "
+                "one of an array)."
             )
     if not found:
         raise GCPError("There is no image to predict; give paths or PIL images.")

@@ -11,7 +11,7 @@ from ..files import save_text
 from ..version import __version__
 from .metrics import Interval
 
-__all__ = ["save_page"]
+__all__ = ["render", "save_page"]
 
 
 def save_page(path: Path, template: str, **content: Any) -> None:
@@ -25,7 +25,17 @@ def save_page(path: Path, template: str, **content: Any) -> None:
     Raises:
         GCPError: the file cannot be written.
     """
-    save_text(path, _environment().get_template(template).render(**content))
+    save_text(path, render(template, **content))
+
+
+def render(template: str, **content: Any) -> str:
+    """Renders a template.
+
+    Args:
+        template: its name, in ``templates/``.
+        **content: what it shows.
+    """
+    return _environment().get_template(template).render(**content)
 
 
 @cache

@@ -20,7 +20,7 @@ from .page import save_page
 from .tables import save_table
 from .thumbnails import Thumbnails
 
-__all__ = ["PAGE", "Subject", "write_report"]
+__all__ = ["PAGE", "Subject", "class_table", "write_report"]
 
 PAGE = "report.html"
 MISTAKES, MISTAKE_SIZE = 24, 200
@@ -91,6 +91,19 @@ def write_report(folder: Path, predictions: Predictions, dataset: Any, subject: 
         pictures=thumbnails.there,
     )
     return folder / PAGE
+
+
+def class_table(predictions: Predictions) -> list[dict[str, Any]]:
+    """One row for each class that has an image or is predicted, as in ``classes.csv`` of a report.
+
+    Args:
+        predictions: of at least one image.
+
+    Returns:
+        Rows with the class, its images, precision, recall with its interval, F1 (all from 0 to 1; nan where they are
+        not defined) and the class for which it is taken most often.
+    """
+    return _class_rows(predictions.class_names, class_counts(predictions), confusion_cells(predictions))
 
 
 def _class_rows(names: Sequence[str], counts: ClassCounts, cells: Cells) -> list[dict[str, Any]]:

@@ -1,0 +1,34 @@
+"""The model of a function: a name, a path, the result of a training, or a network that is there already."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from ..errors import GCPError
+
+__all__ = ["Model", "split_model"]
+
+Model = str | os.PathLike[str] | nn.Module
+"""Registered name, model folder, run folder or `TrainResult`, ``hf-hub:`` id, or a timm model with its weights."""
+
+_OF_LOADING = ("pretrained", "checkpoint", "use_ema", "method", "num_classes", "model_kwargs", "last_stride")
+
+
+def split_model(model: Model | None, options: Mapping[str, Any]) -> tuple[nn.Module | None, dict[str, Any]]:
+    """A network that is there already, and the options with the name of the model.
+
+    Args:
+        model: of a function.
+        options: of its command.
+
+    Raises:
+        GCPError: options of loading beside a network that is there.
+    """
+    if not isinstance(model, nn.Module):
+        return None, {**options, "model": model}
+    for name in _OF_LOADING:
+        if options.get(name) is not None:
+            raise GCPError(f"`{name}` goes with the name of a model, not with a network that is there; leave it out.")
+    return model, {**options, "model": type(model).__name__}
