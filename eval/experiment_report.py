@@ -48,8 +48,8 @@ class Results:
         self.folder = folder
         self.epochs = int(runs.loc[main & ~final, "epochs"].iloc[0])
         self.runs = runs[main & final]
-        self.scores = _by_head(self.runs)
-        self.same_shops = _by_head(runs[main & (runs["fold"] == FRESH_FOLD)])
+        self.scores = by_head(self.runs)
+        self.same_shops = by_head(runs[main & (runs["fold"] == FRESH_FOLD)])
         self.others = {name: own for name in OTHERS.values() if len(own := runs[final & (runs["backbone"] == name)])}
         self.curves = curves[curves["backbone"] == BACKBONE]
 
@@ -74,7 +74,7 @@ class Results:
         return max(CANDIDATES, key=lambda head: scores.get((head, rate), 0))
 
 
-def _by_head(runs: pd.DataFrame) -> dict[str, pd.Series]:
+def by_head(runs: pd.DataFrame) -> dict[str, pd.Series]:
     """Head → top-1 on the held-out split, by seed."""
     found = dict(list(runs.groupby("head")))
     return {head: found[head].groupby("seed")["held_top1"].last() for head in HEADS if head in found}
@@ -187,7 +187,7 @@ def on_other_backbones(results: Results) -> str:
     lines = []
     shown = {f"{BACKBONE}, {head}": results.scores[head] for head in SEARCHED if head in results.scores}
     for backbone, runs in results.others.items():
-        scores = _by_head(runs)
+        scores = by_head(runs)
         shown |= {f"{backbone}, {head}": own for head, own in scores.items()}
         for head in scores:
             rate, train = _rate_and_fit(runs, head)

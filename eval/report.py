@@ -14,7 +14,7 @@ from timm_gcp.commands.option_types import path_object
 from timm_gcp.files import save_text
 from timm_gcp.weights import paper_results
 
-from . import experiment_report, gradients, memory, probe, probe_images, speed, training_step
+from . import experiment_report, finetune_report, gains, gradients, memory, probe, probe_images, speed, training_step
 from .record import RESULTS, read_cells, read_table
 
 
@@ -149,6 +149,13 @@ SECTIONS = (
     ),
     Section(
         "finetune",
+        "Fine-tuning a pretrained backbone",
+        "# LITE0 holds the ImageNet weights of timm's tf_efficientnet_lite0\n"
+        "python -m eval finetune --cars CARS --grocery GROCERY --weights LITE0 --device cuda --jobs 8 --workers 2",
+        finetune_report.section,
+    ),
+    Section(
+        "two_stages",
         "Fine-tuning in two stages",
         "SETTINGS='--dataset list --data-dir COARSE --val-split val --img-size 112 --crop-pct 0.95 -b 32 --opt sgd\n"
         "    --weight-decay 1e-4 --clip-grad 5 --sched cosine --sched-on-updates --warmup-epochs 0 --min-lr 1e-5\n"
@@ -211,6 +218,10 @@ def page(results: Path) -> str:
         "*higher* or *lower* if its 95 % confidence interval (Student's t, over seeds) excludes zero, otherwise "
         "*not significant*."
     )
+    if first := gains.table(results):
+        head += f"\n\n## Where covariance pooling is worth it\n\n{first}"
+        if (note := results / "notes" / "gains.md").exists():
+            head += f"\n\n{note.read_text(encoding='utf-8').strip()}"
     return "\n\n".join([head, *(section.text(results) for section in there), _paper()]) + "\n"
 
 

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from eval.intervals import mean_interval, paired, unpaired
+from eval.intervals import difference_over_images, mean_interval, paired, unpaired
 
 
 def test_intervals():
@@ -21,3 +21,9 @@ def test_intervals():
     assert welch.mean == 10
     assert welch.half == pytest.approx(2.776445 * (2 / 3) ** 0.5, rel=1e-6)
     assert str(welch) == "+10.0 ± 2.3"
+
+
+def test_an_interval_over_test_images():
+    gap = difference_over_images(80.0, 75.0, 2000)
+    assert gap.mean == 5
+    assert gap.half == pytest.approx(100 * 1.959964 * ((0.16 + 0.1875) / 2000) ** 0.5, rel=1e-6)

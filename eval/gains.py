@@ -1,0 +1,100 @@
+"""The first table of the report: what covariance pooling gains over average pooling, on test images."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from timm_gcp.text import markdown_table
+
+from . import experiment_report, finetune_report, probe_images
+from .intervals import Interval, difference_over_images, paired
+from .record import read_table
+
+NAMES = {"cars": "Stanford Cars", "grocery": "Grocery Store"}
+TITLES = ("backbone", "what is trained", "data", "average", "covariance", "gain", "interval over")
+
+Row = tuple[str, str, str, str, str, str, str]
+
+
+def table(results: Path) -> str:
+    """The table as Markdown, of the comparisons that the folder has; empty where it has none.
+
+    Args:
+        results: folder of the CSV files.
+    """
+    rows = [*_frozen(results), *_fine_tuned(results), *_from_scratch(results)]
+    return markdown_table(TITLES, rows) if rows else ""
+
+
+def _row(what: tuple[str, str, str], scores: tuple[float, float], gain: Interval, over: str) -> Row:
+    return (*what, f"{scores[0]:.1f}", f"{scores[1]:.1f}", f"{gain}, {gain.verdict()}", over)
+
+
+def _frozen(results: Path) -> Iterator[Row]:
+    """A classifier on frozen features: the mean, and the mean with the covariance."""
+    if not (results / "probe_images.csv").exists():
+        return
+    rows = read_table(results / "probe_images.csv")
+    sizes = _test_sizes(results)
+    for name in NAMES:
+        for images in ("5", "20", "all"):
+            own = rows[(rows["data"] == name) & (rows["images"].astype(str) == images)]
+            mean, both = (own[own["head"] == head.value].set_index("draw")["top1"] for head in probe_images.HEADS)
+            if both.empty or mean.empty:
+                continue
+            scores = float(mean.mean()), float(both.mean())
+            what = ("EfficientNet-Lite0, frozen", f"classifier, {images} images per class", NAMES[name])
+            if images != "all":
+                gain = paired(both, mean)
+                assert gain is not None
+                yield _row(what, scores, gain, f"{gain.number} draws")
+            elif name in sizes:
+                gain = difference_over_images(scores[1], scores[0], sizes[name])
+                yield _row(what, scores, gain, f"{gain.number} test images")
+
+
+def _test_sizes(results: Path) -> dict[str, int]:
+    """Data set → number of its test images."""
+    rows = read_table(results / finetune_report.TABLE, ("set", "part", "count"))
+    test = rows[rows["part"] == "test"]
+    return {str(name): int(count) for name, count in test.groupby("set")["count"].first().items()}
+
+
+def _fine_tuned(results: Path) -> Iterator[Row]:
+    """All weights, from those of ImageNet."""
+    if not (results / finetune_report.TABLE).exists():
+        return
+    rows = read_table(results / finetune_report.TABLE)
+    final = finetune_report.final_runs(rows)
+    for name in NAMES:
+        gain = finetune_report.gain(rows, name, "isqrt")
+        if gain is None:
+            continue
+        own = final[final["set"] == name].groupby("head")["top1"].mean()
+        what = ("EfficientNet-Lite0, pretrained", "all weights, all images", NAMES[name])
+        yield _row(what, (own["average"], own["isqrt"]), gain, f"{gain.number} test images")
+
+
+def _from_scratch(results: Path) -> Iterator[Row]:
+    """Tiny backbones from random weights."""
+    if not (results / "experiment.csv").exists():
+        return
+    found = experiment_report.Results(results)
+    grocery = NAMES["grocery"]
+    compared = {
+        ("test_resnet, random", grocery): found.scores,
+        ("test_resnet, random", f"{grocery}, shops of the training images"): found.same_shops,
+        **{(f"{name}, random", grocery): experiment_report.by_head(runs) for name, runs in found.others.items()},
+    }
+    for (backbone, data), scores in compared.items():
+        if "average" in scores and "isqrt" in scores:
+            gain = _paired(scores["isqrt"], scores["average"])
+            if gain is not None:
+                means = float(scores["average"].mean()), float(scores["isqrt"].mean())
+                yield _row((backbone, "all weights", data), means, gain, f"{gain.number} seeds")
+
+
+def _paired(a: "pd.Series[float]", b: "pd.Series[float]") -> Interval | None:
+    gain = paired(a, b)
+    return gain if gain is not None and gain.number > 1 else None

@@ -1,0 +1,54 @@
+"""The first table of the report, and the section about fine-tuning."""
+
+import pytest
+
+from eval import finetune_report, gains
+from eval import finetune_settings as settings
+from eval.record import read_table, write_table
+
+
+def finetuned(name, part, head, lr, top1, seed=0, images=""):
+    key = (name, part, head, images, lr, seed, settings.EPOCHS)
+    more = {"top1": top1, "top5": 95, "count": 2500, "kappa": "", "parameters": 4e6, "seconds": 100}
+    return {**dict(zip(settings.KEY, key, strict=True)), **more}
+
+
+@pytest.fixture
+def results(tmp_path):
+    rows = [
+        *(finetuned("cars", "val", "average", lr, top1) for lr, top1 in ((0.01, 60), (0.03, 72))),
+        *(finetuned("cars", "val", "isqrt", lr, top1) for lr, top1 in ((0.01, 71), (0.03, 70))),
+        *(finetuned("cars", "test", head, lr, 70) for head in ("average", "isqrt") for lr in (0.01, 0.03)),
+        finetuned("grocery", "test", "average", 0.03, 80),
+        *(finetuned("grocery", "test", "isqrt", 0.01, 85 + seed, seed) for seed in (0, 1)),
+        finetuned("grocery", "test", "isqrt, probe", 0.01, 99),
+        finetuned("cars", "test", "isqrt", 0.01, 1, images=5),
+    ]
+    write_table(tmp_path / "finetune.csv", rows)
+    draws = [
+        {"data": "grocery", "head": head, "images": images, "draw": draw, "top1": top1 + draw}
+        for images, number in ((5, 3), ("all", 1))
+        for head, top1 in (("mean", 60), ("mean and covariance", 64))
+        for draw in range(number)
+    ]
+    write_table(tmp_path / "probe_images.csv", draws)
+    return tmp_path
+
+
+def test_final_runs_have_the_rate_that_validation_chose(results):
+    final = finetune_report.final_runs(read_table(results / "finetune.csv"))
+    assert {(row.head, row.lr) for row in final.itertuples()} == {("average", 0.03), ("isqrt", 0.01)}
+    assert 1 not in set(final["top1"])
+    text = finetune_report.section(results)
+    assert "| `isqrt` | **71.0** | 70.0 |" in text
+    assert "| grocery | `isqrt` | 0.01 | 85.0, 86.0 | +5.5 ± 2.1, higher |" in text
+    assert "| cars | `isqrt` | 0.01 | 70.0 | +0.0 ± 2.5, not significant |" in text
+    assert "99" not in text  # no rate was searched for the head from a probe
+
+
+def test_the_first_table(results):
+    text = gains.table(results)
+    assert "| classifier, 5 images per class | Grocery Store | 61.0 | 65.0 | +4.0 ± 0.0, higher | 3 draws |" in text
+    assert "| classifier, all images per class | Grocery Store | 60.0 | 64.0 | +4.0 ± 2.7, higher | 2500 test" in text
+    assert "| all weights, all images | Grocery Store | 80.0 | 85.5 | +5.5 ± 2.1, higher | 2500 test images |" in text
+    assert gains.table(results / "none") == ""
