@@ -22,7 +22,8 @@ from .pooling import GlobalCovariancePool
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .api.evaluation import EvaluationResult, evaluate
+    from .api.evaluation import evaluate
+    from .api.evaluation_result import EvaluationResult
     from .api.prediction import predict
     from .api.train_result import TrainResult
     from .api.training import train
@@ -58,7 +59,7 @@ __all__ = [
 
 
 _LATE = {
-    "EvaluationResult": "api.evaluation",
+    "EvaluationResult": "api.evaluation_result",
     "Prediction": "prediction.result",
     "PredictionList": "prediction.result",
     "TrainResult": "api.train_result",

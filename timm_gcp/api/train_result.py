@@ -14,6 +14,7 @@ from ..models.named import ModelChoice, load_model
 from ..predictions import FILE, Predictions, read_predictions
 from ..reports.notebook import Fact, show
 from ..reports.report import PAGE
+from ..tasks import MULTI_LABEL, SINGLE_LABEL
 from ..training.curves import curve_figures
 
 __all__ = ["TrainResult"]
@@ -21,6 +22,7 @@ __all__ = ["TrainResult"]
 _WHOLE = ("epoch", "skipped", "fallbacks")
 _TEXT = ("method",)
 _CHARTS = 2  # loss and accuracy
+_MEASURED = {**SINGLE_LABEL.metrics, **MULTI_LABEL.metrics, "loss": "loss"}
 
 
 class TrainResult:
@@ -47,8 +49,7 @@ class TrainResult:
     @property
     def metrics(self) -> dict[str, float]:
         """Of the saved model on the evaluation split; empty without one."""
-        names = ("top1", "top5", "loss")
-        return {name: self.record[name] for name in names if self.record.get(name) is not None}
+        return {name: self.record[name] for name in _MEASURED if self.record.get(name) is not None}
 
     @property
     def best_epoch(self) -> int:
@@ -72,9 +73,12 @@ class TrainResult:
 
     @property
     def predictions(self) -> Predictions | None:
-        """Of the saved model on the evaluation split; None without one."""
+        """Of the saved model on the evaluation split; None without one, and where an image has any number of labels.
+
+        The file ``predictions.csv`` of the run folder has those of several labels.
+        """
         file = _existing(self.folder / FILE)
-        return None if file is None else read_predictions(file)
+        return None if file is None or "top1" not in self.metrics else read_predictions(file)
 
     def model(self) -> nn.Module:
         """The best model with its weights, in evaluation mode.
@@ -89,10 +93,8 @@ class TrainResult:
 
     def _facts(self) -> list[Fact]:
         facts = [Fact("best epoch", f"{self.best_epoch + 1} of {self.record['epochs']}")]
-        names = {"top1": ("top-1", ".2f", " %"), "top5": ("top-5", ".2f", " %"), "loss": ("loss", ".4f", "")}
         for name, value in self.metrics.items():
-            shown, form, unit = names[name]
-            facts.append(Fact(shown, f"{value:{form}}{unit}"))
+            facts.append(Fact(_MEASURED[name], f"{value:.4f}" if name == "loss" else f"{value:.2f} %"))
         if not self.metrics and self.best.get("train_loss") is not None:
             facts.append(Fact("training loss", f"{self.best['train_loss']:.4f}"))
         facts.append(Fact("method", self.record.get("method") or "none"))

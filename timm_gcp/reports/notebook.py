@@ -49,7 +49,7 @@ class Table:
 
     Attributes:
         title: what is always shown.
-        columns: names.
+        columns: names; the first and the last hold texts, the others numbers.
         rows: of texts.
     """
 
