@@ -17,6 +17,7 @@ import yaml
 import timm_gcp
 from tests.support.tools import MODEL, ROOT, rows_of, write_images
 from timm_gcp import GCPError
+from timm_gcp.api import training
 from timm_gcp.commands.train import parse_train_args, read_train_keywords
 
 SHORT = {"img_size": 64, "batch_size": 8, "epochs": 4, "warmup_epochs": 0, "lr": 0.05, "workers": 1, "device": "cpu"}
@@ -85,6 +86,29 @@ def test_a_second_call_in_another_thread(result, images, tmp_path):
     assert threaded.report is None
     assert "training loss" in repr(threaded)
     assert "svg" in threaded._repr_html_()
+
+
+def test_one_run_at_a_time(images, tmp_path, monkeypatch):
+    """A second run in another thread is refused, and the first one is not touched."""
+    refused, options = [], {"data_dir": images, "output": tmp_path, **SHORT, "epochs": 1, "hybrid": False}
+    whole = training.run_training
+
+    def another():
+        with pytest.raises(GCPError, match="Another thread of this process trains") as error:
+            timm_gcp.train(MODEL, experiment="second", **options)
+        refused.append(error)
+
+    def meanwhile(*given):
+        thread = threading.Thread(target=another)
+        thread.start()
+        thread.join()
+        return whole(*given)
+
+    monkeypatch.setattr(training, "run_training", meanwhile)
+    del options["switch_epoch"]
+    assert len(timm_gcp.train(MODEL, experiment="first", **options).history) == 1
+    assert len(refused) == 1
+    assert not (tmp_path / "second").exists()
 
 
 def test_config_and_recipe_are_below_the_keywords(tmp_path, images):

@@ -1,6 +1,9 @@
 """``timm_gcp.train``: ``timm-gcp train`` from Python."""
 
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +21,7 @@ from .train_result import TrainResult
 __all__ = ["train"]
 
 _NAME = "timm_gcp.train"
+_LOCK = threading.Lock()
 
 
 @takes_options_of(train_parser())
@@ -41,6 +45,7 @@ def train(model: str | None = None, data_dir: str | PathLike[str] | None = None,
 
     Raises:
         GCPError: as the command: bad input, before any training; a loss or gradient that is not finite; or a full disk.
+            Also where another thread trains.
         KeyboardInterrupt: after Ctrl-C, when the checkpoint is written.
 
     Example::
@@ -55,11 +60,22 @@ def train(model: str | None = None, data_dir: str | PathLike[str] | None = None,
             "them with torchrun --nproc-per-node N -m timm_gcp train, or unset these variables."
         )
     chosen, arguments, command = read_train_keywords({"model": model, "data_dir": data_dir, **options}, _NAME)
-    with lenient_output(), kept_process_state():
+    with _alone(), lenient_output(), kept_process_state():
         status, folder = run_training(chosen, arguments, command)
     if status:
         _stopped(status - 128, folder)
     return TrainResult(folder)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Refuses a second run in another thread: both would draw from the generators that each of them seeds."""
+    if not _LOCK.acquire(blocking=False):
+        raise GCPError(f"Another thread of this process trains; wait for its end, or call {_NAME} in another process.")
+    try:
+        yield
+    finally:
+        _LOCK.release()
 
 
 def _stopped(number: int, folder: Path) -> NoReturn:
