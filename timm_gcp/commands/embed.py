@@ -13,6 +13,7 @@ from ..embedding.vector_file import check_vector_file, save_vectors
 from ..errors import GCPError
 from ..files import check_output_folder
 from ..models.named import load_model
+from ..tasks import SINGLE_LABEL
 from .option_types import Number, file_path
 from .options import (
     Parser,
@@ -68,6 +69,8 @@ def _write(found: Embedding, args: argparse.Namespace) -> None:
     neighbours = nearest(found.vectors, _NEIGHBOURS)
     groups = near_duplicates(neighbours, args.similarity)
     print(f"{len(groups)} groups of near-duplicates: {pages.write_neighbours(neighbours, groups, args.similarity)}")
+    if options_of(EmbeddingOptions, args).task is not SINGLE_LABEL:
+        print("Labels that are likely to be wrong are looked for only where an image has one label.")
     if found.labels is not None and len(found.labels.unique()) > 1:
         errors = found.label_errors()
         print(f"{len(errors)} labels to look at: {pages.write_label_errors(errors)}")

@@ -18,6 +18,7 @@ from ..methods import get_method
 from ..models.named import load_model
 from ..onnx.export import check_ready, export_onnx
 from ..pooling import find_pools
+from ..tasks import SINGLE_LABEL, task_of_model
 from .option_types import POSITIVE, file_path, model_name
 from .options import (
     Parser,
@@ -86,6 +87,8 @@ def _metadata(name: str, model: Any, config: Mapping[str, Any], orient: bool) ->
     names = (model.pretrained_cfg or {}).get("label_names")
     if names:
         entries["class_names"] = list(names)
+    if (task := task_of_model(model)) is not SINGLE_LABEL:
+        entries["problem_type"] = task.problem_type
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}
 
 

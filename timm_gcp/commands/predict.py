@@ -15,7 +15,7 @@ from ..prediction.classify import PredictionOptions, predict_images
 from ..prediction.result import PredictionList
 from ..prediction.sources import Images
 from .keywords import namespace_of, read_keywords
-from .option_types import file_path, model_name
+from .option_types import Number, file_path, model_name
 from .options import (
     Parser,
     add_debug,
@@ -93,6 +93,12 @@ def predict_parser() -> Parser:
     parser = Parser(prog="timm-gcp predict", description="Print the most probable classes of images.")
     parser.add_argument("images", type=file_path, nargs="+", metavar="IMAGE", help="image files, or folders of them")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="number of classes per image")
+    parser.add_argument(
+        "--threshold",
+        type=Number(least=0, most=1),
+        metavar="P",
+        help="of a multi-label model: a class with a probability above it is a label (default: 0.5)",
+    )
     parser.add_argument(
         "--csv",
         type=file_path,

@@ -9,10 +9,13 @@ from typing import Any
 
 from ..errors import GCPError
 from ..files import save_text
-from ..predictions import FILE, Predictions, save_predictions
+from ..predictions import FILE, save_predictions
 from ..probing.options import ProbeOptions
 from ..probing.probe import Probe
-from ..reports.report import PAGE, Subject, write_report
+from ..reports.multi_label_report import write_multi_label_report
+from ..reports.report import PAGE, write_report
+from ..reports.subject import Subject
+from ..tasks import MultiLabelPredictions
 from ..text import one_line
 from ..training.evaluate import Evaluation
 from ..training.provenance import data_of, data_record, data_text
@@ -54,13 +57,13 @@ def report_evaluation(folder: Path, found: Evaluation, row: Mapping[str, Any]) -
         },
         summary=_summary_beside(str(row["weights"])),
     )
-    page = write_report(folder, found.predictions, found.images, subject)
+    page = _write(folder, found.predictions, found.images, subject)
     save_predictions(found.predictions, folder / FILE)
     save_text(folder / "result.json", json.dumps(dict(row), indent=2) + "\n")
     return page
 
 
-def report_training(run: Run, result: Mapping[str, Any], predictions: Predictions | None) -> None:
+def report_training(run: Run, result: Mapping[str, Any], predictions: Any) -> None:
     """Writes the report of a training run into its folder; it has none without an evaluation split.
 
     A report that fails does not fail the run.
@@ -68,7 +71,7 @@ def report_training(run: Run, result: Mapping[str, Any], predictions: Prediction
     Args:
         run: the run, at its end.
         result: of the run.
-        predictions: of its evaluation split.
+        predictions: of its evaluation split, or None.
     """
     if predictions is None:
         return
@@ -135,10 +138,17 @@ def report_probe(folder: Path, probe: Probe, options: ProbeOptions, command: str
     return _written(folder / FOLDER, predictions, probe.train if left_out else probe.evaluation, subject)
 
 
-def _written(folder: Path, predictions: Predictions, dataset: Any, subject: Subject) -> Path | None:
+def _write(folder: Path, predictions: Any, dataset: Any, subject: Subject) -> Path:
+    """The page that fits the predictions."""
+    if isinstance(predictions, MultiLabelPredictions):
+        return write_multi_label_report(folder, predictions, dataset, subject)
+    return write_report(folder, predictions, dataset, subject)
+
+
+def _written(folder: Path, predictions: Any, dataset: Any, subject: Subject) -> Path | None:
     """The page; None, with a warning, where something unexpected keeps it from being made."""
     try:
-        return write_report(folder, predictions, dataset, subject)
+        return _write(folder, predictions, dataset, subject)
     except GCPError:
         raise
     except Exception as error:

@@ -1,5 +1,6 @@
 """Photographs without classes: all images in a folder and its subfolders, in timm's form."""
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from .image_files import find_images, is_image
 from .preprocessing import image_mode
 from .reader import SampleReader
 
-__all__ = ["has_loose_images", "open_unlabelled"]
+__all__ = ["has_loose_images", "open_unlabelled", "without_labels"]
 
 _NO_LABEL = -1  # timm's mark of a missing label
 
@@ -41,3 +42,19 @@ def open_unlabelled(
     return StrictImageDataset(
         folder, reader=reader, input_img_mode=image_mode(channels), skip_bad_images=skip_bad_images, orient=orient
     )
+
+
+def without_labels(dataset: Any) -> Any:
+    """A data set of image files without its labels.
+
+    Args:
+        dataset: of ``create_dataset``; not changed.
+
+    Returns:
+        As `open_unlabelled`, with the same images in the same order.
+    """
+    plain = copy.copy(dataset)
+    plain.reader = SampleReader(dataset.reader.root)
+    plain.reader.samples = [(file, _NO_LABEL) for file, _ in dataset.reader.samples]
+    plain.class_names, plain.num_classes, plain.multi_label = None, None, False
+    return plain

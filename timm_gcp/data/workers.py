@@ -62,12 +62,12 @@ class GuardedLoader:
     @property
     def sampler(self) -> Any:
         """The sampler that orders the images."""
-        return self.loader.batch_sampler.sampler
+        return self.batch_sampler.sampler
 
     @property
     def batch_sampler(self) -> Any:
         """The loader's batch sampler."""
-        return self.loader.batch_sampler
+        return getattr(self.loader, "loader", self.loader).batch_sampler  # timm's prefetcher may hide it
 
     @property
     def mixup_enabled(self) -> bool:

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from ..data.image_check import check_images
 from ..data.open_dataset import open_dataset
-from ..data.unlabelled import has_loose_images, open_unlabelled
+from ..data.unlabelled import has_loose_images, open_unlabelled, without_labels
 from ..errors import GCPError
 from ..methods import get_method
 from ..probing.backbone import Backbone
 from ..probing.cache import store_features
 from ..probing.features import FeatureSet
+from ..tasks import SINGLE_LABEL
 from ..text import printable
 from .compact import compact_vectors
 from .label_errors import LabelError, label_errors
@@ -109,7 +110,8 @@ def _open(options: EmbeddingOptions, channels: int) -> Any:
     """The images: of a split, of the class folders, or all in a folder that has images beside its subfolders."""
     loose = not options.dataset and not options.split and has_loose_images(options.data_dir or "")
     if not loose:
-        return open_dataset(options, options.split, channels, download=options.dataset_download)
+        opened = open_dataset(options, options.split, channels, download=options.dataset_download)
+        return opened if options.task is SINGLE_LABEL else without_labels(opened)  # vectors need no labels
     dataset = open_unlabelled(
         options.data_dir or "",
         channels,

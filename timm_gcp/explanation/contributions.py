@@ -12,6 +12,7 @@ from ..errors import GCPError
 from ..map_pool import MapPool, at_common_length
 from ..models.mixin import GCPMixin
 from ..pooling import GlobalCovariancePool
+from ..tasks import task_of_model
 from .grid import grid_of
 from .rules import Rule, rule_of
 
@@ -87,7 +88,7 @@ def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | None = No
     with torch.inference_mode(False):
         maps, token, scores = _run(model, images.clone())
         chosen = _classes(scores, classes, top)
-        probabilities = scores.softmax(1).gather(1, chosen)
+        probabilities = task_of_model(model).probabilities(scores).gather(1, chosen)
         head = _Head(pool, network.get_classifier(), rule, (images.shape[-2], images.shape[-1]))
         size = max(1, _ENTRIES // pool.channels**2)
         parts = [

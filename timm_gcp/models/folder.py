@@ -15,7 +15,7 @@ from torch import nn
 from ..errors import GCPError
 from ..files import check_output_folder, output_target
 from ..pooling import find_pools
-from ..tasks import SINGLE_LABEL, notes_of, task_of_model
+from ..tasks import SINGLE_LABEL, Task, notes_of, task_of_model, task_of_notes
 from . import BACKBONES
 from .deepcopy import copy_model
 from .names import SOURCES, split_name
@@ -224,13 +224,14 @@ def loading_code(name: str, source: str | os.PathLike[str]) -> str:
     return "; ".join(filter(None, steps))
 
 
-def usage_code(name: str, source: str, channels: int = 3) -> str:
+def usage_code(name: str, source: str, channels: int = 3, task: Task = SINGLE_LABEL) -> str:
     """The code of a card: loads a model folder and classifies an image.
 
     Args:
         name: registered name of its architecture.
         source: ``local-dir:`` and the folder, or ``hf-hub:`` and its name on the Hub.
         channels: of the images, 3 or 1.
+        task: of the model.
     """
     return f"""import timm_gcp
 import timm
@@ -239,7 +240,7 @@ from PIL import Image, ImageOps
 {registration_code(name)}model = timm.create_model("{source}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("{"L" if channels == 1 else "RGB"}")
-probabilities = model(transform(image).unsqueeze(0)).softmax(-1)
+probabilities = model(transform(image).unsqueeze(0)).{task.activation}
 names = model.pretrained_cfg.get("label_names")
 """
 
@@ -251,6 +252,8 @@ def _card(name: str, folder: str, config: Mapping[str, Any], metrics: Mapping[st
         for key, value in (metrics or {}).items()
     )
     table = f"\n## Results\n\n| | |\n|---|---|\n{rows}" if rows else ""
+    task = task_of_notes(config.get("notes"))
+    many = "" if task is SINGLE_LABEL else " An image has any number of them: the probability of each is its sigmoid."
     source = f"\n## Origin\n\n{origin}\n" if origin else ""
     return f"""---
 library_name: timm
@@ -262,11 +265,11 @@ tags:
 ---
 # {name}
 
-{config["num_classes"]} classes, input {size}. If timm answers that the model is not supported or unknown, do
+{config["num_classes"]} classes, input {size}.{many} If timm answers that the model is not supported or unknown, do
 not upgrade it: run `import timm_gcp` first, which registers this architecture with timm.
 
 ## Usage
 
 ```python
-{usage_code(name, f"local-dir:{folder}", config["input_size"][0])}```
+{usage_code(name, f"local-dir:{folder}", config["input_size"][0], task)}```
 {source}{table}"""

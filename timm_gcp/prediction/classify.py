@@ -18,6 +18,7 @@ from ..errors import GCPError
 from ..explanation.contributions import check_explainable, explain
 from ..explanation.folder import ExplanationFolder
 from ..output import BAR
+from ..tasks import MULTI_LABEL, task_of_model
 from .result import Prediction, PredictionList
 from .sources import Images, Source, image_sources
 
@@ -32,12 +33,15 @@ class PredictionOptions(InputOptions):
         top: number of classes per image.
         batch_size: images per batch.
         device: 'cpu', 'cuda', …; None takes CUDA where there is a device, else the CPU.
+        threshold: of a multi-label model: a class of which the probability is above it is a label of the image; None
+            takes 0.5.
         ignore_exif_orientation: do not turn images upright by their EXIF orientation.
         explain: folder for pictures of where the evidence is; '' for none.
     """
 
     top: int = 5
     batch_size: int = 32
+    threshold: float | None = None
     device: str | None = None
     ignore_exif_orientation: bool = False
     explain: str = ""
@@ -57,8 +61,10 @@ def predict_images(model: Any, images: Images, options: PredictionOptions) -> Pr
         ``unreadable``.
 
     Raises:
-        GCPError: no image that can be read, or a model that cannot be explained.
+        GCPError: no image that can be read, a model that cannot be explained, or a threshold for a model with one class
+            for each image.
     """
+    threshold = _threshold(model, options)
     sources, device = image_sources(images), options.device or default_device()
     model = model.to(device).eval()
     config = preprocessing(options, model, use_test_size=True)
@@ -69,7 +75,7 @@ def predict_images(model: Any, images: Images, options: PredictionOptions) -> Pr
         explanations = ExplanationFolder(Path(options.explain), names, config["mean"], config["std"])
     found = PredictionList()
     for read in _batches(sources, options, config, found.unreadable):
-        found.extend(_predict(model, read, names, options.top, device, explanations))
+        found.extend(_predict(model, read, names, options.top, threshold, device, explanations))
     if not found:
         raise GCPError(f"None of {len(sources)} images can be read: {found.unreadable[0]}")
     if explanations is not None:
@@ -114,19 +120,48 @@ def _predict(
     read: Sequence[tuple[Source, Tensor]],
     names: Sequence[str],
     top: int,
+    threshold: float | None,
     device: str,
     explanations: ExplanationFolder | None,
 ) -> Iterator[Prediction]:
     """The most probable classes of one batch, best first; with a folder of explanations, also why."""
     sources, images = [source for source, _ in read], torch.stack([image for _, image in read])
-    if explanations is not None:
-        explained = explain(model, images.to(device), top=top)
+    pixels = images.to(device)
+    if explanations is None:
+        every = _probabilities(model, pixels)
+        probabilities, labels = every.topk(min(top, len(names)))
+    else:
+        explained = explain(model, pixels, top=top)
         explanations.add([source.name for source in sources], images, explained)
         probabilities, labels = explained.probabilities, explained.classes
-    else:
-        with torch.inference_mode():
-            logits = model(images.to(device))
-        probabilities, labels = logits.float().softmax(-1).cpu().topk(min(top, len(names)))
-    for source, shares, classes in zip(sources, probabilities.tolist(), labels.tolist(), strict=True):
+        every = probabilities if threshold is None else _probabilities(model, pixels)
+    for source, shares, classes, row in zip(sources, probabilities.tolist(), labels.tolist(), every, strict=True):
         ranked = [(names[label], share) for label, share in zip(classes, shares, strict=True)]
-        yield Prediction(str(source.name), source.image, ranked)
+        above = None if threshold is None else _above(threshold, row, names)
+        yield Prediction(str(source.name), source.image, ranked, above)
+
+
+@torch.inference_mode()
+def _probabilities(model: Any, images: Tensor) -> Tensor:
+    return task_of_model(model).probabilities(model(images).float()).cpu()
+
+
+def _above(threshold: float, probabilities: Tensor, names: Sequence[str]) -> list[tuple[str, float]]:
+    """The classes whose probability is above a threshold, the most probable first."""
+    shares, labels = probabilities.sort(descending=True, stable=True)
+    return [
+        (names[label], share)
+        for label, share in zip(labels.tolist(), shares.tolist(), strict=True)
+        if share > threshold
+    ]
+
+
+def _threshold(model: Any, options: PredictionOptions) -> float | None:
+    """The probability above which a class is a label; None for a model with one class for each image."""
+    if task_of_model(model) is MULTI_LABEL:
+        return 0.5 if options.threshold is None else options.threshold
+    if options.threshold is not None:
+        raise GCPError(
+            "`threshold` is for multi-label models, and this one has one class for each image; leave it out."
+        )
+    return None

@@ -33,11 +33,14 @@ class Prediction:
         name: path of the file, or the number of a PIL image.
         image: path of the file, or the PIL image that was given.
         classes: names and probabilities, the most probable class first.
+        labels: of a multi-label model, names and probabilities of all classes above the threshold, the most probable
+            first; None for one class for each image.
     """
 
     name: str
     image: Path | Image.Image = field(compare=False, repr=False)
     classes: list[tuple[str, float]]
+    labels: list[tuple[str, float]] | None = None
 
     @property
     def label(self) -> str:
@@ -64,15 +67,25 @@ class PredictionList(list[Prediction]):
         super().__init__(predictions)
         self.unreadable: list[UnreadableImageError] = []
 
+    @property
+    def _multi_label(self) -> bool:
+        return any(each.labels is not None for each in self)
+
     def csv_text(self) -> str:
-        """The content of a CSV file: a line for each image, with class and probability of every rank."""
+        """The content of a CSV file: a line for each image, with class and probability of every rank.
+
+        Those of a multi-label model begin with all labels above the threshold, in one cell.
+        """
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         ranks = range(1, max((len(each.classes) for each in self), default=0) + 1)
-        writer.writerow(["image", *(f"{column}_{rank}" for rank in ranks for column in ("class", "probability"))])
+        named = ["labels"] if self._multi_label else []
+        titles = (f"{column}_{rank}" for rank in ranks for column in ("class", "probability"))
+        writer.writerow(["image", *named, *titles])
         for each in self:
             cells = (cell for name, share in each.classes for cell in (name, f"{share:.6f}"))
-            writer.writerow([printable(each.name), *cells])
+            labels = [";".join(name for name, _ in each.labels or ())] if self._multi_label else []
+            writer.writerow([printable(each.name), *labels, *cells])
         return buffer.getvalue()
 
     def __rich__(self) -> Table:
@@ -81,10 +94,15 @@ class PredictionList(list[Prediction]):
         table.add_column("image", overflow="fold")
         table.add_column("class", overflow="fold")
         table.add_column("probability", justify="right")
+        if self._multi_label:
+            table.add_column("label")
         for each in self:
-            for rank, (name, share) in enumerate(each.classes):
-                last = rank == len(each.classes) - 1
-                table.add_row(Text("" if rank else each.name), Text(name), f"{share:.1%}", end_section=last)
+            above = each.labels or []
+            rows = list(dict.fromkeys([*each.classes, *above]))
+            for rank, (name, share) in enumerate(rows):
+                mark = [("yes" if (name, share) in above else "no")] if self._multi_label else []
+                last = rank == len(rows) - 1
+                table.add_row(Text("" if rank else each.name), Text(name), f"{share:.1%}", *mark, end_section=last)
         return table
 
     def __str__(self) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from ..data.options import DatasetOptions, InputOptions, LoadingOptions, TrainingDataOptions
 from ..errors import GCPError
+from ..tasks import SINGLE_LABEL
 
 __all__ = ["HEADS", "FeatureOptions", "HeadOptions", "MomentSettings", "ProbeOptions"]
 
@@ -109,3 +110,12 @@ class ProbeOptions(TrainingDataOptions, FeatureOptions, HeadOptions):
     """
 
     views: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuses a head that there is not, and data that its classifiers cannot take."""
+        super().__post_init__()
+        if self.task is not SINGLE_LABEL:
+            raise GCPError(
+                f"A probe fits classifiers with one label an image, and `dataset={self.dataset}` is {self.task.name}; "
+                "train a classifier by timm-gcp train --train-only classifier."
+            )

@@ -1,22 +1,19 @@
 """The report on one evaluation: a page and the CSV files behind it."""
 
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import GCPError
 from ..files import check_output_folder
 from ..predictions import TOP, Predictions
-from ..training.curves import curve_figures
 from .calibration import Calibration, calibration_of
 from .charts import inline_svg, reliability_diagram
 from .confusion import Cells, ConfusedPair, clustered_order, confusion_cells, most_confused
 from .metrics import ClassCounts, Metrics, class_counts, metrics_of, wilson
 from .page import save_page
+from .subject import Subject
 from .tables import save_table
 from .thumbnails import Thumbnails
 
@@ -27,28 +24,6 @@ MISTAKES, MISTAKE_SIZE = 24, 200
 PAIRS, EXAMPLES, EXAMPLE_SIZE = 12, 3, 136
 TABLE = 2000
 """Most classes of the table on the page; the file has all."""
-
-
-_logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """What a report is about.
-
-    Attributes:
-        title: of the page.
-        facts: name → value, at its top.
-        summary: ``summary.csv`` of the training, or None.
-        heads: heads of a probe, as its results.
-        note: a sentence on what the predictions are; '' for none.
-    """
-
-    title: str
-    facts: Mapping[str, Any]
-    summary: Path | None = None
-    heads: Sequence[Any] = field(default=())
-    note: str = ""
 
 
 def write_report(folder: Path, predictions: Predictions, dataset: Any, subject: Subject) -> Path:
@@ -77,12 +52,12 @@ def write_report(folder: Path, predictions: Predictions, dataset: Any, subject: 
         folder / PAGE,
         "report.html",
         subject=subject,
-        facts={name: value for name, value in subject.facts.items() if value not in (None, "")},
+        facts=subject.known_facts,
         metrics=metrics,
         top5=len(predictions.class_names) > TOP,
         calibration=calibration,
         reliability=inline_svg(reliability_diagram(calibration), "Reliability diagram"),
-        curves=_curves(subject.summary),
+        curves=subject.curves(),
         classes=sorted(rows, key=lambda row: (row["f1"], row["label"]))[:TABLE],
         all_classes=len(rows),
         pairs=[_pair(pair, predictions, counts, thumbnails) for pair in most_confused(cells, PAIRS)],
@@ -163,17 +138,6 @@ def _save_tables(
         ("low", "high", "images", "confidence", "accuracy"),
         zip(*(each.tolist() for each in (*bins, calibration.confidence, calibration.accuracy)), strict=True),
     )
-
-
-def _curves(summary: Path | None) -> list[Any]:
-    if summary is None:
-        return []
-    try:
-        figures = curve_figures(summary)
-    except GCPError as error:
-        _logger.warning("The report has no curves. %s", error)
-        return []
-    return [inline_svg(figure, f"Training curves, part {number}") for number, figure in enumerate(figures, 1)]
 
 
 def _mistakes(predictions: Predictions, thumbnails: Thumbnails) -> list[dict[str, Any]]:

@@ -10,6 +10,16 @@ from huggingface_hub import EvalResult
 __all__ = ["Accuracy", "accuracies_of", "model_index"]
 
 
+_TITLES = {
+    "top1": ("Top-1 accuracy", "accuracy"),
+    "top5": ("Top-5 accuracy", "accuracy"),
+    "map": ("Mean average precision", "mean_average_precision"),
+    "micro_f1": ("Micro F1", "f1"),
+    "macro_f1": ("Macro F1", "f1"),
+}
+"""What a run may have measured, and the type that the Hub knows it by."""
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """One measured accuracy.
@@ -21,6 +31,7 @@ class Accuracy:
         value: in per cent.
         source_name: who measured it; None for the model's author.
         source_url: where it was published; None for nowhere.
+        metric: its type, as the Hub calls it.
     """
 
     data: str
@@ -29,6 +40,7 @@ class Accuracy:
     value: float
     source_name: str | None = None
     source_url: str | None = None
+    metric: str = "accuracy"
 
 
 def accuracies_of(config: Mapping[str, Any], record: Mapping[str, Any] | None) -> list[Accuracy]:
@@ -49,11 +61,15 @@ def accuracies_of(config: Mapping[str, Any], record: Mapping[str, Any] | None) -
     if "heads" in record:
         return _of_probe(record["heads"][0], name, splits)
     how = f", test-time augmentation {record['tta']}" if record.get("tta") else ""
-    wanted = [("top1", f"Top-1 accuracy{how}")]
-    if config.get("num_classes", 0) > 5:
-        wanted.append(("top5", f"Top-5 accuracy{how}"))
+    wanted = dict(_TITLES)
+    if config.get("num_classes", 0) <= 5:
+        del wanted["top5"]
     split = str(record.get("split") or "")
-    return [Accuracy(name, split, title, record[key]) for key, title in wanted if record.get(key) is not None]
+    return [
+        Accuracy(name, split, f"{title}{how}", record[key], metric=metric)
+        for key, (title, metric) in wanted.items()
+        if record.get(key) is not None
+    ]
 
 
 def _of_probe(head: Mapping[str, Any], name: str, splits: list[str]) -> list[Accuracy]:
@@ -72,7 +88,7 @@ def model_index(accuracies: list[Accuracy]) -> list[EvalResult]:
             dataset_type=re.sub(r"[^a-z0-9]+", "-", each.data.lower()).strip("-") or "images",
             dataset_name=each.data,
             dataset_split=each.split or None,
-            metric_type="accuracy",
+            metric_type=each.metric,
             metric_name=each.name,
             metric_value=each.value,
             source_name=each.source_name,

@@ -6,12 +6,18 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from ..models.folder import usage_code
+from ..tasks import MULTI_LABEL, SINGLE_LABEL, task_of_notes
 from ..text import markdown_table
 from ..training.provenance import start_text
 from .accuracy import Accuracy, model_index
 
 __all__ = ["CURVES", "render_card"]
 
+_LIMITS = {
+    SINGLE_LABEL: "It predicts one of {classes} classes for every image, even if the image shows none of them.",
+    MULTI_LABEL: "It tells for each of {classes} classes how probable it is that an image has it; of anything else in "
+    "the image it says nothing.",
+}
 CURVES = "curves.png"
 """Name of the file with the training curves, in a run folder and in a repository."""
 
@@ -30,6 +36,7 @@ def render_card(
         curves: whether the repository holds `CURVES`.
     """
     name, cfg, training = config["architecture"], config["pretrained_cfg"], config.get("training") or {}
+    task = task_of_notes(cfg.get("notes"))
     size = " × ".join(map(str, cfg["input_size"]))
     sections = [
         f"# {repo.rpartition('/')[2]}\n\n{cfg.get('description') or f'A {name}.'}\n\n"
@@ -38,14 +45,11 @@ def render_card(
         f"## Results\n\n{_results(accuracies)}",
         "## Usage\n\nInstall the package `timm-gcp` and import it first: it registers this architecture with timm. If "
         "timm answers that the model is not supported or unknown, do not upgrade it.\n\n```python\n"
-        f"{usage_code(name, f'hf-hub:{repo}', cfg['input_size'][0])}```",
+        f"{usage_code(name, f'hf-hub:{repo}', cfg['input_size'][0], task)}```",
     ]
     if training or curves:
         sections.append(f"## Training\n\n{_training(training, curves)}")
-    sections.append(
-        f"## Limits\n\nIt predicts one of {config['num_classes']} classes for every image, even if the image shows "
-        "none of them."
-    )
+    sections.append(f"## Limits\n\n{_LIMITS[task].format(classes=config['num_classes'])}")
     sections.append(f"## Licence\n\nThe weights are licensed under `{licence}`, as their author states.")
     return f"---\n{_metadata(repo, licence, accuracies)}\n---\n" + "\n\n".join(sections) + "\n"
 

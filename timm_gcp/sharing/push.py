@@ -12,6 +12,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from ..errors import GCPError
 from ..files import make_parents, written_aside
 from ..models.named import create_model, model_folder, source_of
+from ..tasks import task_of_notes
 from .accuracy import accuracies_of
 from .card import CURVES, render_card
 from .recipe import read_recipe
@@ -100,7 +101,10 @@ def stage(run: str, repo: str, licence: str | None = None, *, space: bool = Fals
     if has_curves:
         files[CURVES] = curves
     architecture = str(config["architecture"])
-    return Staged(repo, architecture, files, space_files(repo, architecture, licence) if space else None)
+    app = None
+    if space:
+        app = space_files(repo, architecture, licence, task_of_notes(config["pretrained_cfg"].get("notes")))
+    return Staged(repo, architecture, files, app)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

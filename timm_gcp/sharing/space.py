@@ -3,6 +3,7 @@
 import json
 
 from ..models.folder import registration_code
+from ..tasks import SINGLE_LABEL, Task
 from ..version import __version__
 
 __all__ = ["space_files"]
@@ -31,7 +32,7 @@ def predict(image):
         return {{}}
     image = ImageOps.exif_transpose(image).convert(mode)
     with torch.inference_mode():
-        top = model(transform(image).unsqueeze(0)).softmax(-1)[0].topk(min(5, model.num_classes))
+        top = model(transform(image).unsqueeze(0)).{activation}[0].topk(min(5, model.num_classes))
     return {{names[label]: share for share, label in zip(top.values.tolist(), top.indices.tolist())}}
 
 
@@ -48,20 +49,24 @@ if __name__ == "__main__":
 '''
 
 
-def space_files(repo: str, architecture: str, licence: str) -> dict[str, bytes]:
+def space_files(repo: str, architecture: str, licence: str, task: Task = SINGLE_LABEL) -> dict[str, bytes]:
     """The files of a Space for a model on the Hub.
 
     Args:
         repo: ``user/name`` of the model, and of the Space.
         architecture: registered name of the model's architecture.
         licence: identifier of the licence of the model.
+        task: of the model.
 
     Returns:
         Name → content: ``app.py``, ``requirements.txt``, ``README.md``.
     """
     title = repo.rpartition("/")[2]
     app = _APP.format(
-        registration=registration_code(architecture), model=json.dumps(f"hf-hub:{repo}"), title=json.dumps(title)
+        registration=registration_code(architecture),
+        model=json.dumps(f"hf-hub:{repo}"),
+        title=json.dumps(title),
+        activation=task.activation,
     )
     card = f"""---
 title: {json.dumps(title)}

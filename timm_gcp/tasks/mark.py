@@ -8,7 +8,7 @@ from .multi_label import MULTI_LABEL
 from .single_label import SINGLE_LABEL
 from .task import Task
 
-__all__ = ["mark_task", "notes_of", "task_of_model", "task_of_problem"]
+__all__ = ["mark_task", "notes_of", "task_of_model", "task_of_notes", "task_of_problem"]
 
 _NOTE = "problem_type: "  # timm loads only its own entries of a configuration, of which `notes` takes any text
 
@@ -29,8 +29,12 @@ def task_of_model(model: nn.Module) -> Task:
     Args:
         model: of timm's.
     """
-    notes = (getattr(model, "pretrained_cfg", None) or {}).get("notes") or ()
-    marks = [str(note) for note in ([notes] if isinstance(notes, str) else notes)]
+    return task_of_notes((getattr(model, "pretrained_cfg", None) or {}).get("notes"))
+
+
+def task_of_notes(notes: Any) -> Task:
+    """The task that the entry ``notes`` of a configuration marks; single-label where it does not say."""
+    marks = [str(note) for note in ([notes] if isinstance(notes, str) else notes or ())]
     found = next((mark.removeprefix(_NOTE) for mark in marks if mark.startswith(_NOTE)), None)
     return task_of_problem(found)
 

@@ -21,6 +21,7 @@ class MultiLabel(Task):
     problem_type = "multi_label_classification"
     metrics = {"map": "mAP", "micro_f1": "micro F1", "macro_f1": "macro F1"}  # noqa: RUF012
     loss = "binary cross-entropy"
+    activation = "sigmoid()"
     smoothing = 0.0
 
     def probabilities(self, logits: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ class SingleLabel(Task):
     problem_type = "single_label_classification"
     metrics = {"top1": "top-1", "top5": "top-5"}  # noqa: RUF012
     loss = "cross-entropy"
+    activation = "softmax(-1)"
     smoothing = 0.1
 
     def probabilities(self, logits: Tensor) -> Tensor:

@@ -63,6 +63,7 @@ class Task(ABC):
         problem_type: its name in configurations of transformers.
         metrics: of an evaluation beside the loss, in per cent, key → name; the first one ranks the epochs.
         loss: name of the loss.
+        activation: the call that makes logits ``[B, K]`` probabilities, as code.
         smoothing: label smoothing of training, where none is asked for.
     """
 
@@ -70,6 +71,7 @@ class Task(ABC):
     problem_type: str
     metrics: Mapping[str, str]
     loss: str
+    activation: str
     smoothing: float
 
     @abstractmethod

@@ -95,6 +95,16 @@ def _accuracies(axes: Any, summary: _Summary) -> None:
     axes.set_ylabel("accuracy (%)")
 
 
+def _average_precision(axes: Any, summary: _Summary) -> None:
+    lines = {
+        "eval_map": ("evaluation mAP", _ORANGE, "-"),
+        "eval_micro_f1": ("evaluation micro F1", _BLUE, "-"),
+        "eval_macro_f1": ("evaluation macro F1", _BLUE, "--"),
+    }
+    _lines(axes, summary, lines)
+    axes.set_ylabel("mAP and F1 (%)")
+
+
 def _learning_rate(axes: Any, summary: _Summary) -> None:
     _lines(axes, summary, {"lr": ("", _GREEN, "-")})
     if (summary.column("lr") > 0).any():
@@ -121,6 +131,7 @@ def _conditioning(axes: Any, summary: _Summary) -> None:
 _PANELS: Sequence[tuple[Sequence[str], Callable[[Any, _Summary], None]]] = (
     (("train_loss", "eval_loss"), _losses),
     (("train_top1", "train_top5", "eval_top1", "eval_top5"), _accuracies),
+    (("eval_map", "eval_micro_f1", "eval_macro_f1"), _average_precision),
     (("lr",), _learning_rate),
     (("kappa", "rank"), _conditioning),
 )
