@@ -268,7 +268,7 @@ def test_two_processes_measure_all_rows(photos, tmp_path):
 @pytest.mark.slow
 def test_export(finished, tmp_path):
     onnx = pytest.importorskip("onnx")
-    assert main(["export", "--model", str(finished), "--out", str(tmp_path / "model.onnx")]) == 0
+    assert main(["export", str(finished), "--out", str(tmp_path / "model.onnx")]) == 0
     entries = {entry.key: entry.value for entry in onnx.load(tmp_path / "model.onnx").metadata_props}
     assert entries["problem_type"] == "multi_label_classification"
 
