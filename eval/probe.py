@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 from timm_gcp.commands.option_types import path_object
 from timm_gcp.commands.options import model_choice, options_of
@@ -20,6 +21,7 @@ from timm_gcp.data.open_dataset import open_splits
 from timm_gcp.models.named import load_model
 from timm_gcp.probing.backbone import Backbone
 from timm_gcp.probing.cache import Cache, store_features
+from timm_gcp.probing.directions import Directions
 from timm_gcp.probing.fits import FIRST_WEIGHT, Fits
 from timm_gcp.probing.heads import Head
 from timm_gcp.probing.options import ProbeOptions
@@ -43,6 +45,8 @@ class Setting:
         components: number of directions.
         first_weight: weight of the mean; 0 leaves it out.
         views: 2 adds the mirror images.
+        maps: 'centred', each channel less its mean over the image; 'whole'; or 'normalised', whole maps after
+            a LayerNorm over the channels of each position, as in the reduction of kind ``linear_norm``.
     """
 
     group: str
@@ -51,6 +55,7 @@ class Setting:
     components: int = 256
     first_weight: float = FIRST_WEIGHT
     views: int = 1
+    maps: str = "centred"
 
     @property
     def head(self) -> Head:
@@ -79,6 +84,9 @@ SETTINGS = (
     Setting("method", "logm", _method("logm")),
     Setting("method", "corr", _method("corr")),
     *(Setting("method", f"maxexp, {n}", _method("maxexp", eta=n)) for n in (20, 50, 100)),
+    Setting("method", "gaussian", _method("gaussian"), maps="whole"),
+    Setting("method", "bdc", _method("bdc"), maps="whole"),
+    Setting("reduction", "linear_norm", maps="normalised"),
     Setting("views", "2", views=2),
     *(Setting("groups", str(g), CovariancePart("isqrt", groups=g)) for g in (2, 4)),
     *(Setting("count sketch", str(n), CovariancePart("isqrt", count_sketch=n)) for n in (4096, 8192, 16384)),
@@ -86,16 +94,29 @@ SETTINGS = (
 
 
 class _Leading:
-    """Stored features along the leading directions alone; a `FeatureSet`."""
+    """Stored features along the leading directions alone; a `FeatureSet`.
 
-    def __init__(self, cache: Cache, components: int) -> None:
-        self._cache, self.components = cache, components
+    Args:
+        cache: the stored features.
+        directions: along which they are.
+        setting: has the number of directions and the kind of the maps.
+    """
+
+    def __init__(self, cache: Cache, directions: Directions, setting: Setting) -> None:
+        self._cache, self.components, self._kind = cache, setting.components, setting.maps
+        self._directions = directions.matrix[: setting.components]
         self.folder, self.images, self.views, self.rows = cache.folder, cache.images, cache.views, cache.rows
         self.has_token = cache.has_token
         self.first, self.labels = cache.first, cache.labels
 
     def maps(self, start: int, stop: int) -> Tensor:
-        return self._cache.maps(start, stop)[:, : self.components]
+        maps = self._cache.maps(start, stop)[:, : self.components]
+        if self._kind == "centred":
+            return maps
+        maps = maps + (self._cache.first("mean")[start:stop] @ self._directions.T).unsqueeze(2)
+        if self._kind == "whole":
+            return maps
+        return layer_norm(maps.mT, (self.components,)).mT
 
 
 def main(argv: list[str]) -> None:
@@ -139,16 +160,16 @@ def measure(name: str, settings: Sequence[Setting], given: Sequence[str], folder
     rows = read_cells(results, ("data", "group", "setting"))
     done = set(zip(rows["data"], rows["group"], rows["setting"], strict=True))
     missing = [each for each in settings if (name, each.group, each.value) not in done]
-    features: dict[int, tuple[Cache, Cache | None]] = {}
-    before: tuple[tuple[int, int], Fits] | None = None
+    features: dict[int, tuple[Directions, Cache, Cache | None]] = {}
+    before: tuple[tuple[int, int, str], Fits] | None = None
     backbone, train, evaluation = inputs_of(given)
     for each in missing:
         if each.views not in features:
-            features[each.views] = store_features(backbone, train, evaluation, folder, _DIRECTIONS, each.views)[1:]
-        trained, evaluated = features[each.views]
-        leading = None if evaluated is None else _Leading(evaluated, each.components)
-        fits = Fits(_Leading(trained, each.components), leading, train.num_classes, "ridge", print)
-        same = (each.views, each.components)
+            features[each.views] = store_features(backbone, train, evaluation, folder, _DIRECTIONS, each.views)
+        directions, trained, evaluated = features[each.views]
+        leading = None if evaluated is None else _Leading(evaluated, directions, each)
+        fits = Fits(_Leading(trained, directions, each), leading, train.num_classes, "ridge", print)
+        same = (each.views, each.components, each.maps)
         if before is not None and before[0] == same:  # kernels that this head shares with the one before
             shared = before[1].kernels
             fits.kernels = {part: kernel for part, kernel in shared.items() if part in each.head.parts}

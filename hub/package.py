@@ -1,7 +1,7 @@
 """``python -m hub package``: adds a small trained model to the package, with its accuracy, class names and recipe.
 
-The model folder is evaluated first; then weights and row are written. Weights in the package work offline, and are
-limited to 4 MiB.
+Weights are stored in float16, statistics of batch norm in float32. The model is evaluated with the stored weights; then
+weights and row are written. Weights in the package work offline, and are limited to 10 MB.
 """
 
 import argparse
@@ -9,9 +9,12 @@ import datetime
 import json
 import shlex
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from safetensors.torch import load_file, save_file
 
 from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
@@ -20,7 +23,7 @@ from timm_gcp.files import sha256_of, written_aside
 from timm_gcp.sharing.recipe import read_recipe
 from timm_gcp.weights.manifest import MANIFEST, Checkpoint, read_manifest, write_manifest
 
-LIMIT = 4 * 2**20
+LIMIT = 10 * 10**6
 """Largest size of a packaged file, in bytes."""
 
 RGB = ("in_chans", 3)
@@ -44,24 +47,51 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--data-name", help="placeholder for the data folder in the commands of the row")
     parser.add_argument("--manifest", type=path_object, default=MANIFEST, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    weights = args.folder / "model.safetensors"
-    if not weights.is_file():
-        raise GCPError(f"{args.folder} is not a model folder: it has no {weights.name}; give RUN/model.")
-    if weights.stat().st_size > LIMIT:
-        raise GCPError(f"{weights} has {weights.stat().st_size / 2**20:.1f} MiB; a packaged file has at most 4.")
-    result = evaluate(args.folder, args.evaluate)
-    row = make_row(args, result)
-    row.check()
-    package = args.manifest.parent / "zoo" / str(row.package)
-    package.parent.mkdir(exist_ok=True)
-    with written_aside(package) as scratch:
-        shutil.copyfile(weights, scratch)
+    with tempfile.TemporaryDirectory() as temporary:
+        stored = Path(temporary) / "model"
+        weights = store_in_half(args.folder, stored)
+        size = weights.stat().st_size
+        if size > LIMIT:
+            raise GCPError(f"The weights of {args.folder} take {size / 1e6:.1f} MB; a packaged file has at most 10.")
+        row = make_row(args, stored, evaluate(stored, args.evaluate))
+        row.check()
+        package = args.manifest.parent / "zoo" / str(row.package)
+        package.parent.mkdir(exist_ok=True)
+        with written_aside(package) as scratch:
+            shutil.copyfile(weights, scratch)
     rows = {name: other for name, other in read_manifest(args.manifest).items() if name != row.name}
     packaged = {name: other for name, other in rows.items() if other.package}
     others = {name: other for name, other in rows.items() if not other.package}
     write_manifest({**packaged, row.name: row, **others}, args.manifest)
-    print(f"{row.name}: top-1 {result['top1']:.2f}, {row.size} bytes, {package}")
+    print(f"{row.name}: top-1 {row.metrics[0]['top1']:.2f}, {row.size} bytes, {package}")
     return 0
+
+
+def store_in_half(folder: Path, stored: Path) -> Path:
+    """Copies a model folder, its weights in float16; the statistics of batch norm stay as they are.
+
+    Args:
+        folder: model folder.
+        stored: the copy.
+
+    Returns:
+        The file of the weights.
+
+    Raises:
+        GCPError: it is no model folder.
+    """
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise GCPError(f"{folder} is not a model folder: it has no {weights.name}; give RUN/model.")
+    shutil.copytree(folder, stored)
+    tensors = load_file(weights)
+    statistics = ("running_mean", "running_var")  # a variance can be beyond the range of float16
+    halved = {
+        name: tensor if name.endswith(statistics) or not tensor.is_floating_point() else tensor.half()
+        for name, tensor in tensors.items()
+    }
+    save_file(halved, stored / weights.name, metadata={"format": "pt"})
+    return stored / weights.name
 
 
 def evaluate(folder: Path, given: str) -> dict[str, Any]:
@@ -95,16 +125,17 @@ def public(command: str, data: str | None) -> str:
     return shlex.join(words)
 
 
-def make_row(args: argparse.Namespace, result: dict[str, Any]) -> Checkpoint:
+def make_row(args: argparse.Namespace, stored: Path, result: dict[str, Any]) -> Checkpoint:
     """The row of a model folder.
 
     Args:
         args: the command's options.
-        result: the measured accuracy.
+        stored: the folder with the weights that are packaged.
+        result: their accuracy.
     """
-    config = json.loads((args.folder / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((stored / "config.json").read_text(encoding="utf-8"))
     cfg = config["pretrained_cfg"]
-    weights = args.folder / "model.safetensors"
+    weights = stored / "model.safetensors"
     trained = read_recipe(args.folder)
     labels = config.get("label_names")
     return Checkpoint(

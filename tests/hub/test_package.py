@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 import timm
+import torch
+from safetensors.torch import load_file
 
 from hub import package
 from timm_gcp import GCPError
@@ -41,6 +43,12 @@ def test_a_run_is_packaged_with_its_accuracy(images, run, tmp_path):
         pretrained_cfg_overlay={"file": str(weights), "num_classes": 3},
     )  # fmt: skip
     assert model.num_classes == 3
+    trained = load_file(run / "model" / "model.safetensors")
+    for key, value in load_file(weights).items():
+        kept = "running" in key or not value.is_floating_point()
+        assert value.dtype == (trained[key].dtype if kept else torch.float16)
+        torch.testing.assert_close(value.to(trained[key].dtype), trained[key], rtol=1e-3, atol=1e-7)
+        assert model.state_dict()[key].dtype == trained[key].dtype
     # Again replaces the row; it does not come twice.
     assert package.main(_given(images, run / "model", manifest)) == 0
     assert len(read_manifest(manifest)) == len(before) + 1
@@ -63,7 +71,7 @@ def test_what_cannot_be_packaged(images, run, tmp_path, monkeypatch):
     with pytest.raises(GCPError, match="no valid name"):
         package.main(_given(images, run / "model", manifest, name="Without a tag"))
     monkeypatch.setattr(package, "LIMIT", 1000)
-    with pytest.raises(GCPError, match="has at most 4"):
+    with pytest.raises(GCPError, match="has at most 10"):
         package.main(_given(images, run / "model", manifest))
     assert manifest.read_bytes() == MANIFEST.read_bytes()
     assert not (tmp_path / "zoo").exists()

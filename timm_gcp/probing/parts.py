@@ -1,5 +1,6 @@
 """Parts of a head: first-order vectors and covariance pools, computed from stored features."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -7,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..methods import get_method
 from ..pool_options import PoolOptions
 from ..pooling import GlobalCovariancePool
 from .features import FeatureSet
@@ -97,7 +99,9 @@ class CovariancePart:
         """See `Part`. A sketch has the factors of the triangle in it."""
         if self.count_sketch is not None:
             return torch.ones(self.count_sketch)
-        return triangle_scaling(features.components // self.groups).repeat(self.groups)
+        width = get_method(self.method).width(features.components // self.groups, **dict(self.method_args))
+        size = (math.isqrt(8 * width + 1) - 1) // 2  # that of `gaussian` is one larger than the number of channels
+        return triangle_scaling(size).repeat(self.groups)
 
 
 def triangle_scaling(size: int) -> Tensor:
