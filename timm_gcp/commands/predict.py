@@ -84,7 +84,7 @@ def predict(args: argparse.Namespace, images: Images, model: Any = None) -> Pred
     return found
 
 
-DEMONSTRATION = "test_resnet_svdpade.grocery"
+DEMONSTRATION = "tf_efficientnet_lite0_isqrt.grocery"
 """The model whose weights are in the package, so that ``predict`` works without a network."""
 
 
