@@ -53,7 +53,7 @@ def test_csv_in_a_process_of_its_own(pictures, tmp_path):
     assert list(rows[0]) == ["image", *ranks]
     paths = sorted(path for path in pictures.rglob("*") if path.is_file())
     assert [row["image"] for row in rows] == [str(path) for path in paths]
-    probabilities, model = expected(paths)
+    probabilities, model = expected(paths, "tf_efficientnet_lite0_isqrt")
     values, labels = probabilities.topk(3)
     for row, value, label in zip(rows, values, labels, strict=True):
         for rank in range(3):
