@@ -16,6 +16,7 @@ from ..reports.notebook import Fact, show
 from ..reports.report import PAGE
 from ..tasks import MULTI_LABEL, SINGLE_LABEL
 from ..training.curves import curve_figures
+from ..training.progress import clock
 
 __all__ = ["TrainResult"]
 
@@ -98,7 +99,7 @@ class TrainResult:
         if not self.metrics and self.best.get("train_loss") is not None:
             facts.append(Fact("training loss", f"{self.best['train_loss']:.4f}"))
         facts.append(Fact("method", self.record.get("method") or "none"))
-        facts.append(Fact("time", f"{self.record['wall_seconds']:.0f} s"))
+        facts.append(Fact("training time", clock(self.record["wall_seconds"])))
         facts.append(Fact("folder", str(self.folder)))
         if self.report is not None:
             facts.append(Fact("report", str(self.report)))
