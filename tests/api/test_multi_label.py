@@ -34,5 +34,9 @@ def test_train_and_evaluate(tmp_path):
     assert sum(row["average_precision"] for row in rows) / 3 == pytest.approx(found.metrics["map"] / 100)
     assert f"{found.metrics['map']:.2f} %" in repr(found)
     assert "average precision" in checked_html(found._repr_html_()).texts
+    entries = timm_gcp.predict(data["data_dir"] / "photos", model=result, top=1, threshold=0.4, device="cpu")
+    html = entries._repr_html_()
+    checked_html(html)
+    assert html.count('class="strong"') == sum(len(entry.labels) for entry in entries[:24])
     with pytest.raises(GCPError, match="`top1` is for one label an image; `metrics` has map"):
         _ = found.interval

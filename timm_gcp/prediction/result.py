@@ -129,8 +129,11 @@ def _count(number: int) -> str:
     return f"Predictions of {number} image{'s' * (number != 1)}"
 
 
-def _lines(prediction: Prediction) -> list[tuple[str, str]]:
-    return [(name, f"{share:.1%}") for name, share in prediction.classes]
+def _lines(prediction: Prediction) -> list[tuple[str, str, bool]]:
+    """What is below a picture; the predicted class stands out, or all labels of a multi-label model."""
+    chosen = prediction.classes[:1] if prediction.labels is None else prediction.labels
+    rows = dict.fromkeys([*prediction.classes, *chosen])
+    return [(name, f"{share:.1%}", (name, share) in chosen) for name, share in rows]
 
 
 def _thumbnail(prediction: Prediction) -> str | None:

@@ -35,12 +35,12 @@ class Picture:
     Attributes:
         uri: ``data:`` address of the picture; None where there is none.
         name: of the image.
-        lines: name and value of each line below it, the most important first.
+        lines: name and value of each line below it, and whether it stands out.
     """
 
     uri: str | None
     name: str
-    lines: Sequence[tuple[str, str]]
+    lines: Sequence[tuple[str, str, bool]]
 
 
 @dataclass(frozen=True)
