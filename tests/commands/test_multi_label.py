@@ -118,6 +118,24 @@ def test_validate_and_report(finished, photos, tmp_path, capsys):
     refused(["validate", *given, "--results-file", tmp_path / "other.csv"], "kind of data", capsys)
 
 
+def test_compare(finished, photos, run, tmp_path, capsys):
+    given = ["--dataset", "multilabel", "--data-dir", photos, "--model", finished, "-j", "0", "--device", "cpu"]
+    assert main(["validate", *map(str, [*given, "--split", "test", "--report", tmp_path / "test"])]) == 0
+    capsys.readouterr()
+    assert main(["compare", str(finished), str(tmp_path / "test"), "--out", str(tmp_path / "compare")]) == 0
+    assert "no paired test" in capsys.readouterr().out
+    page = (tmp_path / "compare" / "compare.html").read_text()
+    assert "mAP" in page
+    assert "Top-1" not in page
+    assert "evaluation mAP" in page
+    with open(tmp_path / "compare" / "runs.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[0]["map"]) == pytest.approx(result_of(finished)["map"], rel=1e-5)
+    assert not (tmp_path / "compare" / "pairs.csv").exists()
+    said = "no metric in common; compare runs of one kind"
+    refused(["compare", finished, run, "--out", tmp_path / "both"], said, capsys)
+
+
 def test_the_report_of_the_run(finished):
     page = (finished / "report" / "report.html").read_text()
     assert "mAP" in page

@@ -12,6 +12,7 @@ from ..errors import GCPError
 from ..files import check_output_folder
 from ..reports.compare import Comparison, compare_runs, write_comparison
 from ..reports.compared_runs import read_runs
+from ..tasks import MULTI_LABEL
 from .option_types import file_path
 from .options import Parser, add_debug
 
@@ -38,8 +39,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _multi_label_table(comparison: Comparison) -> Table:
+    table = Table(title="Metrics, %")
+    table.add_column("run", overflow="fold")
+    for name in (*MULTI_LABEL.metrics.values(), "images"):
+        table.add_column(name, justify="right")
+    for row in comparison.rows:
+        found = [row.result.get(key) for key in MULTI_LABEL.metrics]
+        numbers = ("–" if value is None else f"{value:.2f}" for value in found)
+        table.add_row(Text(row.label), *numbers, str(row.result.get("count") or "–"))
+    return table
+
+
 def _show(comparison: Comparison) -> None:
     console = Console()
+    if comparison.task is MULTI_LABEL:
+        console.print(_multi_label_table(comparison))
+        console.print("McNemar's test is for one label an image, so there is no paired test.")
+        return
     table = Table(title="Top-1 %, 95 % confidence interval")
     table.add_column("run", overflow="fold")
     for name in ("top-1", "interval", "images"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import check_output_folder
+from ..tasks import MULTI_LABEL, SINGLE_LABEL, Task
 from ..training.curves import PALETTE, comparison_figure, measured
 from .calibration import calibration_of
 from .charts import inline_svg, interval_chart
@@ -21,7 +22,10 @@ from .tables import save_table
 __all__ = ["PAGE", "Comparison", "Row", "compare_runs", "write_comparison"]
 
 PAGE = "compare.html"
-_CURVES = ("eval_top1", "eval_loss", "train_top1", "train_loss", "lr", "kappa")
+_CURVES = (
+    *("eval_top1", "eval_map", "eval_micro_f1", "eval_macro_f1", "eval_loss"),
+    *("train_top1", "train_loss", "lr", "kappa"),
+)
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,14 @@ class Comparison:
         rows: of the table, one for each run.
         pairs: two rows and their comparison, for all runs that were evaluated on the same images.
         apart: labels of two runs that were evaluated on different images.
+        task: whether an image has one label or several; then there are no pairs.
     """
 
     runs: list[ComparedRun]
     rows: list[Row]
     pairs: list[tuple[Row, Row, Paired]]
     apart: list[tuple[str, str]]
+    task: Task = SINGLE_LABEL
 
 
 def compare_runs(runs: Sequence[ComparedRun]) -> Comparison:
@@ -89,7 +95,7 @@ def compare_runs(runs: Sequence[ComparedRun]) -> Comparison:
             pairs.append((a, b, found))
     adjusted = holm([found for _, _, found in pairs])
     pairs = [(a, b, found) for (a, b, _), found in zip(pairs, adjusted, strict=True)]
-    return Comparison(list(runs), rows, pairs, apart)
+    return Comparison(list(runs), rows, pairs, apart, runs[0].task)
 
 
 def _row(run: ComparedRun, number: int) -> Row:
@@ -189,6 +195,12 @@ def _classes(runs: Sequence[ComparedRun]) -> tuple[list[str], list[dict[str, Any
 
 
 def _save_tables(folder: Path, comparison: Comparison, classes: tuple[list[str], list[dict[str, Any]]]) -> None:
+    if comparison.task is MULTI_LABEL:
+        keys = [*MULTI_LABEL.metrics, "loss", "count"]
+        runs = zip(comparison.rows, comparison.runs, strict=True)
+        results = ([row.label, str(run.folder), *map(row.result.get, keys)] for row, run in runs)
+        save_table(folder / "runs.csv", ["run", "folder", *keys], results)
+        return
     names = ("top1", "top5", "balanced_accuracy", "macro_f1")
     lines = []
     for row, run in zip(comparison.rows, comparison.runs, strict=True):

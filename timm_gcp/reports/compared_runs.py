@@ -8,8 +8,10 @@ from typing import Any
 
 import yaml
 
+from ..data.options import DatasetOptions
 from ..errors import GCPError
 from ..predictions import FILE, Predictions, read_predictions
+from ..tasks import MULTI_LABEL, SINGLE_LABEL, Task
 from ..text import one_line
 
 __all__ = ["ComparedRun", "read_runs"]
@@ -29,6 +31,7 @@ class ComparedRun:
         summary: ``summary.csv`` of a training; None for others.
         result: content of ``result.json``; empty without it.
         settings: content of ``args.yaml`` of a training; empty for others.
+        task: whether an image has one label or several.
     """
 
     label: str
@@ -37,6 +40,7 @@ class ComparedRun:
     summary: Path | None
     result: dict[str, Any]
     settings: dict[str, Any]
+    task: Task = SINGLE_LABEL
 
 
 def read_runs(folders: Sequence[Path]) -> list[ComparedRun]:
@@ -46,12 +50,20 @@ def read_runs(folders: Sequence[Path]) -> list[ComparedRun]:
         folders: of ``timm-gcp train``, ``probe`` or ``validate --report``.
 
     Raises:
-        GCPError: a folder that is none of these or is given twice, or a file that cannot be read.
+        GCPError: a folder that is none of these or is given twice, a file that cannot be read, or runs with one label
+            an image beside runs with several.
     """
     resolved = [folder.resolve() for folder in folders]
     if twice := next((each for each in folders if resolved.count(each.resolve()) > 1), None):
         raise GCPError(f"The run {str(twice)!r} is given twice; leave one out.")
-    return [_read(folder, label) for folder, label in zip(folders, _labels(resolved), strict=True)]
+    runs = [_read(folder, label) for folder, label in zip(folders, _labels(resolved), strict=True)]
+    kinds = {run.task: run.label for run in runs}
+    if len(kinds) > 1:
+        raise GCPError(
+            f"{kinds[MULTI_LABEL]!r} is of multi-label data and {kinds[SINGLE_LABEL]!r} of one label an image, so they "
+            "have no metric in common; compare runs of one kind."
+        )
+    return runs
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
@@ -71,13 +83,20 @@ def _read(folder: Path, label: str) -> ComparedRun:
             f"{str(folder)!r} {what}: give folders of timm-gcp train, probe or validate --report, which "
             f"hold {FILE} or summary.csv."
         )
+    result = _mapping(folder / "result.json", json.loads)
+    settings = _settings(folder / "args.yaml")
+    task = DatasetOptions(dataset=str(settings.get("dataset") or "")).task
+    if "map" in result:  # also without settings, from validate
+        task = MULTI_LABEL
     return ComparedRun(
         label=label,
         folder=folder,
-        predictions=read_predictions(predictions) if predictions.is_file() else None,
+        # Only those of one label an image have a paired test.
+        predictions=read_predictions(predictions) if predictions.is_file() and task is SINGLE_LABEL else None,
         summary=summary if summary.is_file() else None,
-        result=_mapping(folder / "result.json", json.loads),
-        settings=_settings(folder / "args.yaml"),
+        task=task,
+        result=result,
+        settings=settings,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import GCPError
 from ..plots import integer_locator, new_figure, plain_text, save_figure
+from ..tasks import MULTI_LABEL, SINGLE_LABEL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +25,12 @@ _BLUE, _ORANGE, _GREEN, _PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 PALETTE = (_BLUE, _ORANGE, _GREEN, _PURPLE, "#E69F00", "#56B4E9", "#000000")
 """Colours of the runs of a comparison."""
 _PANEL_SIZE = (5.2, 3.3)
-_NAMES = {"lr": "learning rate", "kappa": "κ of Σ (median)", "rank": "rank of Σ (median)"}
+_SHARES = (*SINGLE_LABEL.metrics, *MULTI_LABEL.metrics)
+_NAMES = {
+    **{"lr": "learning rate", "kappa": "κ of Σ (median)", "rank": "rank of Σ (median)"},
+    **SINGLE_LABEL.metrics,
+    **MULTI_LABEL.metrics,
+}
 
 
 class _Summary:
@@ -287,7 +293,7 @@ def comparison_figure(
         mean = values.mean(0)
         positive |= bool((mean > 0).any())
         colour = PALETTE[i % len(PALETTE)]
-        form = ".2f" if "top" in metric else ".3g"
+        form = ".2f" if metric.endswith(_SHARES) else ".3g"
         last = f"{mean[-1]:{form}}"
         if len(paths) > 1:
             deviation = values.std(0, ddof=1)
@@ -298,8 +304,8 @@ def comparison_figure(
         axes.plot(epochs, mean, style, marker=marker, color=colour, lw=1.8, label=f"{plain_text(label)} (last: {last})")
     part, _, name = metric.partition("_")
     parts = {"eval": "evaluation", "train": "training"}
-    named = f"{parts[part]} {name.replace('top', 'top-')}" if part in parts else _NAMES.get(metric, metric)
-    axes.set_ylabel(f"{named} (%)" if "top" in name else named)
+    named = f"{parts[part]} {_NAMES.get(name, name)}" if part in parts else _NAMES.get(metric, metric)
+    axes.set_ylabel(f"{named} (%)" if name in _SHARES else named)
     if metric in ("lr", "kappa") and positive:
         axes.set_yscale("log", nonpositive="mask")
     _style(axes)
