@@ -43,7 +43,8 @@ class MultiLabelWorkerMixup(WorkerMixup):
     def __call__(self, batch: Samples, _: Any = None) -> tuple[Tensor, Tensor]:
         """Mixes a batch."""
         images, shares = super().__call__([(image, place) for place, (image, _) in enumerate(batch)])
-        return images, shares @ _targets(batch)
+        targets = _targets(batch)
+        return images, shares.to(targets.dtype) @ targets  # timm 1.0.28 mixes by half in float64
 
 
 class MultiLabelMixup(Mixup):
