@@ -10,6 +10,7 @@ from timm_gcp.startup import raise_on_interrupt
 
 COMMANDS = {
     "demo": "train, compare, save and load a tiny model on synthetic textures, in minutes",
+    "doctor": "look at a data set before training: counts, damage, duplicates, suggestions",
     "train": "train a model on your images, with the hybrid protocol",
     "probe": "fit a classifier with covariance features to a frozen backbone, in minutes",
     "validate": "evaluate a model, a checkpoint, a model folder or a Hub model",

@@ -28,6 +28,7 @@ __all__ = [
     "duration",
     "experiment_name",
     "file_path",
+    "learning_rate",
     "model_name",
     "path_object",
     "policy",
@@ -97,6 +98,15 @@ SEED = Number(0, 2**31 - 1, whole=True)
 CROP = Number(0.1, 1)
 MEAN = Number(0, 1, hint=": pixels run from 0 to 1 here; divide values of a scale of 0 to 255 by 255")
 DEVIATION = Number(0, 1, above=True, hint=MEAN.hint)
+
+
+def learning_rate(text: str) -> float | str:
+    """A learning rate, or 'auto' for one that is chosen by a range test.
+
+    Raises:
+        argparse.ArgumentTypeError: it is neither.
+    """
+    return text if text == "auto" else POSITIVE(text)
 
 
 def duration(text: str) -> float:

@@ -128,6 +128,9 @@ def _checked(args: argparse.Namespace) -> tuple[TrainOptions, str]:
     text = yaml.safe_dump({k: v for k, v in vars(args).items() if k != "resume"}, sort_keys=True)
     _check_values(args)
     _check_names(args)
+    args.find_lr = args.lr == "auto"
+    if args.find_lr:
+        args.lr = None
     options = TrainOptions(**vars(args))
     options.check()
     check_imbalance(options)

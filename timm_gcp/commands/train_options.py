@@ -8,7 +8,7 @@ from ..training.freezing import PARTS
 from ..training.tracking import TRACKERS
 from .glossary import GLOSSARY
 from .optimisation_options import add_augmentation, add_averaging, add_imbalance, add_learning_rate, add_optimiser
-from .option_types import POSITIVE, SEED, duration, experiment_name, file_path, model_name
+from .option_types import POSITIVE, SEED, duration, experiment_name, file_path, learning_rate, model_name
 from .options import (
     Pairs,
     Parser,
@@ -77,7 +77,11 @@ def _add_most_used(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--epochs", type=int, default=300, metavar="N", help="passes over the training images")
     group.add_argument("-b", "--batch-size", type=int, default=128, metavar="N", help="images per batch and process")
     group.add_argument(
-        "--lr", type=POSITIVE, metavar="LR", help="peak of the learning rate (default: by --lr-base and the batch size)"
+        "--lr",
+        type=learning_rate,
+        metavar="LR|auto",
+        help="peak of the learning rate; auto: chosen by a range test before training (default: by --lr-base and the "
+        "batch size)",
     )
     add_image_size(group)
     add_device(group)

@@ -27,7 +27,7 @@ from .freezing import freeze_all_but
 from .optimizer import classifiers
 from .options import TrainOptions
 
-__all__ = ["Network", "build_model", "make_network"]
+__all__ = ["Network", "build_model", "make_network", "synchronised"]
 
 
 @dataclass
@@ -53,9 +53,15 @@ class Network:
         self.wrapped = self.model
         if options.torchcompile:
             self.wrapped = torch.compile(self.wrapped, backend=options.torchcompile)
-        if processes.distributed:
-            ids = [processes.device] if processes.device.type == "cuda" else None
-            self.wrapped = DistributedDataParallel(self.wrapped, device_ids=ids)
+        self.wrapped = synchronised(self.wrapped, processes)
+
+
+def synchronised(model: Any, processes: Processes) -> Any:
+    """A model whose gradients are averaged over the processes; the model itself where there is one."""
+    if not processes.distributed:
+        return model
+    ids = [processes.device] if processes.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=ids)
 
 
 def make_network(options: TrainOptions, data: Data, processes: Processes, resumed: bool) -> Network:

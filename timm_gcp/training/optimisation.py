@@ -1,5 +1,6 @@
 """The optimisation of a run: loss, gradient scaler, optimiser, scheduler and averaged weights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,11 +9,12 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from ..data.options import LoadingOptions
-from .options import AugmentationOptions, AveragingOptions
+from .options import AugmentationOptions, AveragingOptions, TrainOptions
+from .orthogonality import make_orthogonality
 from .scheduler import Scheduler
 from .step import Stepper
 
-__all__ = ["Optimisation", "make_average", "make_loss", "make_scaler"]
+__all__ = ["Optimisation", "make_average", "make_loss", "make_scaler", "make_stepper"]
 
 
 @dataclass
@@ -64,3 +66,37 @@ def make_loss(options: AugmentationOptions) -> nn.Module:
     elif options.smoothing:
         loss = LabelSmoothingCrossEntropy(smoothing=options.smoothing)
     return loss
+
+
+def make_stepper(
+    options: TrainOptions,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: nn.Module,
+    scaler: torch.amp.GradScaler | None,
+    frozen: Sequence[nn.Module],
+    device: torch.device,
+) -> Stepper:
+    """What makes the updates of a run.
+
+    Args:
+        options: of the run.
+        model: without wrappers.
+        optimizer: of its parameters.
+        loss: logits and targets to a scalar.
+        scaler: of `make_scaler`.
+        frozen: modules of the model that are not trained.
+        device: of the model.
+    """
+    return Stepper(
+        model,
+        optimizer,
+        loss.to(device),
+        scaler=scaler,
+        clip_grad=options.clip_grad,
+        clip_mode=options.clip_mode,
+        accumulate=options.grad_accum_steps,
+        frozen=frozen,
+        autocast=options.autocast(device),
+        orthogonality=make_orthogonality(options, model),
+    )

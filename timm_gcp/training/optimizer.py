@@ -11,18 +11,26 @@ from ..text import first_line
 from .options import OptimizerOptions
 from .orthogonality import reduction_weights
 
-__all__ = ["classifiers", "learning_rate", "make_optimizer"]
+__all__ = ["classifiers", "default_rate", "learning_rate", "make_optimizer"]
 
 
 def learning_rate(options: OptimizerOptions, world_size: int) -> float:
-    """The peak of the learning rate: ``lr``, or ``lr_base`` scaled by the global batch, as in timm.
+    """The peak of the learning rate: ``lr``, or the `default_rate`.
 
     Args:
         options: of the optimiser.
         world_size: number of processes.
     """
-    if options.lr is not None:
-        return options.lr
+    return default_rate(options, world_size) if options.lr is None else options.lr
+
+
+def default_rate(options: OptimizerOptions, world_size: int) -> float:
+    """The peak of the learning rate without ``lr``: ``lr_base`` scaled by the global batch, as in timm.
+
+    Args:
+        options: of the optimiser.
+        world_size: number of processes.
+    """
     ratio = options.batch_size * world_size * options.grad_accum_steps / options.lr_base_size
     adaptive = any(name in options.opt.lower() for name in ("ada", "lamb"))
     scale = options.lr_base_scale or ("sqrt" if adaptive else "linear")

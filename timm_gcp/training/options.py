@@ -67,6 +67,7 @@ class OptimizerOptions:
     Attributes:
         lr: peak of the learning rate; None takes ``lr_base`` times the ratio of global batch and ``lr_base_size``, and
             is filled in before the optimiser is made.
+        find_lr: choose the rate by a range test; ``lr`` is filled in by it, or by the checkpoint that is resumed.
         batch_size: images per batch and process.
         grad_accum_steps: batches whose gradients make one update.
         classifier_lr_mult: factor of the learning rate for the classifier.
@@ -78,6 +79,7 @@ class OptimizerOptions:
     """
 
     lr: float | None
+    find_lr: bool = False
     lr_base: float
     lr_base_size: int
     lr_base_scale: str

@@ -7,7 +7,12 @@ import torch
 
 from ..errors import GCPError
 
-__all__ = ["naming_the_batch"]
+__all__ = ["LESS_MEMORY", "naming_the_batch"]
+
+LESS_MEMORY = (
+    "lower -b (--grad-accum-steps N keeps the images of an update) or --img-size, or add --amp or --grad-checkpointing"
+)
+"""What makes training need less memory."""
 
 
 @contextmanager

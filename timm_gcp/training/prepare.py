@@ -18,17 +18,16 @@ from .imbalance import make_corrected_loss, make_sampler
 from .initial_head import fit_initial_head
 from .multi_label import make_multi_label_loss
 from .network import Network, make_network
-from .optimisation import Optimisation, make_average, make_loss, make_scaler
+from .optimisation import Optimisation, make_average, make_loss, make_scaler, make_stepper
 from .optimizer import learning_rate, make_optimizer
 from .options import TrainOptions
-from .orthogonality import make_orthogonality
 from .progress import Progress
 from .protocol import Protocol, make_protocol
+from .range_test import choose_rate, with_rate
 from .resume import Start, find_checkpoint, load_resumed, load_start, resumed_position
 from .run import Run
 from .run_folder import RunFolder
 from .scheduler import fill_in_course, make_scheduler, rate_ratio
-from .step import Stepper
 from .stopping import stopped_before
 
 __all__ = ["prepare"]
@@ -60,12 +59,13 @@ def prepare(options: TrainOptions, processes: Processes, folder: RunFolder, argu
     protocol = make_protocol(options, network.model)
     if options.init_head == "probe" and start.checkpoint is None:
         fit_initial_head(options, data.train, network, processes)
-    sampler = make_sampler(options, data, processes)
-    loaders = make_loaders(options, data, network.data_config, processes, sampler)
     if options.task is MULTI_LABEL:
         loss: nn.Module = make_multi_label_loss(options, data)
     else:
         loss = make_corrected_loss(options, data) or make_loss(options)
+    # Before the loaders of the run: those of the test set the transform of the images as well.
+    found = choose_rate(options, start, data, network, processes, loss) if options.find_lr else None
+    loaders = make_loaders(options, data, network.data_config, processes, make_sampler(options, data, processes))
     optimisation = _optimisation(options, processes, start, network, protocol, loaders, loss)
     position = resumed_position(start, len(loaders.train), protocol.monitor, processes.first)
     _go_to_start(options, start, protocol, optimisation, len(loaders.train), position.batches)
@@ -75,7 +75,7 @@ def prepare(options: TrainOptions, processes: Processes, folder: RunFolder, argu
     skip, names = options.on_nonfinite == "skip", functools.partial(batch_names, loaders.train)
     return Run(
         options=options,
-        arguments=arguments,
+        arguments=arguments if options.find_lr is False else with_rate(arguments, options.lr),
         command=command,
         processes=processes,
         folder=path,
@@ -91,6 +91,7 @@ def prepare(options: TrainOptions, processes: Processes, folder: RunFolder, argu
         trained=start.epoch,
         stopped=stopped_before(options, start) if start.epoch < optimisation.epochs else "",
         seconds=float(start.record.get("seconds", 0.0)),
+        range_test=found,
     )
 
 
@@ -115,18 +116,7 @@ def _optimisation(
             load_weights(average.module, weights_of(start.checkpoint, start.path, use_ema=True), start.path)
         if protocol.schedule is not None:
             protocol.schedule.add(average.module)
-    stepper = Stepper(
-        model,
-        optimizer,
-        loss.to(device),
-        scaler=scaler,
-        clip_grad=options.clip_grad,
-        clip_mode=options.clip_mode,
-        accumulate=options.grad_accum_steps,
-        frozen=network.frozen,
-        autocast=options.autocast(device),
-        orthogonality=make_orthogonality(options, model),
-    )
+    stepper = make_stepper(options, model, optimizer, loss, scaler, network.frozen, device)
     scheduler = make_scheduler(options, optimizer, stepper.updates(len(loaders.train)))
     return Optimisation(stepper, scheduler, average)
 

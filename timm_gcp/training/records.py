@@ -8,6 +8,7 @@ from ..models.folder import model_arguments
 from ..pooling import find_pools
 from .checkpoint import RunSaver
 from .history import describe_differences, past_segments, segment, write_history
+from .optimizer import default_rate
 from .provenance import data_of, start_of
 from .resume import differences
 from .run import Run
@@ -59,6 +60,8 @@ def _record(run: Run) -> None:
         arguments = before.read_text(encoding="utf-8")
     if run.trains or not (run.folder / "args.yaml").exists():
         save_text(run.folder / "args.yaml", arguments)
+    if run.range_test is not None:
+        run.range_test.save(run.folder, run.options.lr or 0.0, default_rate(run.options, run.processes.world_size))
     if run.trains or not (run.folder / "history.json").exists():
         write_history(run.folder, run.segments)
 

@@ -37,7 +37,7 @@ _logger = logging.getLogger(__name__)
 # Settings that say where a run lies, what it prints or on which data it was found.
 _NOT_COMPARED = (
     *("resume", "no_resume_opt", "output", "experiment", "debug", "log_interval", "dataset_download"),
-    *("no_report", "log"),
+    *("no_report", "log", "find_lr"),
     *("num_classes", "held_out"),
 )
 # What an epoch's order and division into updates follow from.

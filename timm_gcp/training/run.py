@@ -17,6 +17,7 @@ from .optimisation import Optimisation
 from .options import TrainOptions
 from .progress import Progress
 from .protocol import Protocol
+from .range_curve import RangeCurve
 from .resume import Start
 
 __all__ = ["Run"]
@@ -43,6 +44,7 @@ class Run:
         rows: of ``summary.csv``.
         segments: of ``history.json``.
         started_from: the weights that the run started from.
+        range_test: the learning-rate range test that this command has made, or None.
     """
 
     options: TrainOptions
@@ -65,6 +67,7 @@ class Run:
     rows: list[dict[str, Any]] = field(default_factory=list)
     segments: list[dict[str, Any]] = field(default_factory=list)
     started_from: Any = None
+    range_test: RangeCurve | None = None
 
     @property
     def device(self) -> torch.device:

@@ -187,4 +187,4 @@ def _check_free(folder: Path, resume: str) -> None:
 def _leftover(file: Path) -> bool:
     """Whether a run that ended in its first epoch leaves this: arguments, what it was writing, the batch at fault."""
     names = ("args.yaml", "history.json", "log.txt", "summary.csv")
-    return file.name in names or file.name.startswith((".", "nonfinite-"))
+    return file.name in names or file.name.startswith((".", "nonfinite-", "lr_range_test."))

@@ -14,8 +14,10 @@ from ..tasks import SINGLE_LABEL
 from ..text import some_of
 from .epoch_position import Position
 from .initial_weights import describe_start
+from .optimizer import default_rate
 from .options import ImbalanceOptions
 from .progress import clock
+from .range_curve import PICTURE, RULE
 from .run import Run
 from .stopping import PATIENCE
 
@@ -32,6 +34,7 @@ def describe(run: Run) -> str:
         *_data(run),
         *_imbalance(run.options),
         f"Training: {_span(run)}, lr {options.lr:.4g} ({options.opt}, {options.sched}), run folder {run.folder}",
+        *_range_test(run),
     ]
     schedule = run.protocol.schedule
     if schedule is not None:
@@ -45,6 +48,13 @@ def describe(run: Run) -> str:
         lines.append(f"Method: {run.method} throughout.")
     lines.append("The words of the lines below are explained at the end of timm-gcp train --help.")
     return "\n".join(lines)
+
+
+def _range_test(run: Run) -> list[str]:
+    if run.range_test is None:
+        return []
+    default = default_rate(run.options, run.processes.world_size)
+    return [f"Learning rate: {RULE} in a range test ({PICTURE}); by --lr-base it would be {default:.4g}."]
 
 
 def _initial_head(run: Run) -> list[str]:

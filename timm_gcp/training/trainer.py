@@ -20,7 +20,7 @@ from .epoch_position import Position
 from .evaluate import evaluate
 from .faults import Batch, Findings, examine, restore
 from .interrupt import Interrupt, Interrupted
-from .out_of_memory import naming_the_batch
+from .out_of_memory import LESS_MEMORY, naming_the_batch
 from .records import open_run_folder
 from .results import Report, finish, is_finished, nothing_to_train
 from .run import Run
@@ -30,10 +30,6 @@ from .summary import describe, epoch_line, stop_line, summary_row, write_summary
 from .tracking import Tracker, open_tracker
 
 __all__ = ["Trainer", "seed_epoch", "train"]
-
-_LESS_MEMORY = (
-    "lower -b (--grad-accum-steps N keeps the images of an update) or --img-size, or add --amp or --grad-checkpointing"
-)
 
 
 def train(run: Run, report: Report | None = None) -> int:
@@ -79,7 +75,7 @@ def _fit(run: Run, interrupt: Interrupt) -> int:
     """
     with interrupt:
         try:
-            with naming_the_batch(run.options.batch_size, run.device, _LESS_MEMORY):
+            with naming_the_batch(run.options.batch_size, run.device, LESS_MEMORY):
                 Trainer(run, interrupt).fit()
         except Interrupted:
             run.progress.say(f"Stopped; go on with --resume {run.folder / 'last.pth.tar'}")

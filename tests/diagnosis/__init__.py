@@ -1,0 +1,1 @@
+"""Tests of the diagnosis of a data set."""

@@ -1,0 +1,172 @@
+"""Opens the splits of a data set for a diagnosis: what a training would refuse becomes a finding."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from timm.utils.misc import natural_key
+
+from ..data.class_counts import class_labels
+from ..data.factory import create_dataset
+from ..data.folder_scan import FolderScan, class_of, scan_folder
+from ..data.image_dataset import StrictImageDataset
+from ..data.image_files import count_left_out
+from ..data.reader import SampleReader
+from ..data.splits import EVALUATION, TEST, TRAIN, entry_of, holds_folders, same_split
+from ..errors import GCPError
+from ..text import some_quoted
+from .findings import ERROR, NOTE, WARNING, Finding
+from .options import DiagnosisOptions
+
+__all__ = ["Split", "open_splits"]
+
+_GROUPS = (("train", TRAIN), ("validation", EVALUATION), ("test", TEST))
+
+
+@dataclass
+class Split:
+    """One split of a data set.
+
+    Attributes:
+        name: 'train', 'validation', …; 'all' for class folders without splits.
+        dataset: in timm's form.
+        class_names: by label; the numbers of the labels where the data set has no names.
+        labels: of the images, ``[N]``; None where they are known only when the images are read.
+    """
+
+    name: str
+    dataset: Any
+    class_names: list[str]
+    labels: np.ndarray | None
+
+    def counts(self) -> np.ndarray | None:
+        """Images of each class; None where the labels are not known."""
+        return None if self.labels is None else np.bincount(self.labels, minlength=len(self.class_names))
+
+    @property
+    def files(self) -> bool:
+        """Whether the images are files that can be looked at one by one."""
+        samples = getattr(getattr(self.dataset, "reader", None), "samples", None)
+        return isinstance(self.dataset, StrictImageDataset) and isinstance(samples, list)
+
+
+def open_splits(options: DiagnosisOptions) -> tuple[list[Split], list[Finding]]:
+    """Opens the splits of a data set.
+
+    Args:
+        options: which data set.
+
+    Returns:
+        The splits that can be opened, and what is wrong with the others.
+
+    Raises:
+        GCPError: the folder does not exist, or a split that the options name.
+    """
+    root = options.data_dir
+    if options.dataset or (root and os.path.isfile(root)):
+        return _named(options)
+    if not root or not Path(root).is_dir():
+        raise GCPError(f"The data set folder {str(root)!r} does not exist; give the folder of the images.")
+    return _folders(options, Path(root))
+
+
+def _named(options: DiagnosisOptions) -> tuple[list[Split], list[Finding]]:
+    """The splits of a data set that is no image folder, each opened as for training."""
+    found: list[Split] = []
+    refused: dict[str, str] = {}
+    for name in options.splits or [each for each, _ in _GROUPS]:
+        try:
+            dataset = create_dataset(
+                options.dataset,
+                options.data_dir,
+                name,
+                class_map=options.class_map,
+                download=options.dataset_download,
+                skip_bad_images=options.skip_bad_images,
+                orient=not options.ignore_exif_orientation,
+                class_from=options.class_from,
+            )
+        except GCPError as error:
+            refused[name] = str(error)
+            continue
+        labels = class_labels(dataset)
+        number = dataset.num_classes or (0 if labels is None or not len(labels) else int(labels.max()) + 1)
+        names = dataset.class_names or [str(label) for label in range(number)]
+        found.append(Split(name, dataset, [str(each) for each in names], labels))
+    severity = NOTE if found and not options.splits else ERROR
+    findings = [
+        Finding("split", severity, f"Split '{name}' cannot be opened: {reason}") for name, reason in refused.items()
+    ]
+    return found, findings
+
+
+def _folders(options: DiagnosisOptions, root: Path) -> tuple[list[Split], list[Finding]]:
+    """The splits of image folders, also of those that a training refuses."""
+    places = _places(options, root)
+    scans = {name: scan_folder(place) for name, place in places.items()}
+    findings: list[Finding] = []
+    classes: set[str] = set()
+    for name, scan in scans.items():
+        findings += _of_the_folders(scan, places[name], name, options.class_from)
+        classes |= scan.classes(options.class_from) - {""}
+    names = sorted(classes, key=natural_key)
+    label_of = {each: label for label, each in enumerate(names)}
+    found = []
+    for name, scan in scans.items():
+        reader = SampleReader(places[name])
+        labelled = ((path, class_of(folder, options.class_from)) for path, folder in scan.images)
+        samples = ((path, label_of[each]) for path, each in labelled if each)
+        reader.samples = sorted(samples, key=lambda sample: natural_key(sample[0]))
+        dataset = StrictImageDataset(str(places[name]), reader=reader, orient=not options.ignore_exif_orientation)
+        dataset.class_names, dataset.num_classes = names, len(names)
+        labels = np.array([label for _, label in reader.samples], dtype=np.int64)
+        found.append(Split(name, dataset, names, labels))
+    return found, findings
+
+
+def _places(options: DiagnosisOptions, root: Path) -> dict[str, Path]:
+    """Name and folder of each split."""
+    if options.splits:
+        places = {}
+        for name in options.splits:
+            place = next((p for each in same_split(name) if holds_folders(p := entry_of(root, each))), None)
+            if place is None:
+                raise GCPError(f"{str(root)!r} has no folder for split {name!r}; leave --splits out, or correct it.")
+            places[name] = place
+        return places
+    places = {
+        name: place
+        for name, synonyms in _GROUPS
+        if (place := next((p for each in synonyms if holds_folders(p := entry_of(root, each))), None)) is not None
+    }
+    return places or {"all": root}
+
+
+def _of_the_folders(scan: FolderScan, place: Path, name: str, class_from: str) -> list[Finding]:
+    """What is wrong with the folders of a split."""
+    found = []
+    if not scan.images:
+        there = f" among its files ({scan.other_files('')})" if scan.others else ""
+        found.append(Finding("no images", ERROR, f"{name}: {str(place)!r} holds no image{there}."))
+    elif empty := scan.empty(class_from):
+        text = f"{name}: no image of class {some_quoted(empty)}: add images, or remove the class folder."
+        found.append(Finding("empty class", ERROR, text, classes=empty))
+    if "" in scan.folders:
+        text = f"{name}: images lie outside the class folders: move them into a folder for each class."
+        found.append(Finding("outside", ERROR, text))
+    hidden = sorted(path for path in scan.folders if any(part.startswith(".") for part in path.split(os.sep)))
+    if hidden:
+        found.append(Finding("hidden", ERROR, f"{name}: images lie in the hidden folder {hidden[0]!r}: remove it."))
+    if scan.others:
+        number = f"{len(scan.others)} file{'s are' if len(scan.others) > 1 else ' is'}"
+        text = f"{name}: {number} not read as images: {count_left_out(scan.others)}."
+        found.append(Finding("other files", NOTE, text))
+    if class_from == "top" and (nested := [folder for folder in scan.folders if os.sep in folder]):
+        text = (
+            f"{name}: images lie in folders within a class ({some_quoted(sorted(nested), 3)}) and count to the class "
+            "above; if the inner folders are the classes, give --class-from leaf."
+        )
+        found.append(Finding("nested", WARNING, text))
+    return found
