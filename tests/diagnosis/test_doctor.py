@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from tests.support.multi_label_images import write_multi_label
 from tests.support.tools import write_images
 from tests.support.troubled_images import write_troubled
 from timm_gcp import GCPError
@@ -129,3 +130,18 @@ def test_no_images_and_no_folder(tmp_path):
     with pytest.raises(GCPError, match="does not exist"):
         diagnose(DiagnosisOptions(data_dir=str(tmp_path / "nowhere")))
     assert doctor(tmp_path / "nowhere", *QUIET) == 2
+
+
+def test_images_with_several_labels(tmp_path):
+    folder = write_multi_label(tmp_path / "images")
+    out = tmp_path / "d.json"
+    given = ["--device", "cpu", "-j", "0", "--model", "test_resnet_isqrt", "--img-size", "64", "--seconds", "0.1"]
+    assert doctor(folder, "--dataset", "multilabel", *given, "--json", out, "--report", tmp_path / "report") == 0
+    found, _ = diagnosis(out)
+    train = found["splits"][0]
+    assert train["images"] == train["balance"]["images"] == 24
+    assert train["counts"] == {"green": 12, "red": 12, "striped": 12}
+    assert found["speed"]["step"] > 0
+    options = [each["option"] for each in found["suggestions"]]
+    assert "--recipe finetune --opt adamw" in options
+    assert "timm-gcp probe" not in options

@@ -47,7 +47,7 @@ def balance_of(split: Split) -> Balance | None:
     there = counts[counts > 0]
     if not len(there):
         return Balance(0, 0, 0, 0.0, 0)
-    return Balance(int(there.sum()), len(there), int(there.min()), float(np.median(there)), int(there.max()))
+    return Balance(len(split.dataset), len(there), int(there.min()), float(np.median(there)), int(there.max()))
 
 
 def check_classes(splits: Sequence[Split]) -> list[Finding]:
@@ -78,7 +78,7 @@ def _of_a_split(split: Split, counts: np.ndarray, trained: bool) -> list[Finding
     if empty:
         text = f"{split.name}: no image of class {some_quoted(empty)}: add images, or take the class out."
         found.append(Finding("empty class", ERROR, text, classes=empty))
-    if (counts > 0).sum() < 2:
+    if (counts > 0).sum() < 2 and not split.multi_label:
         found.append(Finding("one class", ERROR, f"{split.name}: images of one class alone teach nothing: add others."))
     few = names[(counts > 0) & (counts < FEW)].tolist()
     if few and trained:

@@ -116,7 +116,9 @@ def diagnose(options: DiagnosisOptions) -> Diagnosis:
         balances=balances,
         sizes=sizes,
         findings=sorted(findings, key=lambda finding: _ORDER[finding.severity]),
-        suggestions=suggest(balances.get(first), sizes.get(first), findings, len(splits) > 1),
+        suggestions=suggest(
+            balances.get(first), sizes.get(first), findings, len(splits) > 1, bool(splits) and splits[0].multi_label
+        ),
         speed=speed,
     )
 

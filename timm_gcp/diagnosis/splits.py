@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from timm.utils.misc import natural_key
 
-from ..data.class_counts import class_labels
+from ..data.class_counts import class_counts, class_labels
 from ..data.factory import create_dataset
 from ..data.folder_scan import FolderScan, class_of, scan_folder
 from ..data.image_dataset import StrictImageDataset
@@ -33,7 +33,7 @@ class Split:
         name: 'train', 'validation', …; 'all' for class folders without splits.
         dataset: in timm's form.
         class_names: by label; the numbers of the labels where the data set has no names.
-        labels: of the images, ``[N]``; None where they are known only when the images are read.
+        labels: of the images, ``[N]``; None where an image may have several, or they are known only when it is read.
     """
 
     name: str
@@ -43,7 +43,12 @@ class Split:
 
     def counts(self) -> np.ndarray | None:
         """Images of each class; None where the labels are not known."""
-        return None if self.labels is None else np.bincount(self.labels, minlength=len(self.class_names))
+        return class_counts(self.dataset, len(self.class_names))
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image has any number of labels."""
+        return bool(getattr(self.dataset, "multi_label", False))
 
     @property
     def files(self) -> bool:

@@ -34,7 +34,11 @@ class Suggestion:
 
 
 def suggest(
-    balance: Balance | None, sizes: Sizes | None, findings: Sequence[Finding], evaluated: bool
+    balance: Balance | None,
+    sizes: Sizes | None,
+    findings: Sequence[Finding],
+    evaluated: bool,
+    multi_label: bool = False,
 ) -> list[Suggestion]:
     """Suggestions for a training on a data set.
 
@@ -43,12 +47,13 @@ def suggest(
         sizes: of its images; None where they are not known.
         findings: of the diagnosis.
         evaluated: whether there is a split to evaluate on.
+        multi_label: an image has any number of labels, which a probe and balanced sampling do not take.
     """
     chosen = [_image_size(sizes)] if sizes else []
     if balance and balance.images:
-        chosen += [_batch_size(balance), _recipe(balance), _head(balance)]
+        chosen += [_batch_size(balance), _several_labels() if multi_label else _recipe(balance), _head(balance)]
         if balance.ratio >= IMBALANCED:
-            chosen.append(_imbalance(balance))
+            chosen.append(_imbalance(balance, multi_label))
     if not evaluated:
         rule = "there is no split to evaluate on, so a fifth of every class is held out"
         chosen.append(Suggestion("--val-fraction 0.2", rule, "recipe finetune, docs/datasets.md"))
@@ -123,8 +128,15 @@ def _head(balance: Balance) -> Suggestion:
     return Suggestion("--model BACKBONE_isqrt.init", rule, basis)
 
 
-def _imbalance(balance: Balance) -> Suggestion:
+def _several_labels() -> Suggestion:
+    rule = "images have any number of labels: the mean of the loss over many classes has small gradients"
+    return Suggestion("--recipe finetune --opt adamw", rule, "docs/training.md")
+
+
+def _imbalance(balance: Balance, multi_label: bool) -> Suggestion:
     rule = f"the largest class has {balance.ratio:.1f} times the images of the smallest ({IMBALANCED:g} or more)"
+    if multi_label:
+        return Suggestion("--class-weights balanced", rule, "docs/training.md; not measured by the project")
     basis = (
         "docs/training.md; the project has not measured which correction is best: --class-weights balanced and "
         "--logit-adjustment are the others, one of the three is enough"
