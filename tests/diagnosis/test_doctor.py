@@ -145,3 +145,14 @@ def test_images_with_several_labels(tmp_path):
     options = [each["option"] for each in found["suggestions"]]
     assert "--recipe finetune --opt adamw" in options
     assert "timm-gcp probe" not in options
+
+
+def test_a_class_map_leaves_classes_out_and_says_so(tmp_path):
+    folder = write_images(tmp_path / "images", per_class=6)
+    (tmp_path / "classes.txt").write_text("middle\ncoarse\nabsent\n")
+    out = tmp_path / "d.json"
+    assert doctor(folder, *QUIET, "--class-map", tmp_path / "classes.txt", "--json", out) == 1
+    found, kinds = diagnosis(out)
+    assert found["splits"][0]["counts"] == {"middle": 6, "coarse": 6, "absent": 0}
+    assert kinds["left out"]["classes"] == ["fine"]
+    assert kinds["empty class"]["classes"] == ["absent"]

@@ -9,6 +9,7 @@ import numpy as np
 from timm.utils.misc import natural_key
 
 from ..data.class_counts import class_counts, class_labels
+from ..data.class_map import read_class_map
 from ..data.factory import create_dataset
 from ..data.folder_scan import FolderScan, class_of, scan_folder
 from ..data.image_dataset import StrictImageDataset
@@ -53,8 +54,7 @@ class Split:
     @property
     def files(self) -> bool:
         """Whether the images are files that can be looked at one by one."""
-        samples = getattr(getattr(self.dataset, "reader", None), "samples", None)
-        return isinstance(self.dataset, StrictImageDataset) and isinstance(samples, list)
+        return isinstance(getattr(self.dataset, "reader", None), SampleReader)
 
 
 def open_splits(options: DiagnosisOptions) -> tuple[list[Split], list[Finding]]:
@@ -118,11 +118,17 @@ def _folders(options: DiagnosisOptions, root: Path) -> tuple[list[Split], list[F
         classes |= scan.classes(options.class_from) - {""}
     names = sorted(classes, key=natural_key)
     label_of = {each: label for label, each in enumerate(names)}
+    if given := read_class_map(options.class_map, options.data_dir):
+        label_of, by_label = given, {label: name for name, label in given.items()}
+        names = [by_label.get(label, str(label)) for label in range(max(by_label) + 1)]
+        if left_out := sorted(classes - set(given)):
+            text = f"The class map lacks {some_quoted(left_out)}: the images are left out."
+            findings.append(Finding("left out", NOTE, text, classes=left_out))
     found = []
     for name, scan in scans.items():
         reader = SampleReader(places[name])
         labelled = ((path, class_of(folder, options.class_from)) for path, folder in scan.images)
-        samples = ((path, label_of[each]) for path, each in labelled if each)
+        samples = ((path, label_of[each]) for path, each in labelled if each in label_of)
         reader.samples = sorted(samples, key=lambda sample: natural_key(sample[0]))
         dataset = StrictImageDataset(str(places[name]), reader=reader, orient=not options.ignore_exif_orientation)
         dataset.class_names, dataset.num_classes = names, len(names)
