@@ -68,7 +68,7 @@ def test_the_packaged_model(pictures, tmp_path, capsys):
     assert page.count("data:image/jpeg") == 3 * 3
     assert not re.search(r'(src|href)="(?!data:)|url\(|@import', page)
     encoded = re.search(r"data:image/jpeg;base64,([^\"]+)", page)[1]
-    assert Image.open(io.BytesIO(base64.b64decode(encoded))).size == (112, 112)
+    assert Image.open(io.BytesIO(base64.b64decode(encoded))).size == (224, 224)
 
 
 def test_a_mean_beside_the_covariance_and_a_token(pictures, tmp_path, capsys):
