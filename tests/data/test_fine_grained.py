@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import http.server
-import importlib.util
 import json
 import os
 import socket
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 from torchvision import datasets
 
@@ -49,7 +49,7 @@ def entries(*splits):
 
 
 def savemat(path, content):
-    pytest.importorskip("scipy.io").savemat(path, content)
+    scipy.io.savemat(path, content)
 
 
 def cells(strings):
@@ -377,14 +377,6 @@ def test_unreadable_image_is_named(miniature):
     assert len(dataset) == 5
 
 
-@pytest.mark.parametrize("name", ["cars", "dogs", "flowers"])
-def test_without_scipy(name, tmp_path, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if module == "scipy" else find(module))
-    assert "pip install scipy" in refused("need scipy", name, tmp_path, "train")
-    assert not {name: row for name, row in FINE_GRAINED.items() if row.matlab != (name in ("cars", "dogs", "flowers"))}
-
-
 # Downloads
 
 
@@ -486,7 +478,6 @@ def test_torchvision_downloads(miniature, server, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("name", "where"), [("cars", "pytorch/vision/issues/7545"), ("dogs", "ImageNetDogs")])
 def test_what_has_to_be_fetched_by_hand(name, where, tmp_path):
-    pytest.importorskip("scipy")
     assert where in refused("cannot be downloaded by --dataset-download", name, tmp_path, "train", download=True)
 
 

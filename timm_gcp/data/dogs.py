@@ -22,7 +22,7 @@ def read_dogs(folder: Path, split: str) -> Listing:
 
     Source: Khosla et al., Novel Dataset for Fine-Grained Image Categorization, CVPR Workshop on FGVC 2011.
     """
-    from scipy.io import loadmat  # optional; FineGrainedReader has checked that it is there
+    from scipy.io import loadmat  # takes long to load
 
     file = folder / f"{split}_list.mat"
     try:

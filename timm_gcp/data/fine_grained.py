@@ -1,6 +1,5 @@
 """The table of fine-grained data sets that are read by name from their official folders, one row per data set."""
 
-import importlib.util
 import os
 import sys
 from collections import defaultdict
@@ -40,7 +39,6 @@ class FineGrained:
         by_hand: how to get it without ``--dataset-download``: the end of a sentence, without its full stop.
         fetch: downloads the folder (second argument: what messages call it, third: remedy); None if there is no way.
         any_name: the folder may have another name, which torchvision does not allow.
-        matlab: its lists are MATLAB files, so scipy is needed.
     """
 
     title: str
@@ -54,7 +52,6 @@ class FineGrained:
     by_hand: str
     fetch: Callable[[Path, str, str], None] | None = None
     any_name: bool = False
-    matlab: bool = False
 
 
 FINE_GRAINED = {
@@ -132,7 +129,6 @@ FINE_GRAINED = {
         by_hand="look for a copy with https://github.com/pytorch/vision/issues/7545 and extract cars_train.tgz, "
         "cars_test.tgz and car_devkit.tgz into a folder 'stanford_cars', with cars_test_annos_withlabels.mat beside "
         "them",
-        matlab=True,
     ),
     "dogs": FineGrained(
         title="Stanford Dogs",
@@ -146,7 +142,6 @@ FINE_GRAINED = {
         by_hand="download images.tar and lists.tar from http://vision.stanford.edu/aditya86/ImageNetDogs/ and extract "
         "both into one folder",
         any_name=True,
-        matlab=True,
     ),
     "flowers": FineGrained(
         title="Flowers-102",
@@ -160,7 +155,6 @@ FINE_GRAINED = {
         by_hand="download 102flowers.tgz, imagelabels.mat and setid.mat from "
         "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/ into a folder 'flowers-102' and extract the first",
         fetch=partial(fetch_with_torchvision, datasets.Flowers102),
-        matlab=True,
     ),
     "pets": FineGrained(
         title="Oxford-IIIT Pets",
@@ -220,16 +214,13 @@ class FineGrainedReader(SampleReader):
         download: download the data set if it is missing.
 
     Raises:
-        GCPError: the folder is another one or incomplete, there is no such split, a package is missing, or the
-            download fails.
+        GCPError: the folder is another one or incomplete, there is no such split, or the download fails.
     """
 
     def __init__(
         self, name: str, root: str | os.PathLike[str], split: str, is_training: bool = False, download: bool = False
     ) -> None:
         row = FINE_GRAINED[name]
-        if row.matlab and importlib.util.find_spec("scipy") is None:
-            raise GCPError(f"{row.title} has its lists in MATLAB files, which need scipy: pip install scipy.")
         split = _find_split(row, split, is_training)
         folder = _find_folder(row, Path(os.path.abspath(root)), download)
         super().__init__(folder)

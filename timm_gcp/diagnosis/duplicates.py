@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
+from ..connected_groups import connected_groups
 from .file_checks import BLANK, Scan
 from .findings import NOTE, WARNING, Finding, Picture
 from .perceptual_hash import near_pairs
@@ -33,29 +34,11 @@ def check_duplicates(scans: Sequence[Scan]) -> list[Finding]:
     # One of each group of equal files stands for it.
     hashed = [i for i, each in enumerate(facts) if each.width and each.deviation >= BLANK and first.get(i, i) == i]
     pairs = near_pairs([facts[i].hash for i in hashed], BITS)
-    near = _connected([(hashed[i], hashed[j]) for i, j, _ in pairs])
+    near = connected_groups([(hashed[i], hashed[j]) for i, j, _ in pairs])
     return [
         *_findings("equal files", [[pictures[i] for i in group] for group in exact]),
         *_findings("near-duplicates", [[pictures[i] for i in group] for group in near]),
     ]
-
-
-def _connected(pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """The groups of numbers that pairs connect, each ascending."""
-    parent: dict[int, int] = {}
-
-    def root(number: int) -> int:
-        while parent.setdefault(number, number) != number:
-            parent[number] = parent[parent[number]]
-            number = parent[number]
-        return number
-
-    for i, j in pairs:
-        parent[root(j)] = root(i)
-    groups = defaultdict(list)
-    for number in sorted(parent):
-        groups[root(number)].append(number)
-    return list(groups.values())
 
 
 def _findings(what: str, groups: Sequence[Sequence[Picture]]) -> list[Finding]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..connected_groups import connected_groups
 from ..errors import GCPError
 
 __all__ = ["Duplicates", "Neighbours", "near_duplicates", "nearest"]
@@ -75,18 +76,10 @@ def near_duplicates(neighbours: Neighbours, least: float) -> list[Duplicates]:
     for image, rank in (neighbours.similarity >= least).nonzero().tolist():
         other = int(neighbours.index[image, rank])
         pairs[min(image, other), max(image, other)] = float(neighbours.similarity[image, rank])
-    parent: dict[int, int] = {}
-
-    def root(image: int) -> int:
-        while parent.setdefault(image, image) != image:
-            image = parent[image]
-        return image
-
-    for image, other in pairs:
-        parent[root(other)] = root(image)
+    components = connected_groups(pairs)
+    group_of = {image: number for number, images in enumerate(components) for image in images}
     groups: dict[int, Duplicates] = {}
     for (image, other), similarity in sorted(pairs.items(), key=lambda pair: -pair[1]):
-        groups.setdefault(root(image), Duplicates([], [])).pairs.append((image, other, similarity))
-    for image in sorted(parent):
-        groups[root(image)].images.append(image)
+        number = group_of[image]
+        groups.setdefault(number, Duplicates(components[number], [])).pairs.append((image, other, similarity))
     return list(groups.values())
