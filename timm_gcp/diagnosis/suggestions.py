@@ -138,8 +138,8 @@ def _imbalance(balance: Balance, multi_label: bool) -> Suggestion:
     if multi_label:
         return Suggestion("--class-weights balanced", rule, "docs/training.md; not measured by the project")
     basis = (
-        "docs/training.md; the project has not measured which correction is best: --class-weights balanced and "
-        "--logit-adjustment are the others, one of the three is enough"
+        "docs/training.md: on Grocery, with a ratio of 4.4, one seed did not tell the corrections apart; "
+        "--class-weights balanced and --logit-adjustment are the others, one of the three is enough"
     )
     return Suggestion("--balanced-sampling", rule, basis)
 
