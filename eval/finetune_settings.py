@@ -40,7 +40,7 @@ def _pooled(
     return Head(f"_{method}", (*more, "--model-kwargs", *kwargs), rate_of)
 
 
-_PROBE = ("--init-head", "probe", "--classifier-lr-mult", "1")
+_PROBE = ("--init-head", "probe")
 HEADS = {
     "average": Head("", (), "average"),
     "isqrt": _pooled("isqrt"),
@@ -50,7 +50,7 @@ HEADS = {
     "polar": _pooled("polar"),
     "svdpade, probe": _pooled("svdpade", rate_of="isqrt, probe", more=("--hybrid", *_PROBE)),
     "polar, probe": _pooled("polar", rate_of="isqrt, probe", more=("--no-hybrid", *_PROBE)),
-    "isqrt, 160 channels, probe": _pooled("isqrt", rate_of="isqrt, probe", more=("--no-hybrid", *_PROBE), width=160),
+    "isqrt, 160 channels": _pooled("isqrt", width=160),
     "isqrt, linear": _pooled("isqrt", "reduction=linear"),
     "isqrt, linear_norm": _pooled("isqrt", "reduction=linear_norm"),
     "isqrt, linear, mean": _pooled("isqrt", "reduction=linear", "first_order=mean"),
@@ -60,8 +60,8 @@ HEADS = {
     "cov": _pooled("cov"),
     "cov, DropCov": _pooled("cov", "channel_dropout=adaptive"),
     "isqrt, DropCov": _pooled("isqrt", "channel_dropout=adaptive"),
-    "isqrt, probe, classifier rate ×10": _pooled(
-        "isqrt", rate_of="isqrt, probe", more=("--no-hybrid", "--init-head", "probe")
+    "isqrt, probe, classifier rate ×1": _pooled(
+        "isqrt", rate_of="isqrt, probe", more=("--no-hybrid", *_PROBE, "--classifier-lr-mult", "1")
     ),
     "maxexp": _pooled("maxexp"),
     "corr": _pooled("corr"),
@@ -69,8 +69,7 @@ HEADS = {
     "bdc": _pooled("bdc"),
     "svdpade, last decay": _pooled("svdpade", more=("--hybrid", "--switch-epoch", "11")),
 }
-"""Name → head. The recipe trains a classifier at ten times the rate; one that a probe has fitted is not new, so it is
-trained at the rate of the backbone."""
+"""Name → head. The recipe trains the classifier at ten times the rate of the backbone."""
 
 SEARCHED = tuple(name for name, head in HEADS.items() if head.rate_of == name)
 RATES = (0.01, 0.03)
@@ -91,7 +90,7 @@ SEARCH_SET = "cars"
 """The data set whose validation part chooses the rates; the one of the grocery data has 296 photographs, too few."""
 
 MAIN = ("average", "isqrt", "average, probe", "isqrt, probe", "svdpade", "polar", "svdpade, last decay")
-PACKAGED = "isqrt, 160 channels, probe"
+PACKAGED = "isqrt, 160 channels"
 """The head of the packaged model: small enough for a package of 10 MB."""
 
 OPTIONS = (
@@ -110,7 +109,7 @@ OPTIONS = (
     "polar, probe",
     "isqrt, linear, mean",
     "isqrt, DropCov",
-    "isqrt, probe, classifier rate ×10",
+    "isqrt, probe, classifier rate ×1",
 )
 SEEDS = (0, 1, 2)
 IMAGES = (5, 10)
