@@ -25,12 +25,11 @@ from typing import Any
 from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
 
-from .finetune_settings import EPOCHS, HEADS, KEY, SEARCH_SET, SEARCHED, SETS, Run, stages
+from .finetune_report import search_results
+from .finetune_settings import EPOCHS, HEADS, KEY, SETS, TABLE, Run, stages
 from .folds import write_subset
 from .record import RESULTS, append_row, provenance, read_cells, read_table
 from .training_runs import Workers, missing_runs, raise_failures, train_in_parallel
-
-TABLE = "finetune.csv"
 
 
 def main(argv: list[str]) -> None:
@@ -121,7 +120,7 @@ class Experiment:
 
     def plan(self, epochs: int) -> dict[int, list[Run]]:
         """The stages that can be planned with the results that there are."""
-        planned = stages(search_results(self.results, epochs))
+        planned = stages(search_results(read_table(self.results / TABLE, (*KEY, "top1")), epochs))
         return {number: [replace(run, epochs=epochs) for run in runs] for number, runs in planned.items()}
 
     def record(self, run: Run, row: dict[str, Any] | None) -> str:
@@ -172,19 +171,3 @@ class Experiment:
             **provenance(),
             "command": f"timm-gcp {shown}",
         }
-
-
-def search_results(results: Path, epochs: int) -> dict[str, dict[float, float]]:
-    """Top-1 on the validation part of the search, by head and learning rate.
-
-    Args:
-        results: folder of ``finetune.csv``.
-        epochs: length of the runs.
-    """
-    runs = read_table(results / TABLE, (*KEY, "top1"))
-    runs = runs[(runs["part"] == "val") & (runs["set"] == SEARCH_SET) & (runs["epochs"] == epochs)]
-    return {
-        head: dict(zip(own["lr"].astype(float), own["top1"].astype(float), strict=True))
-        for head, own in runs.groupby("head")
-        if head in SEARCHED
-    }

@@ -6,11 +6,9 @@ import pandas as pd
 
 from timm_gcp.text import markdown_table
 
-from .finetune_settings import HEADS, SEARCH_SET, SEARCHED
+from .finetune_settings import EPOCHS, HEADS, SEARCH_SET, SEARCHED, TABLE, chosen_rate
 from .intervals import Interval, difference_over_images
 from .record import read_table
-
-TABLE = "finetune.csv"
 
 
 def section(results: Path) -> str:
@@ -46,28 +44,35 @@ def gain(rows: pd.DataFrame, name: str, head: str) -> Interval | None:
 def final_runs(rows: pd.DataFrame) -> pd.DataFrame:
     """The runs on all training images and a test part, at the learning rate that the search chose."""
     final = rows[(rows["part"] == "test") & rows["images"].isna()]
-    chosen = _chosen(rows)
+    chosen = {head: chosen_rate(own) for head, own in search_results(rows).items()}
     kept = [chosen.get(HEADS[head].rate_of) == lr for head, lr in zip(final["head"], final["lr"], strict=True)]
     return final[kept]
 
 
-def _chosen(rows: pd.DataFrame) -> dict[str, float]:
-    """Head of the search → the learning rate with the highest validation accuracy."""
-    search = rows[(rows["part"] == "val") & (rows["set"] == SEARCH_SET)]
-    best = search.sort_values(["top1", "lr"], ascending=[False, True]).drop_duplicates("head")
-    return dict(zip(best["head"], best["lr"], strict=True))
+def search_results(rows: pd.DataFrame, epochs: int = EPOCHS) -> dict[str, dict[float, float]]:
+    """Top-1 on the validation part of the search: head → learning rate → accuracy.
+
+    Args:
+        rows: of ``finetune.csv``.
+        epochs: length of the runs.
+    """
+    runs = rows[(rows["part"] == "val") & (rows["set"] == SEARCH_SET) & (rows["epochs"] == epochs)]
+    return {
+        str(head): dict(zip(own["lr"].astype(float), own["top1"].astype(float), strict=True))
+        for head, own in runs.groupby("head")
+        if head in SEARCHED
+    }
 
 
 def _search(rows: pd.DataFrame) -> str:
-    search = rows[(rows["part"] == "val") & (rows["set"] == SEARCH_SET)]
-    scores = search.pivot(index="head", columns="lr", values="top1")
-    chosen = _chosen(rows)
+    found = search_results(rows)
+    rates = sorted({rate for own in found.values() for rate in own})
     lines = []
-    for head in (each for each in SEARCHED if each in scores.index):
-        own = scores.loc[head].items()
-        cells = ["" if pd.isna(v) else ("**{:.1f}**" if r == chosen[head] else "{:.1f}").format(v) for r, v in own]
+    for head in (each for each in SEARCHED if each in found):
+        own, chosen = found[head], chosen_rate(found[head])
+        cells = [("**{:.1f}**" if r == chosen else "{:.1f}").format(own[r]) if r in own else "" for r in rates]
         lines.append((f"`{head}`", *cells))
-    titles = ("validation top-1 on Cars, by lr", *(f"{rate:g}" for rate in scores.columns))
+    titles = ("validation top-1 on Cars, by lr", *(f"{rate:g}" for rate in rates))
     return f"{markdown_table(titles, lines)}\n\nBold: the chosen rate."
 
 

@@ -121,6 +121,9 @@ RECIPE = shlex.split(
     "--monitor-every 50 --checkpoint-hist 1 --no-check-images --no-report --val-fraction 0"
 )
 
+TABLE = "finetune.csv"
+"""Name of the file with a row for every run."""
+
 KEY = ("set", "part", "head", "images", "lr", "seed", "epochs")
 """Columns of ``finetune.csv`` that identify a run (`Run.key`)."""
 
@@ -176,6 +179,15 @@ class Run:
         ]
 
 
+def chosen_rate(found: dict[float, float]) -> float:
+    """The learning rate with the highest validation accuracy; of equal ones the lowest.
+
+    Args:
+        found: learning rate → validation accuracy.
+    """
+    return max(found, key=lambda rate: (found[rate], -rate))
+
+
 def stages(found: dict[str, dict[float, float]]) -> dict[int, list[Run]]:
     """The runs of the stages that can be planned with the results that there are, the most informative first.
 
@@ -188,7 +200,7 @@ def stages(found: dict[str, dict[float, float]]) -> dict[int, list[Run]]:
     planned[2] = [Run(SEARCH_SET, "val", head, further_rate(found[head])) for head in SEARCHED]
     if any(run.rate not in found[run.head] for run in planned[2]):
         return planned
-    rates = {head: max(own, key=lambda rate: (own[rate], -rate)) for head, own in found.items()}
+    rates = {head: chosen_rate(own) for head, own in found.items()}
 
     def final(name: str, heads: Sequence[str], seeds: Sequence[int] = (0,), images: int | None = None) -> list[Run]:
         return [Run(name, "test", head, rates[HEADS[head].rate_of], seed, images) for seed in seeds for head in heads]

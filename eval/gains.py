@@ -8,6 +8,7 @@ import pandas as pd
 from timm_gcp.text import markdown_table
 
 from . import experiment_report, finetune_report, probe_images
+from .finetune_settings import TABLE
 from .intervals import Interval, difference_over_images, paired
 from .record import read_table
 
@@ -56,16 +57,16 @@ def _frozen(results: Path) -> Iterator[Row]:
 
 def _test_sizes(results: Path) -> dict[str, int]:
     """Data set → number of its test images."""
-    rows = read_table(results / finetune_report.TABLE, ("set", "part", "count"))
+    rows = read_table(results / TABLE, ("set", "part", "count"))
     test = rows[rows["part"] == "test"]
     return {str(name): int(count) for name, count in test.groupby("set")["count"].first().items()}
 
 
 def _fine_tuned(results: Path) -> Iterator[Row]:
     """All weights, from those of ImageNet."""
-    if not (results / finetune_report.TABLE).exists():
+    if not (results / TABLE).exists():
         return
-    rows = read_table(results / finetune_report.TABLE)
+    rows = read_table(results / TABLE)
     final = finetune_report.final_runs(rows)
     for name in NAMES:
         gain = finetune_report.gain(rows, name, "isqrt")

@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["BAR", "LenientStream", "columns_of", "fold", "lenient_output", "lost"]
+__all__ = ["BAR", "LenientStream", "as_text", "columns_of", "fold", "lenient_output", "lost"]
 
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {remaining} left"
 """``bar_format`` of tqdm's bars, which fits a terminal of 40 columns."""
@@ -158,3 +158,18 @@ def fold(parts: list[str], columns: int | None, indent: str = "  ") -> str:
         else:
             lines.append(f"{indent}{part}" if lines else part)
     return "\n".join(lines)
+
+
+def as_text(renderable: Any, width: int = 100) -> str:
+    """What rich prints of an object, as plain text.
+
+    Args:
+        renderable: anything that rich prints, such as a table.
+        width: columns.
+    """
+    from rich.console import Console  # takes long to load
+
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()

@@ -17,7 +17,16 @@ from .errors import GCPError
 from .files import save_text
 from .text import one_line, printable
 
-__all__ = ["FILE", "TOP", "PredictionRecorder", "Predictions", "image_names", "read_predictions", "save_predictions"]
+__all__ = [
+    "FILE",
+    "TOP",
+    "PredictionRecorder",
+    "Predictions",
+    "image_names",
+    "names_by_label",
+    "read_predictions",
+    "save_predictions",
+]
 
 FILE = "predictions.csv"
 TOP = 5
@@ -105,10 +114,21 @@ class PredictionRecorder:
             class_names: by label; None takes those of the data set. A class without a name gets its number.
         """
         labels, predicted, confidence, loss, rank = (np.concatenate(each) for each in zip(*self._batches, strict=True))
-        names = [str(name) for name in class_names or getattr(dataset, "class_names", None) or []]
-        names += [str(label) for label in range(len(names), self._classes)]
+        names = names_by_label(dataset, class_names, self._classes)
         images = image_names(dataset, len(labels), split)
         return Predictions(images, labels, predicted, confidence, loss, rank, names)
+
+
+def names_by_label(dataset: Any, class_names: Sequence[str] | None, classes: int) -> list[str]:
+    """A name for each class of a model; a class without one gets its number.
+
+    Args:
+        dataset: in timm's form.
+        class_names: by label; None takes those of the data set.
+        classes: number of classes.
+    """
+    names = [str(name) for name in class_names or getattr(dataset, "class_names", None) or []]
+    return names + [str(label) for label in range(len(names), classes)]
 
 
 def image_names(dataset: Any, count: int, split: str) -> list[str]:

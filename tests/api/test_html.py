@@ -1,4 +1,4 @@
-"""What the results show in a notebook: whole HTML that loads nothing, and how a browser lays it out."""
+"""The HTML of results in a notebook is complete, loads nothing, and fits the width of a browser."""
 
 import json
 import re

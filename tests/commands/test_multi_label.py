@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from tests.support.multi_label_images import CLASSES, write_multi_label
-from tests.support.resumed_runs import same_runs
+from tests.support.resumed_runs import same_runs, stopping_after
 from tests.support.tools import MODEL, rows_of, torchrun
 from timm_gcp.__main__ import main
 from timm_gcp.models.folder import save_folder
@@ -242,14 +242,7 @@ def test_resumed_within_an_epoch(photos, tmp_path, monkeypatch):
     more = ["--epochs", "3", "--switch-epoch", "1", "--model-ema", "--model-ema-decay", "0.8", "--mixup", "0.3"]
     more += ["--cutmix", "0.5", "--smoothing", "0.1", "--drop", "0.2", "--checkpoint-hist", "1", "--resume", "auto"]
     assert train(photos, tmp_path / "whole", *more) == 0
-    real, calls = trainer.Trainer.update, []
-
-    def stopping(self, epoch, batches):
-        calls.append(epoch)
-        return real(self, epoch, batches) or len(calls) in (6, 8)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "update", stopping)
+    with stopping_after(monkeypatch, 6, 8):
         for _ in range(2):
             assert train(photos, tmp_path / "stopped", *more) == 143
     assert train(photos, tmp_path / "stopped", *more) == 0

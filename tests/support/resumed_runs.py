@@ -1,10 +1,12 @@
 """Runs that depend on everything a resume has to restore, and the comparison of what two of them leave behind."""
 
+import contextlib
 import json
 
 import torch
 
 from tests.support.tools import COMMON, MODEL, rows_of
+from timm_gcp.training import trainer
 from timm_gcp.weights.file import load_training_checkpoint
 
 # Whatever depends on chance or on what ran before: dropout of features and of channels, random erasing, mixup, averaged
@@ -21,6 +23,20 @@ def arguments(images, output, *more):
         *("train", "--data-dir", str(images), "--model", MODEL, *COMMON, *RICH),
         *("--output", str(output), "--experiment", "run", "--resume", "auto", *map(str, more)),
     ]
+
+
+@contextlib.contextmanager
+def stopping_after(monkeypatch, *updates):
+    """Asks a run to stop after each of these updates, counted over all runs of the block."""
+    real, calls = trainer.Trainer.update, []
+
+    def stopping(self, epoch, batches):
+        calls.append(epoch)
+        return real(self, epoch, batches) or len(calls) in updates
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "update", stopping)
+        yield
 
 
 def same_runs(a, b):

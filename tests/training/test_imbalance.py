@@ -10,14 +10,13 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from tests.support.resumed_runs import arguments, same_runs
+from tests.support.resumed_runs import arguments, same_runs, stopping_after
 from tests.support.tools import COMMON, MODEL, rows_of, torchrun, write_images
 from timm_gcp import GCPError
 from timm_gcp.__main__ import main
 from timm_gcp.data.balanced_sampler import BalancedSampler
 from timm_gcp.data.class_weights import balanced_weights
 from timm_gcp.distributed import Processes
-from timm_gcp.training import trainer
 from timm_gcp.training.data import Data
 from timm_gcp.training.imbalance import CorrectedCrossEntropy, make_corrected_loss, make_sampler
 
@@ -132,14 +131,7 @@ def test_balanced_sampling_continues_within_an_epoch(uneven, tmp_path, monkeypat
     """Stopped within the second epoch, and two updates later."""
     more = ("--balanced-sampling", "-b", "4", "--no-report")
     assert main(arguments(uneven, tmp_path / "whole", *more)) == 0
-    real, calls = trainer.Trainer.update, []
-
-    def stopping(self, epoch, batches):
-        calls.append(epoch)
-        return real(self, epoch, batches) or len(calls) in (7, 9)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "update", stopping)
+    with stopping_after(monkeypatch, 7, 9):
         for _ in range(2):
             assert main(arguments(uneven, tmp_path / "stopped", *more)) == 143
     assert main(arguments(uneven, tmp_path / "stopped", *more)) == 0

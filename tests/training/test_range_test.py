@@ -42,6 +42,9 @@ class Repeated:
     def __iter__(self):
         yield torch.eye(self.size), torch.zeros(self.size, dtype=torch.long)
 
+    def set_epoch(self, epoch):
+        pass
+
     def close(self):
         pass
 

@@ -1,4 +1,4 @@
-"""What an evaluation measured, with one label an image or several."""
+"""The result of an evaluation: metrics and predictions of images with one label or with several."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The model of a function: a name, a path, the result of a training, or a network that is there already."""
+"""Reads the argument ``model``: a name, a path, the result of a training, or a network in memory."""
 
 import os
 from collections.abc import Mapping

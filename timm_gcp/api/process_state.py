@@ -1,11 +1,11 @@
-"""What a training run changes in its process, and a function has to leave as it was."""
+"""Keeps the random generators of a process, and cuDNN's choice of algorithms, as they were before a training run."""
 
 import contextlib
-import random
 from collections.abc import Iterator
 
-import numpy as np
 import torch
+
+from ..training.generators import restored_generators
 
 __all__ = ["kept_process_state"]
 
@@ -17,12 +17,9 @@ def kept_process_state() -> Iterator[None]:
     A run seeds every generator by its own seed: without this, numbers that a caller draws between two runs, such as
     settings of a random search, would be the same each time.
     """
-    python, arrays, benchmark = random.getstate(), np.random.get_state(), torch.backends.cudnn.benchmark  # noqa: NPY002
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    benchmark = torch.backends.cudnn.benchmark
     try:
-        with torch.random.fork_rng(list(devices)):
+        with restored_generators():
             yield
     finally:
-        random.setstate(python)
-        np.random.set_state(arrays)  # noqa: NPY002
         torch.backends.cudnn.benchmark = benchmark

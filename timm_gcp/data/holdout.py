@@ -13,7 +13,7 @@ from ..errors import GCPError
 from ..text import some_quoted
 from .image_dataset import StrictImageDataset
 from .multi_label import MULTI_LABEL_SETS
-from .splits import EVALUATION, TEST, TRAIN, entry_of, holds_folders, is_training_split, same_split
+from .splits import EVALUATION, TEST, TRAIN, entry_of, is_training_split, same_split, split_folder
 
 __all__ = ["check_apart", "divide", "held_out", "split_to_divide", "split_to_evaluate"]
 
@@ -80,7 +80,7 @@ def _has_split(name: str, root: str | None, split: str) -> bool:
         ending = _LISTED[name]
         stem = split.removesuffix(ending)
         return any(entry_of(Path(root), f"{each}{ending}").is_file() for each in same_split(stem))
-    return any(holds_folders(entry_of(Path(root), each)) for each in same_split(split))
+    return split_folder(Path(root), same_split(split)) is not None
 
 
 def held_out(samples: Iterable[tuple[str, int]], fraction: float, seed: int) -> set[str]:

@@ -1,6 +1,6 @@
 """Names of splits: their synonyms, and the file or folder of a split."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "holds_folders",
     "is_training_split",
     "same_split",
+    "split_folder",
     "split_remedy",
 ]
 
@@ -48,6 +49,11 @@ def entry_of(folder: Path, name: str) -> Path:
 def holds_folders(folder: Path) -> bool:
     """Whether a folder holds folders, as a split does; a class that is called 'train' holds images."""
     return folder.is_dir() and any(entry.is_dir() for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def split_folder(root: Path, names: Iterable[str]) -> Path | None:
+    """The folder of a split: the first of some names under which a folder holds folders; None if there is none."""
+    return next((folder for name in names if holds_folders(folder := entry_of(root, name))), None)
 
 
 def split_remedy(splits: Sequence[str], training: bool) -> str:

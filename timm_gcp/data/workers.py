@@ -69,6 +69,12 @@ class GuardedLoader:
         """The loader's batch sampler."""
         return getattr(self.loader, "loader", self.loader).batch_sampler  # timm's prefetcher may hide it
 
+    def set_epoch(self, epoch: int) -> None:
+        """Tells sampler and data set the epoch, where they ask for it."""
+        for target in (self.sampler, self.dataset):
+            if hasattr(target, "set_epoch"):
+                target.set_epoch(epoch)
+
     @property
     def mixup_enabled(self) -> bool:
         """Whether mixup is applied when batches are collated; can be set."""

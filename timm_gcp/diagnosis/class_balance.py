@@ -1,4 +1,4 @@
-"""Counts of the classes: imbalance, small and empty classes, classes that a split lacks."""
+"""Counts the images of each class, and finds imbalance, small, empty and missing classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Balance:
 
 def balance_of(split: Split) -> Balance | None:
     """The balance of a split; None where its labels are known only when the images are read."""
-    counts = split.counts()
+    counts = split.counts
     if counts is None:
         return None
     there = counts[counts > 0]
@@ -57,7 +57,7 @@ def check_classes(splits: Sequence[Split]) -> list[Finding]:
         splits: of the data set.
     """
     found = []
-    known = {split.name: (split, counts) for split in splits if (counts := split.counts()) is not None}
+    known = {split.name: (split, counts) for split in splits if (counts := split.counts) is not None}
     for split in splits:
         if split.name not in known:
             text = f"{split.name}: the labels are known only when the images are read, so classes are not counted."

@@ -60,7 +60,7 @@ class Diagnosis:
             "splits": [
                 {
                     "name": split.name,
-                    "images": len(split.dataset) if hasattr(split.dataset, "__len__") else None,
+                    "images": split.images,
                     "counts": _counts(split),
                     "balance": asdict(self.balances[split.name]) if split.name in self.balances else None,
                     "quantiles": asdict(self.sizes[split.name]) if split.name in self.sizes else None,
@@ -74,7 +74,7 @@ class Diagnosis:
 
 
 def _counts(split: Split) -> dict[str, int] | None:
-    counts = split.counts()
+    counts = split.counts
     return None if counts is None else dict(zip(split.class_names, counts.tolist(), strict=True))
 
 
@@ -139,7 +139,7 @@ def _timed(
 ) -> tuple[Speed | None, list[Finding]]:
     """The time of an epoch, or why there is none."""
     try:
-        images = len(split.dataset) if hasattr(split.dataset, "__len__") else 0
+        images = split.images or 0
         if broken or not images:
             text = f"An epoch of {options.model} was not timed: {'mend the errors' if broken else 'no images'} first."
             return None, [Finding("not timed", NOTE, text)]

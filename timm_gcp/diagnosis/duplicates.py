@@ -1,4 +1,4 @@
-"""The same picture twice: equal files and near-duplicates, within a split, across splits and under two labels."""
+"""Finds pictures that occur twice: equal files and near-duplicates, in one split or several, also under two labels."""
 
 from collections import defaultdict
 from collections.abc import Sequence

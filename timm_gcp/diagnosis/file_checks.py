@@ -1,4 +1,4 @@
-"""What the files show: unreadable and suspicious ones, and the modes of the images."""
+"""Finds unreadable and suspicious files, and counts the modes of the images."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

@@ -61,7 +61,7 @@ def save_report(folder: Path, found: Diagnosis) -> Path:
 def _class_rows(found: Diagnosis) -> list[list[Any]]:
     """Class by class the images of each split."""
     counts = [
-        dict(zip(split.class_names, each.tolist(), strict=True)) if (each := split.counts()) is not None else {}
+        dict(zip(split.class_names, each.tolist(), strict=True)) if (each := split.counts) is not None else {}
         for split in found.splits
     ]
     names = list(dict.fromkeys(name for each in counts for name in each))

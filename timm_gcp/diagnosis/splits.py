@@ -1,5 +1,6 @@
 """Opens the splits of a data set for a diagnosis: what a training would refuse becomes a finding."""
 
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from ..data.folder_scan import FolderScan, class_of, scan_folder
 from ..data.image_dataset import StrictImageDataset
 from ..data.image_files import count_left_out
 from ..data.reader import SampleReader
-from ..data.splits import EVALUATION, TEST, TRAIN, entry_of, holds_folders, same_split
+from ..data.splits import EVALUATION, TEST, TRAIN, same_split, split_folder
 from ..errors import GCPError
 from ..text import some_quoted
 from .findings import ERROR, NOTE, WARNING, Finding
@@ -42,9 +43,15 @@ class Split:
     class_names: list[str]
     labels: np.ndarray | None
 
+    @functools.cached_property
     def counts(self) -> np.ndarray | None:
         """Images of each class; None where the labels are not known."""
         return class_counts(self.dataset, len(self.class_names))
+
+    @property
+    def images(self) -> int | None:
+        """Number of images; None where it is known only when they are read."""
+        return len(self.dataset) if hasattr(self.dataset, "__len__") else None
 
     @property
     def multi_label(self) -> bool:
@@ -142,16 +149,12 @@ def _places(options: DiagnosisOptions, root: Path) -> dict[str, Path]:
     if options.splits:
         places = {}
         for name in options.splits:
-            place = next((p for each in same_split(name) if holds_folders(p := entry_of(root, each))), None)
+            place = split_folder(root, same_split(name))
             if place is None:
                 raise GCPError(f"{str(root)!r} has no folder for split {name!r}; leave --splits out, or correct it.")
             places[name] = place
         return places
-    places = {
-        name: place
-        for name, synonyms in _GROUPS
-        if (place := next((p for each in synonyms if holds_folders(p := entry_of(root, each))), None)) is not None
-    }
+    places = {name: place for name, synonyms in _GROUPS if (place := split_folder(root, synonyms)) is not None}
     return places or {"all": root}
 
 

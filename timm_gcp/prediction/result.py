@@ -8,12 +8,12 @@ from pathlib import Path
 
 from PIL import Image
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ..data import UnreadableImageError
 from ..errors import GCPError
+from ..output import as_text
 from ..reports.notebook import Picture, show
 from ..reports.thumbnails import data_uri
 from ..text import printable
@@ -106,10 +106,7 @@ class PredictionList(list[Prediction]):
         return table
 
     def __str__(self) -> str:
-        console = Console(width=100)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return as_text(self)
 
     def __repr__(self) -> str:
         """The table of the first images."""

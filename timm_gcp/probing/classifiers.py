@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import GCPError
 
-__all__ = ["Fit", "centred", "fit_logistic", "fit_ridge", "nearest_neighbours", "temperature_of"]
+__all__ = ["Fit", "centred", "fit_logistic", "fit_ridge", "float64_device", "nearest_neighbours", "temperature_of"]
 
 _GRID = torch.logspace(-5, 1, 25, dtype=torch.float64)
 """Ridge strengths to try, in units of the mean eigenvalue of the kernel."""
@@ -33,6 +33,11 @@ class Fit:
     intercept: Tensor
     strength: float
     left_out: Tensor | None
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """The device that classifiers are fitted on: a CUDA device, or the CPU for others, which may lack float64."""
+    return device if device.type == "cuda" else torch.device("cpu")
 
 
 def centred(kernel: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..predictions import PredictionRecorder
-from .classifiers import Fit, fit_logistic, fit_ridge, nearest_neighbours, temperature_of
+from .classifiers import Fit, fit_logistic, fit_ridge, float64_device, nearest_neighbours, temperature_of
 from .directions import Directions
 from .features import FeatureSet
 from .heads import FittedHead, Head, Kernel, kernel_of, linear_layer, scores_of
@@ -88,7 +88,7 @@ class Fits:
         say: Callable[[str], None],
         device: torch.device = CPU,
     ) -> None:
-        self.device = device if device.type == "cuda" else CPU
+        self.device = float64_device(device)
         self.train, self.evaluation, self.classes, self.say = train, evaluation, classes, say
         self.make = fit_ridge if classifier == "ridge" else fit_logistic
         self.labels = train.labels()

@@ -12,7 +12,7 @@ from ..data.loaders import evaluation_loader
 from ..data.preprocessing import preprocessing
 from ..errors import GCPError
 from ..output import BAR
-from .classifiers import centred, fit_ridge, temperature_of
+from .classifiers import centred, fit_ridge, float64_device, temperature_of
 from .fits import Result
 from .options import ProbeOptions
 
@@ -50,8 +50,7 @@ def fit_plain_head(model: nn.Module, train: Any, options: ProbeOptions) -> tuple
     features, labels = _features(model, train, options)
     mean = features.mean(0)
     features -= mean
-    device = options.torch_device
-    wide = features.to(device) if device.type == "cuda" else features
+    wide = features.to(float64_device(options.torch_device))
     kernel = centred(wide @ wide.T)
     scale = float(kernel.diagonal().mean()) or 1.0
     fit = fit_ridge(kernel / scale, labels, classes)

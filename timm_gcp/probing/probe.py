@@ -8,13 +8,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from ..data.open_dataset import download_splits, open_splits
 from ..errors import GCPError
 from ..models.folder import save_folder
+from ..output import as_text
 from ..pooling import GlobalCovariancePool
 from ..predictions import PredictionRecorder, Predictions
 from .backbone import Backbone
@@ -122,10 +122,7 @@ class Probe:
 
     def __str__(self) -> str:
         """The table of the heads as text."""
-        console = Console(width=100)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return as_text(self)
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"

@@ -15,7 +15,7 @@ from .metrics import wilson
 from .page import save_page
 from .report import MISTAKE_SIZE, MISTAKES, PAGE, TABLE
 from .subject import Subject
-from .tables import save_table
+from .tables import save_rows, save_table
 from .thumbnails import Thumbnails
 
 __all__ = ["write_multi_label_report"]
@@ -42,7 +42,7 @@ def write_multi_label_report(folder: Path, predictions: MultiLabelPredictions, d
     metrics["exact"] = 100 * float((predictions.predicted == predictions.targets).all(1).mean())
     rows = _class_rows(predictions)
     save_table(folder / "metrics.csv", ("metric", "value"), metrics.items())
-    save_table(folder / "classes.csv", list(rows[0]), (list(row.values()) for row in rows))
+    save_rows(folder / "classes.csv", rows)
     thumbnails = Thumbnails(dataset)
     save_page(
         folder / PAGE,

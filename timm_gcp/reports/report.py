@@ -14,7 +14,7 @@ from .confusion import Cells, ConfusedPair, clustered_order, confusion_cells, mo
 from .metrics import ClassCounts, Metrics, class_counts, metrics_of, wilson
 from .page import save_page
 from .subject import Subject
-from .tables import save_table
+from .tables import save_rows, save_table
 from .thumbnails import Thumbnails
 
 __all__ = ["PAGE", "Subject", "class_table", "write_report"]
@@ -125,7 +125,7 @@ def _save_tables(
     lines += [("loss", metrics.loss, None, None), ("calibration_error", calibration.error, None, None)]
     lines += [("images", metrics.images, None, None), ("classes", metrics.classes, None, None)]
     save_table(folder / "metrics.csv", ("metric", "value", "low", "high"), lines)
-    save_table(folder / "classes.csv", list(rows[0]), (list(row.values()) for row in rows))
+    save_rows(folder / "classes.csv", rows)
     pairs = zip(cells.true.tolist(), cells.predicted.tolist(), cells.count.tolist(), strict=True)
     save_table(
         folder / "confusion.csv",

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..predictions import image_names
+from ..predictions import image_names, names_by_label
 from .task import Recorder
 
 __all__ = ["MultiLabelPredictions", "MultiLabelRecorder"]
@@ -79,6 +79,5 @@ class MultiLabelRecorder(Recorder):
     def predictions(self, dataset: Any, split: str, class_names: Sequence[str] | None = None) -> MultiLabelPredictions:
         """The predictions of all batches, as `Recorder.predictions`."""
         logits, targets = self.rows()
-        names = [str(name) for name in class_names or getattr(dataset, "class_names", None) or []]
-        names += [str(label) for label in range(len(names), logits.shape[1])]
+        names = names_by_label(dataset, class_names, logits.shape[1])
         return MultiLabelPredictions(image_names(dataset, len(logits), split), targets.numpy(), logits.numpy(), names)

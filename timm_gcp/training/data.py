@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from timm.data import Mixup
+from torch import Tensor
 from torch.utils.data import Sampler
 
 from ..data.loaders import GuardedLoader, evaluation_loader, training_loader
@@ -62,6 +64,24 @@ class Loaders:
         for loader in (self.train, self.evaluation):
             if loader is not None:
                 loader.close()
+
+    def ready(
+        self, images: Tensor, targets: Tensor, device: torch.device, channels_last: bool
+    ) -> tuple[Tensor, Tensor]:
+        """A batch for the model: on the device, mixed where the loader has not mixed it, in the memory format.
+
+        Args:
+            images: ``[B, C, H, W]``.
+            targets: of the images.
+            device: of the model.
+            channels_last: the memory format.
+        """
+        images, targets = images.to(device), targets.to(device)
+        if self.mixup is not None:
+            images, targets = self.mixup(images, targets)
+        if channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images, targets
 
     def stop_mixing(self) -> None:
         """Turns mixup and CutMix off, also in loader processes that run already."""

@@ -3,14 +3,13 @@
 import contextlib
 import copy
 import logging
-import random
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import torch
 import yaml
 from timm.utils import random_seed
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from ..data.loaders import GuardedLoader
@@ -22,6 +21,7 @@ from ..spectral.eigh import take_retried
 from .data import Data, Loaders, make_loaders
 from .faults import Batch
 from .freezing import freeze_all_but
+from .generators import restored_generators
 from .imbalance import make_sampler
 from .network import Network, synchronised
 from .optimisation import make_scaler, make_stepper
@@ -77,7 +77,7 @@ def choose_rate(
             options.sched,
         )
     device = processes.device
-    with _restored_generators(device):
+    with restored_generators():
         random_seed(options.seed, processes.rank)
         sampler = make_sampler(options, data, processes)
         loaders = make_loaders(options, data, network.data_config, processes, sampler)
@@ -123,12 +123,9 @@ def run_test(stepper: Stepper, loaders: Loaders, options: TrainOptions, processe
     losses: list[float] = []
 
     def prepare(batch: Batch) -> None:
-        images, targets = batch.images.to(processes.device), batch.targets.to(processes.device)
-        if loaders.mixup is not None:
-            images, targets = loaders.mixup(images, targets)
-        if options.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        batch.images, batch.targets = images, targets
+        batch.images, batch.targets = loaders.ready(
+            batch.images, batch.targets, processes.device, options.channels_last
+        )
 
     stepper.train_mode()
     # None hides the bar where standard error is no terminal.
@@ -165,27 +162,10 @@ def _groups(loader: GuardedLoader, accumulate: int) -> Generator[list[Batch], No
     group: list[Batch] = []
     epoch = 0
     while True:
-        for target in (loader.sampler, loader.dataset):
-            if hasattr(target, "set_epoch"):
-                target.set_epoch(epoch)
+        loader.set_epoch(epoch)
         for index, (images, targets) in enumerate(loader):
             group.append(Batch(index, images, targets))
             if len(group) == accumulate:
                 yield group
                 group = []
         epoch += 1
-
-
-@contextlib.contextmanager
-def _restored_generators(device: torch.device) -> Iterator[None]:
-    """Puts every random generator back to where it was before the block."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    cuda: Tensor | None = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        torch.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state(cuda, device)

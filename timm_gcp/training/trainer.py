@@ -171,9 +171,7 @@ class Trainer:
         run, options = self.run, self.run.options
         self._epoch_began = time.monotonic() - run.position.seconds
         seed_epoch(options.seed, epoch, run.processes.rank)
-        for target in (self.loader.sampler, self.loader.dataset):
-            if hasattr(target, "set_epoch"):
-                target.set_epoch(epoch)
+        self.loader.set_epoch(epoch)
         if not run.position.batches:
             self._switch(epoch, epoch * self.updates_per_epoch if options.sched_on_updates else None)
         if options.mixup_off_epoch and epoch >= options.mixup_off_epoch:
@@ -276,12 +274,8 @@ class Trainer:
         """Seeds the forward pass of a batch, and moves and mixes its images."""
         run = self.run
         seed_epoch(run.options.seed, epoch, run.processes.rank, batch.index, 1)
-        images, targets = batch.images.to(run.device), batch.targets.to(run.device)
-        if run.loaders.mixup is not None:
-            images, targets = run.loaders.mixup(images, targets)
-        if run.options.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        batch.images, batch.targets = images, targets
+        channels_last = run.options.channels_last
+        batch.images, batch.targets = run.loaders.ready(batch.images, batch.targets, run.device, channels_last)
 
     def _count(self, made: Update) -> None:
         position = self.run.position
