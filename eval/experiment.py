@@ -7,6 +7,7 @@ on the whole training part for a fixed number of epochs, and each is evaluated o
 of the last epoch. The test part was photographed in other shops. Stage 7 trains on the half of the training part that
 the search held out and evaluates on the other half: photographs of the same shops, on which nothing was chosen. Stages
 8 and 9 compare average pooling with the chosen method on backbones of other families, with their own learning rates.
+Stages 10 to 12 compare the kinds of reduction on a ViT, a ResNet and a ConvNeXt.
 
 Every run is a ``timm-gcp train`` in its own process and adds one row to ``experiment.csv`` when it is finished. Started
 again, the command continues where it stopped. The hybrid runs of one seed are identical up to the switch, bit for bit
@@ -37,6 +38,8 @@ from .experiment_settings import (
     HEADS,
     KEY,
     OTHERS,
+    REDUCED,
+    REDUCING,
     SAME_SHOPS,
     SEARCH_FOLDS,
     SEARCHED,
@@ -51,6 +54,9 @@ from .training_runs import missing_runs, raise_failures, run_command, train_in_p
 
 CURVES = ("epoch", "lr", "method", "train_top1", "eval_top1", "kappa", "rank", "under_eps")
 """Columns of a run's summary that are kept for the report."""
+
+LATER = (*STAGES, *OTHERS, *REDUCING)
+"""The stages after the first."""
 
 
 def main(argv: list[str]) -> None:
@@ -67,14 +73,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs in parallel, one thread each")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="seeds of the final runs (%(default)s)")
     parser.add_argument("--heads", nargs="+", choices=HEADS, metavar="HEAD", help="only these heads of the stage")
-    parser.add_argument(
-        "--stage", type=int, choices=(1, *STAGES, *OTHERS), help="only this stage (default: all in turn)"
-    )
+    parser.add_argument("--stage", type=int, choices=(1, *LATER), help="only this stage (default: all in turn)")
     args = parser.parse_args(argv)
     if not (args.data_dir / "train.txt").is_file():
         raise GCPError(f"No train.txt in {args.data_dir}; --data-dir takes the folder of the grocery data set.")
     experiment = Experiment(args.data_dir, args.work, args.results, args.epochs, args.jobs)
-    for stage in [args.stage] if args.stage else (1, *STAGES, *OTHERS):
+    for stage in [args.stage] if args.stage else (1, *LATER):
         experiment.run_stage(stage, args.seeds, args.heads or tuple(HEADS))
 
 
@@ -100,37 +104,44 @@ class Experiment:
         """Trains what a stage still lacks.
 
         Args:
-            stage: 1 (the search), or a key of `STAGES` or `OTHERS`.
+            stage: 1 (the search), or one of `LATER`.
             seeds: of the final runs.
             heads: the stage's other heads are left out.
         """
         if stage == 1:
-            rate = self.search(BACKBONE)["isqrt"]
+            rate = self.search(BACKBONE, BACKBONES[BACKBONE].rates)["isqrt"]
             self.train_all(self._on_folds(BACKBONE, ((head, rate) for head in CANDIDATES)))
             return
-        backbone, fold = OTHERS.get(stage, BACKBONE), FRESH_FOLD if stage == SAME_SHOPS else None
+        backbone, fold = {**OTHERS, **REDUCING}.get(stage, BACKBONE), FRESH_FOLD if stage == SAME_SHOPS else None
         if stage in OTHERS:
-            rates = self.search(backbone)
+            rates = self.search(backbone, BACKBONES[backbone].rates)
+        elif stage in REDUCING:
+            rates = self.search(backbone, (rate_of(self.results, "isqrt", self.epochs, backbone),), tuple(REDUCED))
         else:
             rates = {head: rate_of(self.results, head, self.epochs) for head in STAGES[stage] if head in heads}
         chosen = [head for head in rates if head in heads]
         self.train_all(Run(h, rates[h], seed, self.epochs, fold, backbone) for seed in seeds for h in chosen)
 
-    def search(self, backbone: str) -> dict[str, float]:
+    def search(self, backbone: str, first: Iterable[float], heads: Sequence[str] = SEARCHED) -> dict[str, float]:
         """Tries learning rates on the folds until the best one has been tried between two others.
 
         The runs are as long as the final ones: fewer epochs would favour larger rates.
 
+        Args:
+            backbone: a key of `BACKBONES`.
+            first: the rates that are tried first.
+            heads: those searched for.
+
         Returns:
-            The learning rate of each head searched for.
+            The learning rate of each head.
         """
-        first, limits = BACKBONES[backbone].rates, BACKBONES[backbone].limits
-        rates = {head: set(first) for head in SEARCHED}
+        limits = BACKBONES[backbone].limits
+        rates = {head: set(first) for head in heads}
         while True:
-            tried = ((head, rate) for head in SEARCHED for rate in sorted(rates[head]))
+            tried = ((head, rate) for head in heads for rate in sorted(rates[head]))
             self.train_all(self._on_folds(backbone, tried))
-            best = {head: rate_of(self.results, head, self.epochs, backbone) for head in SEARCHED}
-            grown = {head: with_neighbours(rates[head], best[head], limits) for head in SEARCHED}
+            best = {head: rate_of(self.results, head, self.epochs, backbone) for head in heads}
+            grown = {head: with_neighbours(rates[head], best[head], limits) for head in heads}
             if grown == rates:
                 return best
             rates = grown

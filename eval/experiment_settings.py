@@ -4,6 +4,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from timm_gcp.pool_options import REDUCTIONS
+
 BACKBONE = "test_resnet"
 """The backbone on which every head is trained."""
 
@@ -41,6 +43,11 @@ def _hybrid(method: str, *more: str) -> tuple[str, list[str]]:
 
 
 _FLOAT32 = ("--model-kwargs", "spectral_dtype=float32")
+REDUCED = {
+    f"isqrt-{kind}": _standalone("isqrt", "--model-kwargs", "reduce=32", f"reduction={kind}") for kind in REDUCTIONS
+}
+"""Heads that differ in the reduction before the covariance alone: from the 64 or 96 channels of a backbone to 32."""
+
 HEADS: dict[str, tuple[str, list[str]]] = {
     "average": ("", ["--model-kwargs", "global_pool=avg"]),  # a ViT's own head reads the class token
     "isqrt": _standalone("isqrt"),
@@ -58,6 +65,7 @@ HEADS: dict[str, tuple[str, list[str]]] = {
     "svdtaylor-hybrid": _hybrid("svdtaylor"),
     "svdpade-hybrid": _hybrid("svdpade"),
     "polar-hybrid": _hybrid("polar"),
+    **REDUCED,
 }
 """Head → the suffix of the model's name and the head's arguments of ``timm-gcp train``."""
 
@@ -91,6 +99,9 @@ OTHERS = {8: "test_vit", 9: "test_convnext"}
 
 `isqrt` is the head that stage 1 had chosen for the comparison with average pooling.
 """
+
+REDUCING = {10: "test_vit", 11: BACKBONE, 12: "test_convnext"}
+"""Stage → backbone on which the heads `REDUCED` are compared: a search of the rate of each, then final runs."""
 
 SEARCH_FOLDS = (1,)
 """Folds of the search: one half of every class holds out enough photographs (1337) to tell rates apart."""

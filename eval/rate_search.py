@@ -7,7 +7,7 @@ import pandas as pd
 
 from timm_gcp import GCPError
 
-from .experiment_settings import BACKBONE, KEY, SEARCH_FOLDS
+from .experiment_settings import BACKBONE, KEY, REDUCED, SEARCH_FOLDS, SEARCHED
 from .record import read_table
 
 
@@ -29,16 +29,16 @@ def fold_scores(results: Path, epochs: int, backbone: str = BACKBONE) -> pd.Seri
 
 
 def rate_of(results: Path, head: str, epochs: int, backbone: str = BACKBONE) -> float:
-    """The learning rate of a head: the one found for average pooling, or the one found for `isqrt`.
+    """The learning rate of a head: its own if it was searched for, otherwise the one found for `isqrt`.
 
     It is the smallest rate whose mean on the folds is within one standard error of the best mean (the rule that is
-    usual for pruning trees and for the lasso). All covariance heads share one rate, so that a difference between two of
-    them is not one of rates.
+    usual for pruning trees and for the lasso). All methods share one rate, so that a difference between two of them is
+    not one of rates; reductions have a rate each, because they change the scale of the covariance.
 
     Raises:
         GCPError: the search has no result yet.
     """
-    searched = head if head == "average" else "isqrt"
+    searched = head if head in (*SEARCHED, *REDUCED) else "isqrt"
     runs = fold_runs(results, epochs, backbone)
     runs = runs[runs["head"] == searched]
     if runs.empty:
