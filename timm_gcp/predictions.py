@@ -82,7 +82,7 @@ class _Tabular(Protocol):
 
 
 class PredictionRecorder:
-    """Keeps predictions of batch after batch: a few numbers an image, not its logits."""
+    """Keeps predictions of batch after batch: a few numbers per image, not its logits."""
 
     def __init__(self) -> None:
         self._batches: list[tuple[np.ndarray, ...]] = []

@@ -38,5 +38,5 @@ def test_train_and_evaluate(tmp_path):
     html = entries._repr_html_()
     checked_html(html)
     assert html.count('class="strong"') == sum(len(entry.labels) for entry in entries[:24])
-    with pytest.raises(GCPError, match="`top1` is for one label an image; `metrics` has map"):
+    with pytest.raises(GCPError, match="`top1` is for one label per image; `metrics` has map"):
         _ = found.interval

@@ -113,7 +113,7 @@ def test_validate_and_report(finished, photos, tmp_path, capsys):
     )
     assert evaluation.metrics["map"] == pytest.approx(result["map"])
     assert np.isnan(evaluation.top1)
-    # a results file of one label an image
+    # a results file of one label per image
     (tmp_path / "other.csv").write_text("model,weights\n")
     refused(["validate", *given, "--results-file", tmp_path / "other.csv"], "kind of data", capsys)
 
@@ -192,7 +192,7 @@ def test_a_new_kind_of_data_takes_the_mark_away(finished, images, tmp_path):
     [
         (["--balanced-sampling"], "give --class-weights balanced"),
         (["--logit-adjustment"], "--class-weights balanced"),
-        (["--init-head", "probe", "--pretrained"], "one label an image"),
+        (["--init-head", "probe", "--pretrained"], "one label per image"),
         (["--bce-pos-weight", "2", "--class-weights", "balanced"], "both weigh the positives"),
         (["--eval-metric", "top1"], "not measured on multi-label data; there are map, micro_f1, macro_f1 and loss"),
     ],
@@ -209,7 +209,7 @@ def test_measures_of_the_other_kind(images, tmp_path, capsys):
 
 def test_probe_and_embed(finished, photos, tmp_path, capsys):
     given = [str(photos), "--dataset", "multilabel", "--model", str(finished), "-j", "0", "--device", "cpu"]
-    refused(["probe", *given, "--output", tmp_path / "probe"], "one label an image", capsys)
+    refused(["probe", *given, "--output", tmp_path / "probe"], "one label per image", capsys)
     out = ["--out", str(tmp_path / "vectors.npz"), "--report", str(tmp_path / "pages"), "--split", "val"]
     assert main(["embed", *given, *out]) == 0
     assert "only where an image has one label" in capsys.readouterr().out

@@ -80,7 +80,7 @@ class EvaluationResult:
     def per_class(self) -> list[dict[str, Any]]:
         """One dictionary for each class, worst first; ``pandas.DataFrame`` makes a table of them.
 
-        They have the class and its number of images. With one label an image: precision, recall with its interval, F1
+        They have the class and its number of images. With one label per image: precision, recall with its interval, F1
         (from 0 to 1) and the class for which it is taken most often, for each class that has an image or is predicted.
         With any number of labels: average precision, from 0 to 1, for each class that has an image.
         """
@@ -90,7 +90,7 @@ class EvaluationResult:
 
     def _accuracy(self, name: str) -> float:
         if name not in self.metrics:
-            raise GCPError(f"`{name}` is for one label an image; `metrics` has {', '.join(self._names)}.")
+            raise GCPError(f"`{name}` is for one label per image; `metrics` has {', '.join(self._names)}.")
         return self.metrics[name]
 
     def _single(self) -> Predictions:

@@ -55,7 +55,7 @@ def _show(comparison: Comparison) -> None:
     console = Console()
     if comparison.task is MULTI_LABEL:
         console.print(_multi_label_table(comparison))
-        console.print("McNemar's test is for one label an image, so there is no paired test.")
+        console.print("McNemar's test is for one label per image, so there is no paired test.")
         return
     table = Table(title="Top-1 %, 95 % confidence interval")
     table.add_column("run", overflow="fold")

@@ -9,7 +9,7 @@ words of the log:
   epoch         counted from 1 in all that is printed; from 0, as timm does, in
                 summary.csv, result.json, --switch-epoch and the names of
                 checkpoints: checkpoint-0.pth.tar is that of epoch 1
-  map           of data with several labels an image: mean average precision,
+  map           of data with several labels per image: mean average precision,
                 in per cent; micro_f1 and macro_f1: F1 of the labels with a
                 probability above 0.5, of all together and mean of the classes
   lr            learning rate of the base group, after the line's last update

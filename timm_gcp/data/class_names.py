@@ -35,7 +35,7 @@ def check_classes(model: nn.Module, dataset: Any) -> None:
     """Makes sure that the labels of a data set mean what the model's logits mean.
 
     Raises:
-        GCPError: more classes than the model has, classes of other names, or one label an image for a multi-label
+        GCPError: more classes than the model has, classes of other names, or one label per image for a multi-label
             model.
     """
     _check_task(model, bool(getattr(dataset, "multi_label", False)))
@@ -57,7 +57,7 @@ def check_classes(model: nn.Module, dataset: Any) -> None:
 def _check_task(model: nn.Module, multi_label: bool) -> None:
     marked = task_of_model(model) is MULTI_LABEL
     if marked and not multi_label:
-        raise GCPError("The model is multi-label, and this data has one label an image; give --dataset multilabel.")
+        raise GCPError("The model is multi-label, and this data has one label per image; give --dataset multilabel.")
     if multi_label and not marked:
         _logger.warning(
             "The model does not say that it is multi-label; its probabilities are taken by sigmoid all the same."

@@ -41,8 +41,8 @@ def split_to_divide(name: str, root: str | None, train_split: str, val_split: st
         return None
     if val_split and _has_split(name, root, val_split):
         _logger.warning(
-            "Evaluation uses the existing split %r, so --val-fraction %g has no effect; give --val-split '' to hold a "
-            "part of the training images out instead.",
+            "Evaluation uses split %r, so nothing is held out of the training images; --val-fraction %g is for data "
+            "without such a split (give --val-split '' to hold images out all the same).",
             val_split,
             fraction,
         )

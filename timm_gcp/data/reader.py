@@ -19,7 +19,7 @@ class SampleReader(Reader):
 
     Attributes:
         root: folder of the data set, to which names are relative.
-        samples: ``(path, label)`` of every image; with several labels an image, a tuple of them.
+        samples: ``(path, label)`` of every image; with several labels per image, a tuple of them.
         class_names: names by label, or None.
         num_classes: number of classes.
     """

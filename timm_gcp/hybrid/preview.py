@@ -61,7 +61,7 @@ def preview_learning_rates(
         updates_per_epoch: optimiser updates in an epoch, if the rate changes between updates.
 
     Returns:
-        The base group's learning rate, one an epoch (or an update); None if a metric drives the schedule.
+        The base group's learning rate, one per epoch (or an update); None if a metric drives the schedule.
 
     Raises:
         GCPError: a timm scheduler steps on updates, and `updates_per_epoch` is missing.

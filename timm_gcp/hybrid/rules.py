@@ -161,7 +161,7 @@ def last_decay(lrs: Sequence[float], updates_per_epoch: int | None = None) -> fl
     """Where the learning rate of a step schedule falls for the last time.
 
     Args:
-        lrs: the base group's learning rate, one an epoch, or one an update if `updates_per_epoch` is given.
+        lrs: the base group's learning rate, one per epoch, or one per update if `updates_per_epoch` is given.
         updates_per_epoch: optimiser updates in an epoch, for rates by update.
 
     Returns:

@@ -100,7 +100,7 @@ class HybridSchedule:
         When resuming, load the state first: a run that has switched is not refused.
 
         Args:
-            lrs: the base group's learning rate, one an epoch, or one an update if `updates_per_epoch` is given
+            lrs: the base group's learning rate, one per epoch, or one per update if `updates_per_epoch` is given
                 (`preview_learning_rates`); None for a metric-driven schedule, which cannot be known.
             epochs: length of the whole run.
             updates_per_epoch: optimiser updates in an epoch, for schedules that step on updates.

@@ -116,6 +116,6 @@ class ProbeOptions(TrainingDataOptions, FeatureOptions, HeadOptions):
         super().__post_init__()
         if self.task is not SINGLE_LABEL:
             raise GCPError(
-                f"A probe fits classifiers with one label an image, and `dataset={self.dataset}` is {self.task.name}; "
+                f"A probe fits classifiers with one label per image, and `dataset={self.dataset}` is {self.task.name}; "
                 "train a classifier by timm-gcp train --train-only classifier."
             )

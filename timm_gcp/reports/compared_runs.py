@@ -60,8 +60,8 @@ def read_runs(folders: Sequence[Path]) -> list[ComparedRun]:
     kinds = {run.task: run.label for run in runs}
     if len(kinds) > 1:
         raise GCPError(
-            f"{kinds[MULTI_LABEL]!r} is of multi-label data and {kinds[SINGLE_LABEL]!r} of one label an image, so they "
-            "have no metric in common; compare runs of one kind."
+            f"{kinds[MULTI_LABEL]!r} is of multi-label data and {kinds[SINGLE_LABEL]!r} of one label per image, so "
+            "they have no metric in common; compare runs of one kind."
         )
     return runs
 
@@ -91,7 +91,7 @@ def _read(folder: Path, label: str) -> ComparedRun:
     return ComparedRun(
         label=label,
         folder=folder,
-        # Only those of one label an image have a paired test.
+        # Only those of one label per image have a paired test.
         predictions=read_predictions(predictions) if predictions.is_file() and task is SINGLE_LABEL else None,
         summary=summary if summary.is_file() else None,
         task=task,

@@ -52,7 +52,7 @@ class _Summary:
         self.epochs = 1 + np.array(sorted(rows))  # as the log counts them
 
     def column(self, name: str) -> np.ndarray:
-        """One value an epoch, nan where there is none."""
+        """One value per epoch, nan where there is none."""
         return np.array([_number(row.get(name)) for row in self._rows])
 
     def has(self, name: str) -> bool:

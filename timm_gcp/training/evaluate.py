@@ -55,9 +55,9 @@ class Evaluation:
     Attributes:
         task: whether an image has one label or several.
         metrics: of the task, beside the loss: ``top1`` and ``top5``, per cent (with fewer than five classes, top-5 is
-            always right); of several labels an image ``map``, ``micro_f1`` and ``macro_f1``, per cent, and
+            always right); of several labels per image ``map``, ``micro_f1`` and ``macro_f1``, per cent, and
             ``without_positives``, the number of classes that no image has.
-        loss: mean cross-entropy, binary for several labels an image.
+        loss: mean cross-entropy, binary for several labels per image.
         count: number of images.
         images_per_second: loading included.
         split: what was evaluated.
@@ -88,12 +88,12 @@ class Evaluation:
 
     @property
     def top1(self) -> float:
-        """Top-1 accuracy, per cent; nan for several labels an image."""
+        """Top-1 accuracy, per cent; nan for several labels per image."""
         return self.metrics.get("top1", math.nan)
 
     @property
     def top5(self) -> float:
-        """Top-5 accuracy, per cent; nan for several labels an image."""
+        """Top-5 accuracy, per cent; nan for several labels per image."""
         return self.metrics.get("top5", math.nan)
 
 
@@ -186,7 +186,7 @@ def evaluate(
 
     Args:
         model: the model; it is left in evaluation mode.
-        loader: batches of images ``[B, C, H, W]`` and labels ``[B]``, or ``[B, K]`` for several labels an image; not
+        loader: batches of images ``[B, C, H, W]`` and labels ``[B]``, or ``[B, K]`` for several labels per image; not
             shuffled.
         device: where the model is.
         autocast: makes the context of the forward pass.

@@ -50,7 +50,7 @@ class Findings:
 
     Attributes:
         where: what was first not finite, as a part of a sentence; '' where everything was finite this time.
-        kappa: condition numbers of the covariances, nan for features that are not finite: one an image, or with the
+        kappa: condition numbers of the covariances, nan for features that are not finite: one per image, or with the
             pool's ``groups`` one for each group of channels, those of the first image first.
         largest_k: largest 1/(λi − λj) of each covariance, in the same order.
     """

@@ -51,7 +51,7 @@ class MultiLabelLoss(nn.Module):
 
 
 def check_multi_label(options: TrainOptions) -> None:
-    """Refuses what is defined for one label an image only.
+    """Refuses what is defined for one label per image only.
 
     Raises:
         GCPError: an option that does not apply, and the way out.
@@ -63,12 +63,12 @@ def check_multi_label(options: TrainOptions) -> None:
         )
     if options.logit_adjustment is not None:
         raise GCPError(
-            "--logit-adjustment is defined for the cross-entropy of one label an image; multi-label data takes "
+            "--logit-adjustment is defined for the cross-entropy of one label per image; multi-label data takes "
             "--class-weights balanced."
         )
     if options.init_head == "probe":
         raise GCPError(
-            "--init-head probe fits a classifier with one label an image, and this data is multi-label; leave it out, "
+            "--init-head probe fits a classifier with one label per image, and this data is multi-label; leave it out, "
             "or give --train-only classifier for a first run."
         )
     if options.bce_pos_weight is not None and options.class_weights:

@@ -20,7 +20,7 @@ def naming_the_batch(batch_size: int, device: torch.device, remedies: str) -> It
     """Turns an allocation that fails into a sentence.
 
     Args:
-        batch_size: images a batch.
+        batch_size: images per batch.
         device: on which the model is.
         remedies: options that need less memory, as part of a sentence.
 

@@ -26,7 +26,7 @@ def smoothed(losses: Sequence[float]) -> np.ndarray:
     """The losses averaged with Gaussian weights over the updates before and after: without the lag of a running mean.
 
     Args:
-        losses: one an update, ``[N]``.
+        losses: one per update, ``[N]``.
 
     Returns:
         ``[N]``, float64.
