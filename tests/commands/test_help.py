@@ -8,7 +8,7 @@ import pytest
 
 from timm_gcp.__main__ import COMMANDS, main
 from timm_gcp.commands.help_formatter import shown_default
-from timm_gcp.commands.options import Parser
+from timm_gcp.commands.parser import Parser
 from timm_gcp.commands.train import parse_train_args
 from timm_gcp.commands.train_options import EXAMPLE, train_parser
 

@@ -17,7 +17,7 @@ from timm_gcp.__main__ import main
 from timm_gcp.commands.convert import _check_out, convert_parser
 from timm_gcp.commands.export import export_parser
 from timm_gcp.commands.option_types import file_path, model_name, policy
-from timm_gcp.commands.options import Parser
+from timm_gcp.commands.parser import Parser
 from timm_gcp.commands.predict import parse_predict_args, predict_parser
 from timm_gcp.commands.train import parse_train_args
 from timm_gcp.commands.train_options import train_parser

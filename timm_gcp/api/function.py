@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..commands.keywords import keyword_actions
-from ..commands.options import Parser
+from ..commands.parser import Parser
 from ..errors import GCPError
 
 __all__ = ["keywords_for_flags", "takes_options_of"]

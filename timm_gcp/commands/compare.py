@@ -14,7 +14,8 @@ from ..reports.compare import Comparison, compare_runs, write_comparison
 from ..reports.compared_runs import read_runs
 from ..tasks import MULTI_LABEL
 from .option_types import file_path
-from .options import Parser, add_debug
+from .options import add_debug
+from .parser import Parser
 
 __all__ = ["main"]
 

@@ -26,7 +26,9 @@ from ..weights.upstream_layouts import is_published
 from .convert_trained import convert_trained
 from .convert_variants import Variant, choose_by_images
 from .option_types import CROP, file_path, model_name
-from .options import Parser, add_debug, at_least
+from .options import add_debug
+from .parser import Parser
+from .value_checks import at_least
 
 __all__ = ["main"]
 

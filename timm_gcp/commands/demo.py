@@ -25,7 +25,8 @@ from ..training.curves import draw_comparison
 from ..training.evaluate import EvaluationOptions, evaluate_model
 from ..training.run_folder import LOCK
 from .option_types import path_object
-from .options import Parser, add_debug
+from .options import add_debug
+from .parser import Parser
 from .probe import main as probe
 from .train import main as train
 

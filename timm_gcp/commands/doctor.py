@@ -17,21 +17,17 @@ from ..errors import GCPError
 from ..files import check_output, check_output_folder, save_text
 from ..models.named import register_named, source_of
 from ..training.progress import clock
+from .config import read_mapping
 from .option_types import POSITIVE, file_path, model_name
-from .options import (
-    Parser,
-    add_data_folder,
-    add_data_set,
-    add_debug,
-    add_device,
-    add_image_size,
-    add_loading,
-    at_least,
-    choose_device,
-    options_of,
-)
+from .options import add_data_folder, add_data_set, add_debug, add_device, add_image_size, add_loading, options_of
+from .parser import Parser
+from .recipes import find_recipe
+from .value_checks import at_least, choose_device
 
 __all__ = ["main"]
+
+RECIPE = "finetune"
+"""The recipe that is suggested, whose augmentation the timing has."""
 
 _COLOURS = {ERROR: "bold red", WARNING: "yellow"}
 
@@ -49,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         GCPError: bad input, before any image is opened.
     """
     args = parse_doctor_args(argv)
-    found = diagnose(options_of(DiagnosisOptions, args))
+    recipe = read_mapping(str(find_recipe(RECIPE)), f"--recipe {RECIPE}")
+    augmentation = {"scale": tuple(recipe["scale"]), "color_jitter": recipe["color_jitter"]}
+    found = diagnose(options_of(DiagnosisOptions, args, **augmentation))
     _show(found)
     if args.json:
         save_text(args.json, json.dumps(found.as_dict(), indent=2) + "\n")

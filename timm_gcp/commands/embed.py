@@ -16,18 +16,17 @@ from ..models.named import load_model
 from ..tasks import SINGLE_LABEL
 from .option_types import Number, file_path
 from .options import (
-    Parser,
     add_backbone,
     add_data_folder,
     add_data_set,
     add_debug,
     add_device,
     add_loading,
-    at_least,
-    check_backbone,
     model_choice,
     options_of,
 )
+from .parser import Parser
+from .value_checks import at_least, check_backbone
 
 __all__ = ["main"]
 

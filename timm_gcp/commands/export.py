@@ -20,17 +20,9 @@ from ..onnx.export import check_ready, export_onnx
 from ..pooling import find_pools
 from ..tasks import SINGLE_LABEL, task_of_model
 from .option_types import POSITIVE, file_path, model_name
-from .options import (
-    Parser,
-    add_debug,
-    add_image_size,
-    add_input,
-    add_weights,
-    at_least,
-    check_input,
-    model_choice,
-    options_of,
-)
+from .options import add_debug, add_image_size, add_input, add_weights, model_choice, options_of
+from .parser import Parser
+from .value_checks import at_least, check_input
 
 __all__ = ["main"]
 

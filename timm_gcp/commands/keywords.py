@@ -14,7 +14,7 @@ from timm.utils import ParseKwargs
 
 from ..errors import GCPError
 from .config import checked_value
-from .options import Parser
+from .parser import Parser
 from .unknown_options import advice_on
 
 __all__ = ["command_line", "keyword_actions", "namespace_of", "read_keywords"]

@@ -23,7 +23,8 @@ from ..text import nearest
 from ..weights.init_tags import init_tag, is_init
 from .glossary import GLOSSARY
 from .list_weights import DEFAULT_METHOD, count_init, find_weights, weights_of_models
-from .options import Parser, add_debug
+from .options import add_debug
+from .parser import Parser
 
 __all__ = ["main"]
 

@@ -3,7 +3,7 @@
 import argparse
 
 from .option_types import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, file_path, policy, train_resampling
-from .options import Pairs, Switch
+from .parser import Pairs, Switch
 
 __all__ = ["SCHEDULERS", "add_augmentation", "add_averaging", "add_imbalance", "add_learning_rate", "add_optimiser"]
 

@@ -1,29 +1,17 @@
-"""What the commands' parsers share: the parser, its actions, options of several commands, and their checks."""
+"""Options that several commands have, in groups, and the dataclasses that are made from them."""
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, NoReturn, TypeVar, cast
-
-from timm.utils import ParseKwargs
+from typing import Any, TypeVar, cast
 
 from ..data import CLASS_FROM, FINE_GRAINED
-from ..data.options import DatasetOptions, InputOptions, LoadingOptions, TrainingDataOptions, default_device
-from ..data.preprocessing import image_mode
-from ..errors import GCPError
+from ..data.options import DatasetOptions, InputOptions, LoadingOptions, TrainingDataOptions
 from ..hybrid.options import HybridOptions
-from ..methods import get_method
 from ..models.named import ModelChoice
-from ..models.names import plain_name
-from .help_formatter import HelpFormatter
 from .option_types import BELOW_ONE, CROP, DEVIATION, MEAN, SEED, file_path, model_name, resampling
-from .unknown_options import unknown_arguments
-from .value_checks import check_device, check_model_kwargs
+from .parser import Pairs, Switch
 
 __all__ = [
-    "Pairs",
-    "Parser",
-    "Switch",
     "add_backbone",
     "add_data_folder",
     "add_data_set",
@@ -34,60 +22,12 @@ __all__ = [
     "add_input",
     "add_loading",
     "add_weights",
-    "at_least",
-    "check_backbone",
-    "check_common",
-    "check_input",
-    "choose_device",
     "model_choice",
     "options_of",
 ]
 
 
 Options = TypeVar("Options")
-
-
-class Parser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` whose errors are one sentence, without the usage, and whose help names every default."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{"formatter_class": HelpFormatter, **kwargs})
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, with the near names of an option that is not there."""
-        parsed, extra = self.parse_known_args(args, namespace)
-        if extra:
-            self.error(unknown_arguments(extra, self._option_string_actions, self.prog))
-        return parsed
-
-    def error(self, message: str) -> NoReturn:
-        """Raises what argparse would print with a page of usage.
-
-        Raises:
-            GCPError: the message, and how to see the help.
-        """
-        raise GCPError(f"{message} (see {self.prog} --help)")
-
-
-class Switch(argparse.BooleanOptionalAction):
-    """``--name``, off by default, with a ``--no-name`` for what a recipe or ``--config`` turns on."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str, default: bool | None = False) -> None:
-        super().__init__(option_strings, dest, default=default, help=help)
-        self.help = help  # argparse adds the default before Python 3.13; the formatter does so everywhere
-
-
-class Pairs(ParseKwargs):
-    """timm's ``K=V …``; what is no pair is refused."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        """Checks each pair by itself, to name the one at fault."""
-        for value in values:
-            try:
-                super().__call__(parser, argparse.Namespace(), [value], option_string)
-            except (ValueError, SyntaxError):
-                parser.error(f"argument {option_string}: {value!r} is not of the form K=V")
-        super().__call__(parser, namespace, values, option_string)
 
 
 def add_data_folder(group: Any) -> None:
@@ -155,28 +95,6 @@ def add_backbone(parser: argparse.ArgumentParser) -> None:
     add_weights(group, method=False)
     add_image_size(group)
     add_input(group)
-
-
-def check_backbone(args: argparse.Namespace, method: str) -> None:
-    """Checks the options of a frozen backbone, and completes its name and the method of the covariance.
-
-    Args:
-        args: of the command; they are changed.
-        method: the one that is taken where neither --method nor the name of the model tells.
-
-    Raises:
-        GCPError: no backbone, or options out of range.
-    """
-    args.data_dir = args.data_dir or args.data
-    if plain := plain_name(args.model):  # the covariance is taken of the backbone's own map
-        args.model, args.method = plain.of_backbone, args.method or plain.method
-    args.method = args.method or method
-    check_common(args)
-    if get_method(args.method).of_sigma is None:
-        raise GCPError(f"--method {args.method} is no function of the covariance; use isqrt, or another root.")
-    at_least(args, "components", 1)
-    if not args.model and not args.checkpoint:
-        raise GCPError("Give the backbone by --model NAME, such as --model vit_small_patch14_dinov2.")
 
 
 def add_image_size(group: Any) -> None:
@@ -347,58 +265,3 @@ def model_choice(args: argparse.Namespace, **given: Any) -> ModelChoice:
     size = options_of(InputOptions, args)
     own = {"in_chans": size.channels, "image_size": size.image_size}
     return options_of(ModelChoice, args, **own, **given)
-
-
-def at_least(args: argparse.Namespace, name: str, least: int) -> None:
-    """Refuses a value of an option below its least one.
-
-    Raises:
-        GCPError: the value is too small.
-    """
-    if getattr(args, name) is not None and getattr(args, name) < least:
-        raise GCPError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(args, name)}.")
-
-
-def check_common(args: argparse.Namespace) -> None:
-    """Checks the options that training and evaluation share.
-
-    Raises:
-        GCPError: a value that cannot be used.
-    """
-    at_least(args, "batch_size", 1)
-    at_least(args, "workers", 0)
-    check_input(args)
-    choose_device(args)
-
-
-def choose_device(args: argparse.Namespace) -> None:
-    """Fills in ``args.device`` where it is not given, and checks it.
-
-    Raises:
-        GCPError: the device is not there.
-    """
-    if args.device is None:
-        args.device = default_device()
-    check_device(args.device)
-
-
-def check_input(args: argparse.Namespace) -> None:
-    """Checks the options of the model's input.
-
-    Raises:
-        GCPError: a value that cannot be used, or two that contradict each other.
-    """
-    for name in ("num_classes", "img_size", "in_chans"):
-        if getattr(args, name) is not None:
-            at_least(args, name, 1)
-    if args.input_size is not None and min(args.input_size) < 1:
-        raise GCPError(f"--input-size takes numbers of 1 or more, not {min(args.input_size)}.")
-    channels = args.in_chans or (args.input_size or [3])[0]
-    image_mode(channels)
-    check_model_kwargs(args.model_kwargs or {})
-    for name in ("mean", "std"):
-        values = getattr(args, name)
-        if values is not None and len(values) not in (1, channels):
-            raise GCPError(f"--{name} takes 1 or {channels} values, not {len(values)}.")
-    if args.input_size is not None and args.in_chans is not None and args.input_size[0] != args.in_chans:
-        raise GCPError(f"--input-size says {args.input_size[0]} channels and --in-chans {args.in_chans}; choose one.")

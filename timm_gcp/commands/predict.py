@@ -16,19 +16,9 @@ from ..prediction.result import PredictionList
 from ..prediction.sources import Images
 from .keywords import namespace_of, read_keywords
 from .option_types import Number, file_path, model_name
-from .options import (
-    Parser,
-    add_debug,
-    add_device,
-    add_image_size,
-    add_input,
-    add_weights,
-    at_least,
-    check_input,
-    choose_device,
-    model_choice,
-    options_of,
-)
+from .options import add_debug, add_device, add_image_size, add_input, add_weights, model_choice, options_of
+from .parser import Parser
+from .value_checks import at_least, check_input, choose_device
 
 __all__ = ["main", "parse_predict_args", "predict", "read_predict_keywords"]
 

@@ -26,8 +26,6 @@ from ..training.history import versions
 from ..training.provenance import data_record, data_text, origin_of_weights, start_text
 from .option_types import file_path
 from .options import (
-    Pairs,
-    Parser,
     add_backbone,
     add_data_folder,
     add_data_set,
@@ -35,11 +33,12 @@ from .options import (
     add_device,
     add_holdout,
     add_loading,
-    check_backbone,
     model_choice,
     options_of,
 )
+from .parser import Pairs, Parser
 from .reporting import report_probe
+from .value_checks import check_backbone
 
 __all__ = ["main"]
 

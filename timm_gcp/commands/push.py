@@ -10,7 +10,8 @@ from ..files import check_output_folder
 from ..models.folder import loading_code
 from ..sharing import Staged, check_login, check_repo_id, push, stage, write
 from .option_types import file_path
-from .options import Parser, add_debug
+from .options import add_debug
+from .parser import Parser
 
 __all__ = ["main"]
 

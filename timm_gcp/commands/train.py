@@ -33,11 +33,11 @@ from .config import read_options
 from .keywords import command_line, namespace_of, read_keywords
 from .optimisation_options import SCHEDULERS
 from .option_types import file_path
-from .options import Parser, at_least, check_common
+from .parser import Parser
 from .recipes import find_recipe, recipe_names
 from .reporting import report_training
 from .train_options import train_parser
-from .value_checks import check_compiler, check_optimizer, check_ranges
+from .value_checks import at_least, check_common, check_compiler, check_optimizer, check_ranges
 
 __all__ = ["main", "parse_train_args", "read_train_keywords", "run_training"]
 

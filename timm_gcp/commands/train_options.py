@@ -10,9 +10,6 @@ from .glossary import GLOSSARY
 from .optimisation_options import add_augmentation, add_averaging, add_imbalance, add_learning_rate, add_optimiser
 from .option_types import POSITIVE, SEED, duration, experiment_name, file_path, learning_rate, model_name
 from .options import (
-    Pairs,
-    Parser,
-    Switch,
     add_data_folder,
     add_data_set,
     add_debug,
@@ -23,6 +20,7 @@ from .options import (
     add_input,
     add_loading,
 )
+from .parser import Pairs, Parser, Switch
 from .recipes import recipe_names
 
 __all__ = ["EXAMPLE", "train_parser"]

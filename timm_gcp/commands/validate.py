@@ -22,7 +22,6 @@ from ..training.evaluate import Evaluation, EvaluationOptions, evaluate_model
 from .keywords import namespace_of, read_keywords
 from .option_types import file_path, model_name
 from .options import (
-    Parser,
     add_data_folder,
     add_data_set,
     add_debug,
@@ -32,11 +31,12 @@ from .options import (
     add_input,
     add_loading,
     add_weights,
-    check_common,
     model_choice,
     options_of,
 )
+from .parser import Parser
 from .reporting import report_evaluation
+from .value_checks import check_common
 
 __all__ = ["Validated", "main", "parse_validate_args", "read_validate_keywords", "validate"]
 

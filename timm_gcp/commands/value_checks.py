@@ -1,4 +1,4 @@
-"""Checks of options that look at several values, at the model or at the machine."""
+"""Checks of options that several commands have, or that look at several values, at the model or at the machine."""
 
 import argparse
 from collections.abc import Mapping
@@ -7,16 +7,108 @@ from typing import Any
 import timm.optim
 import torch
 
+from ..data.options import default_device
+from ..data.preprocessing import image_mode
 from ..errors import GCPError
+from ..methods import get_method
+from ..models.names import plain_name
 from ..text import nearest
 
-__all__ = ["check_compiler", "check_device", "check_model_kwargs", "check_optimizer", "check_ranges"]
+__all__ = [
+    "at_least",
+    "check_backbone",
+    "check_common",
+    "check_compiler",
+    "check_device",
+    "check_input",
+    "check_model_kwargs",
+    "check_optimizer",
+    "check_ranges",
+    "choose_device",
+]
 
 _OWN_OPTIONS = {
     **{"num_classes": "--num-classes", "in_chans": "--in-chans", "last_stride": "--last-stride"},
     **{"pretrained": "--pretrained", "checkpoint_path": "--checkpoint or --initial-checkpoint"},
     **{"image_size": "--img-size"},
 }
+
+
+def check_backbone(args: argparse.Namespace, method: str) -> None:
+    """Checks the options of a frozen backbone, and completes its name and the method of the covariance.
+
+    Args:
+        args: of the command; they are changed.
+        method: the one that is taken where neither --method nor the name of the model tells.
+
+    Raises:
+        GCPError: no backbone, or options out of range.
+    """
+    args.data_dir = args.data_dir or args.data
+    if plain := plain_name(args.model):  # the covariance is taken of the backbone's own map
+        args.model, args.method = plain.of_backbone, args.method or plain.method
+    args.method = args.method or method
+    check_common(args)
+    if get_method(args.method).of_sigma is None:
+        raise GCPError(f"--method {args.method} is no function of the covariance; use isqrt, or another root.")
+    at_least(args, "components", 1)
+    if not args.model and not args.checkpoint:
+        raise GCPError("Give the backbone by --model NAME, such as --model vit_small_patch14_dinov2.")
+
+
+def at_least(args: argparse.Namespace, name: str, least: int) -> None:
+    """Refuses a value of an option below its least one.
+
+    Raises:
+        GCPError: the value is too small.
+    """
+    if getattr(args, name) is not None and getattr(args, name) < least:
+        raise GCPError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(args, name)}.")
+
+
+def check_common(args: argparse.Namespace) -> None:
+    """Checks the options that training and evaluation share.
+
+    Raises:
+        GCPError: a value that cannot be used.
+    """
+    at_least(args, "batch_size", 1)
+    at_least(args, "workers", 0)
+    check_input(args)
+    choose_device(args)
+
+
+def choose_device(args: argparse.Namespace) -> None:
+    """Fills in ``args.device`` where it is not given, and checks it.
+
+    Raises:
+        GCPError: the device is not there.
+    """
+    if args.device is None:
+        args.device = default_device()
+    check_device(args.device)
+
+
+def check_input(args: argparse.Namespace) -> None:
+    """Checks the options of the model's input.
+
+    Raises:
+        GCPError: a value that cannot be used, or two that contradict each other.
+    """
+    for name in ("num_classes", "img_size", "in_chans"):
+        if getattr(args, name) is not None:
+            at_least(args, name, 1)
+    if args.input_size is not None and min(args.input_size) < 1:
+        raise GCPError(f"--input-size takes numbers of 1 or more, not {min(args.input_size)}.")
+    channels = args.in_chans or (args.input_size or [3])[0]
+    image_mode(channels)
+    check_model_kwargs(args.model_kwargs or {})
+    for name in ("mean", "std"):
+        values = getattr(args, name)
+        if values is not None and len(values) not in (1, channels):
+            raise GCPError(f"--{name} takes 1 or {channels} values, not {len(values)}.")
+    if args.input_size is not None and args.in_chans is not None and args.input_size[0] != args.in_chans:
+        raise GCPError(f"--input-size says {args.input_size[0]} channels and --in-chans {args.in_chans}; choose one.")
 
 
 def check_ranges(args: argparse.Namespace) -> None:

@@ -20,7 +20,8 @@ from ..text import one_line
 from ..timm_scripts.hooks import ScriptHooks
 from ..timm_scripts.source import SCRIPTS, find_script
 from .option_types import file_path
-from .options import Parser, add_debug, add_hybrid_arguments
+from .options import add_debug, add_hybrid_arguments
+from .parser import Parser
 
 __all__ = ["main"]
 

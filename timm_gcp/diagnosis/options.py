@@ -19,6 +19,8 @@ class DiagnosisOptions(DatasetOptions, LoadingOptions):
         img_size: height and width of its images, pixels; None takes the suggested size.
         batch_size: images per batch; None takes the suggested one.
         seconds: about how long the timing takes.
+        scale: least and largest share of a photograph that a crop for the timing takes.
+        color_jitter: change of colours in the timing, as timm's ``--color-jitter``.
     """
 
     splits: Sequence[str] = ()
@@ -26,3 +28,5 @@ class DiagnosisOptions(DatasetOptions, LoadingOptions):
     img_size: int | None = None
     batch_size: int | None = None
     seconds: float = 10.0
+    scale: tuple[float, float] = (0.08, 1.0)
+    color_jitter: float = 0.4

@@ -66,8 +66,8 @@ def time_epoch(split: Split, options: DiagnosisOptions, img_size: int, batch_siz
 
     Args:
         split: to train on.
-        options: model, device, precision and loader processes; half of ``seconds`` is for each part, and a part takes
-            at least two batches.
+        options: model, device, precision, augmentation and loader processes; half of ``seconds`` is for each part, and
+            a part takes at least two batches.
         img_size: height and width of the images, pixels.
         batch_size: images per batch, at most those of the split.
 
@@ -92,8 +92,8 @@ def time_epoch(split: Split, options: DiagnosisOptions, img_size: int, batch_siz
         use_prefetcher=not options.no_prefetcher,
         pin_memory=options.pin_mem,
         device=device,
-        scale=(0.35, 1.0),
-        color_jitter=0.2,
+        scale=options.scale,
+        color_jitter=options.color_jitter,
         interpolation="random",
     )
     try:
