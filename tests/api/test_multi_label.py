@@ -39,4 +39,7 @@ def test_train_and_evaluate(tmp_path):
     checked_html(html)
     assert html.count('class="strong"') == sum(len(entry.labels) for entry in entries[:24])
     with pytest.raises(GCPError, match="`top1` is for one label per image; `metrics` has map"):
-        _ = found.interval
+        _ = found.top1
+    low, high = found.interval
+    assert low < found.metrics["map"] < high or low == high == 100
+    assert f"95 % interval {low:.1f} to {high:.1f}" in repr(found)

@@ -9,7 +9,8 @@ from sklearn import metrics as sk
 
 from tests.reports.made_up import made_up, random_predictions
 from timm_gcp.reports.calibration import calibration_of
-from timm_gcp.reports.metrics import Z, class_counts, metrics_of, wilson
+from timm_gcp.reports.metrics import Z, class_counts, mean_average_precision, metrics_of, wilson
+from timm_gcp.tasks import MultiLabelPredictions
 
 
 @pytest.mark.parametrize(("n", "classes"), [(400, 5), (900, 40), (30, 25)])
@@ -58,6 +59,21 @@ def test_interval_by_the_delta_method_is_that_of_the_bootstrap(name):
         values.append(getattr(metrics_of(made_up(found.labels[drawn], found.predicted[drawn])), name).value)
     interval = getattr(metrics_of(found), name)
     assert (interval.high - interval.low) / 2 / Z == pytest.approx(np.std(values), rel=0.12)
+
+
+def test_interval_of_the_mean_average_precision_is_that_of_the_bootstrap():
+    rng = np.random.default_rng(2)
+    targets = rng.random((800, 4)) < (0.1, 0.2, 0.4, 0.7)
+    logits = (2 * targets + rng.normal(size=targets.shape)).astype(np.float32)
+
+    def predictions(drawn):
+        names = [f"{k}.jpg" for k in range(len(drawn))]
+        return MultiLabelPredictions(names, targets[drawn], logits[drawn], ["a", "b", "c", "d"])
+
+    found = mean_average_precision(predictions(np.arange(800)))
+    assert found.value == pytest.approx(sk.average_precision_score(targets, logits))
+    draws = [sk.average_precision_score(targets[each], logits[each]) for each in rng.integers(0, 800, (600, 800))]
+    assert (found.high - found.low) / 2 / Z == pytest.approx(np.std(draws), rel=0.12)
 
 
 def test_a_single_image_has_metrics():

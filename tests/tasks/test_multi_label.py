@@ -12,6 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from timm_gcp import GCPError
 from timm_gcp.data.multi_label_batches import MultiLabelMixup, MultiLabelWorkerMixup, collate_multi_label
 from timm_gcp.tasks import MULTI_LABEL, SINGLE_LABEL, average_precisions, mark_task, task_of_model
+from timm_gcp.tasks.average_precision import average_precision_gradient
 from timm_gcp.tasks.multi_label import multi_label_metrics
 from timm_gcp.training.multi_label import MultiLabelLoss
 
@@ -43,6 +44,22 @@ def test_average_precision(ties):
     for label in range(5):
         expected = by_hand(targets[:, label].tolist(), logits[:, label].tolist())
         assert found[label] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_gradient_of_the_mean_average_precision(ties):
+    """Central differences of scikit-learn's weighted average precision, with respect to every image's weight."""
+    logits, targets = (each.numpy() for each in drawn(n=25, ties=ties))
+    present = np.flatnonzero(targets.any(0))
+
+    def mean(weights):
+        return np.mean([average_precision_score(targets[:, k], logits[:, k], sample_weight=weights) for k in present])
+
+    step = 1e-5 * np.eye(25)
+    expected = [25 * (mean(1 + each) - mean(1 - each)) / 2e-5 for each in step]
+    found = average_precision_gradient(targets, logits)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
+    assert found.mean() == pytest.approx(0, abs=1e-12)
 
 
 def test_metrics_are_those_of_scikit_learn():

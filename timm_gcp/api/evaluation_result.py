@@ -8,7 +8,7 @@ import numpy as np
 from ..commands.validate import Validated
 from ..errors import GCPError
 from ..predictions import TOP, Predictions
-from ..reports.metrics import LEVEL, Interval, metrics_of
+from ..reports.metrics import LEVEL, Interval, mean_average_precision, metrics_of
 from ..reports.notebook import Fact, Table, show
 from ..reports.report import class_table
 from ..tasks import MultiLabelPredictions, average_precisions
@@ -68,13 +68,12 @@ class EvaluationResult:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % confidence interval of `top1` (Wilson's), per cent.
-
-        Raises:
-            GCPError: as `top1`.
-        """
-        self._accuracy("top1")
-        found = metrics_of(self._single()).top1
+        """The 95 % confidence interval of ``top1``, or of ``map`` where an image has any number of labels, per cent."""
+        predictions = self.predictions
+        if isinstance(predictions, MultiLabelPredictions):
+            found = mean_average_precision(predictions)
+        else:
+            found = metrics_of(predictions).top1
         return 100 * found.low, 100 * found.high
 
     def per_class(self) -> list[dict[str, Any]]:
@@ -93,17 +92,14 @@ class EvaluationResult:
             raise GCPError(f"`{name}` is for one label per image; `metrics` has {', '.join(self._names)}.")
         return self.metrics[name]
 
-    def _single(self) -> Predictions:
-        assert isinstance(self.predictions, Predictions)
-        return self.predictions
-
     def _title(self) -> str:
         data = Path(self.row["data_dir"]).resolve().name if self.row["data_dir"] else ""
         return f"{self.row['model']} on {data or self.row['dataset']}, {self.row['split']}"
 
     def _facts(self) -> list[Fact]:
         if isinstance(self.predictions, MultiLabelPredictions):
-            facts = [Fact(name, f"{self.metrics[key]:.2f} %") for key, name in self._names.items()]
+            notes = {"map": _ends(mean_average_precision(self.predictions))}
+            facts = [Fact(name, f"{self.metrics[key]:.2f} %", notes.get(key, "")) for key, name in self._names.items()]
             classes = len(self.predictions.class_names)
         else:
             facts, classes = _with_intervals(self.predictions)

@@ -3,7 +3,8 @@
 The intervals of shares are Wilson's (J. Am. Stat. Assoc. 22, 1927). Those of averages over classes are by the delta
 method: balanced accuracy and macro F1 are functions of the shares of the images in the cells of the confusion matrix,
 homogeneous of degree 0, so the gradient of the function at an image's cell has mean zero over the images, and the root
-of its mean square over √n is the standard error (for F1: Takahashi et al., Applied Intelligence 52, 2022).
+of its mean square over √n is the standard error (for F1: Takahashi et al., Applied Intelligence 52, 2022). So is the
+mean average precision of multi-label predictions a function of the shares of the images.
 """
 
 import math
@@ -13,8 +14,19 @@ from statistics import NormalDist
 import numpy as np
 
 from ..predictions import TOP, Predictions
+from ..tasks.average_precision import average_precision_gradient, average_precisions
+from ..tasks.multi_label_predictions import MultiLabelPredictions
 
-__all__ = ["LEVEL", "ClassCounts", "Interval", "Metrics", "class_counts", "metrics_of", "wilson"]
+__all__ = [
+    "LEVEL",
+    "ClassCounts",
+    "Interval",
+    "Metrics",
+    "class_counts",
+    "mean_average_precision",
+    "metrics_of",
+    "wilson",
+]
 
 LEVEL = 0.95
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
@@ -150,6 +162,13 @@ def _macro_f1(predictions: Predictions, counts: ClassCounts) -> Interval:
     own, guess = (np.searchsorted(counts.labels, each) for each in (predictions.labels, predictions.predicted))
     gradient = (2 * predictions.right - f1[own]) / share[own] - f1[guess] / share[guess]
     return _by_delta(float(f1.mean()), gradient / len(f1))
+
+
+def mean_average_precision(predictions: MultiLabelPredictions) -> Interval:
+    """The mean over the classes that an image has, of which there is at least one."""
+    targets, logits = predictions.targets, predictions.logits
+    value = float(np.nanmean(average_precisions(targets, logits)))
+    return _by_delta(value, average_precision_gradient(targets, logits))
 
 
 def _by_delta(value: float, gradient: np.ndarray) -> Interval:

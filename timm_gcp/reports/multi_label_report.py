@@ -11,7 +11,7 @@ from ..files import check_output_folder
 from ..tasks.average_precision import average_precisions, f1_scores
 from ..tasks.multi_label import MULTI_LABEL, multi_label_metrics
 from ..tasks.multi_label_predictions import MultiLabelPredictions
-from .metrics import wilson
+from .metrics import mean_average_precision, wilson
 from .page import save_page
 from .report import MISTAKE_SIZE, MISTAKES, PAGE, TABLE
 from .subject import Subject
@@ -40,6 +40,8 @@ def write_multi_label_report(folder: Path, predictions: MultiLabelPredictions, d
     folder.mkdir(parents=True, exist_ok=True)
     metrics = multi_label_metrics(torch.from_numpy(predictions.logits), torch.from_numpy(predictions.targets))
     metrics["exact"] = 100 * float((predictions.predicted == predictions.targets).all(1).mean())
+    interval = mean_average_precision(predictions)
+    metrics.update(map_low=100 * interval.low, map_high=100 * interval.high)
     rows = _class_rows(predictions)
     save_table(folder / "metrics.csv", ("metric", "value"), metrics.items())
     save_rows(folder / "classes.csv", rows)
@@ -50,6 +52,7 @@ def write_multi_label_report(folder: Path, predictions: MultiLabelPredictions, d
         subject=subject,
         facts=subject.known_facts,
         metrics=metrics,
+        intervals={"map": interval},
         names={**MULTI_LABEL.metrics, "exact": "All labels right"},
         labels=int(predictions.targets.sum()),
         curves=subject.curves(),
