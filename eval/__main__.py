@@ -15,6 +15,7 @@ COMMANDS = {
     "speed": "time every method, and measure its memory, beside lower bounds and the published layers",
     "probe": "measure what each setting of a probe on frozen features is worth",
     "probe_images": "measure a probe with 5, 10 and 20 training images per class",
+    "embedding": "measure the vectors of an embedding: labels of neighbours, cosines of copies",
     "report": "write one page of tables, plots and comparisons from all results",
     "memory": "measure the memory of a training step with and without recomputation",
     "finetune": "fine-tune a pretrained backbone with every pooling head on Cars and Grocery, in stages",

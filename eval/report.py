@@ -14,7 +14,18 @@ from timm_gcp.commands.option_types import path_object
 from timm_gcp.files import save_text
 from timm_gcp.weights import paper_results
 
-from . import experiment_report, finetune_report, gains, gradients, memory, probe, probe_images, speed, training_step
+from . import (
+    embedding,
+    experiment_report,
+    finetune_report,
+    gains,
+    gradients,
+    memory,
+    probe,
+    probe_images,
+    speed,
+    training_step,
+)
 from .record import RESULTS, read_cells, read_table
 
 
@@ -146,6 +157,12 @@ SECTIONS = (
         "    $SETTINGS\n"
         "python -m eval probe_images --name cars --cache probe/cars --dataset list --data-dir CARS $SETTINGS",
         probe_images.section,
+    ),
+    Section(
+        "embedding",
+        "Vectors of images",
+        "python -m eval embedding GROCERY --dataset grocery --model tf_efficientnet_lite0 --checkpoint LITE0 -j 1",
+        embedding.section,
     ),
     Section(
         "finetune",
