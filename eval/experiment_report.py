@@ -12,7 +12,18 @@ import pandas as pd
 from timm_gcp.text import markdown_table
 
 from . import experiment_plots as plots
-from .experiment_settings import BACKBONE, BASE_HYBRID, CANDIDATES, FRESH_FOLD, HEADS, OTHERS, SEARCHED, SEEDS
+from .experiment_settings import (
+    BACKBONE,
+    BASE_HYBRID,
+    CANDIDATES,
+    FRESH_FOLD,
+    HEADS,
+    OTHERS,
+    REDUCED,
+    REDUCING,
+    SEARCHED,
+    SEEDS,
+)
 from .intervals import Interval, mean_and_deviation, paired, unpaired
 from .rate_search import fold_scores, rate_of
 from .record import read_table
@@ -33,16 +44,20 @@ class Results:
     Attributes:
         folder: holds ``experiment.csv`` and ``experiment_curves.csv``; the plots are written there.
         epochs: number of epochs of every run.
-        runs: the final runs on `BACKBONE`.
+        runs: the final runs on `BACKBONE`, without those that compare reductions.
         scores: head → test top-1 by seed, heads in the order of `HEADS`.
         same_shops: head → top-1 by seed on the fold on which nothing was chosen.
-        others: backbone of another family → its final runs.
+        others: backbone of another family → its final runs, without those that compare reductions.
+        reductions: backbone → its final runs that compare reductions.
         curves: every epoch of `runs`.
     """
 
     def __init__(self, folder: Path) -> None:
         """Reads the two CSV files of a results folder."""
         runs = read_table(folder / "experiment.csv")
+        reduced = runs["head"].isin(REDUCED)
+        compared = runs[reduced & runs["fold"].isna()]
+        runs = runs[~reduced]
         main, final = runs["backbone"] == BACKBONE, runs["fold"].isna()
         curves = read_table(folder / "experiment_curves.csv", ("backbone", "head"))
         self.folder = folder
@@ -51,7 +66,10 @@ class Results:
         self.scores = by_head(self.runs)
         self.same_shops = by_head(runs[main & (runs["fold"] == FRESH_FOLD)])
         self.others = {name: own for name in OTHERS.values() if len(own := runs[final & (runs["backbone"] == name)])}
-        self.curves = curves[curves["backbone"] == BACKBONE]
+        self.reductions = {
+            name: own for name in REDUCING.values() if len(own := compared[compared["backbone"] == name])
+        }
+        self.curves = curves[(curves["backbone"] == BACKBONE) & ~curves["head"].isin(REDUCED)]
 
     def gap(self, head: str, base: str) -> Interval | None:
         """Test top-1 of `head` minus that of `base`, paired by seed; None if they share no seed."""
@@ -85,7 +103,7 @@ def section(folder: Path) -> str:
     results = Results(folder)
     if not results.scores:
         return f"{search_table(results)}\n\nThere are no final runs yet."
-    done, planned = len(results.runs), len(HEADS) * len(SEEDS)
+    done, planned = len(results.runs), (len(HEADS) - len(REDUCED)) * len(SEEDS)
     so_far = f"{done} of {planned} final runs are done." if done < planned else f"{done} final runs."
     parts = [search_table(results), so_far, table(results)]
     parts += [text for question in QUESTIONS if (text := question(results))]
@@ -197,6 +215,25 @@ def on_other_backbones(results: Results) -> str:
     return _question("Is `isqrt` more accurate than average pooling on other backbones?", *lines, plot=plot)
 
 
+def reductions(results: Results) -> str:
+    """The kinds of reduction before the covariance, by backbone: accuracy on the fold and on the test part."""
+    if not results.reductions:
+        return ""
+    rows = []
+    for backbone, runs in results.reductions.items():
+        scores, folds = by_head(runs), fold_scores(results.folder, results.epochs, backbone)
+        found = {head: folds[head, rate_of(results.folder, head, results.epochs, backbone)] for head in scores}
+        base = next(iter(REDUCED))
+        for head, own in scores.items():
+            gap = paired(own, scores[base]) if head != base and base in scores else None
+            chosen = "**{:.1f}**" if found[head] == max(found.values()) else "{:.1f}"
+            kind = head.removeprefix("isqrt-")
+            cells = chosen.format(found[head]), _listed(own), mean_and_deviation(own), gap or ""
+            rows.append((backbone, f"`{kind}`", _rate_and_fit(runs, head)[0], *cells))
+    titles = ("backbone", "reduction", "lr", "top-1 on the fold", "test top-1 by seed", "mean ± sd", "minus conv")
+    return f"### Which reduction suits which backbone?\n\n{markdown_table(titles, rows)}\n\nBold: the best on the fold."
+
+
 def approximate_against_exact(results: Results) -> str:
     """Newton–Schulz against the exact roots: on the test part, and on validation as the learning rate falls."""
     lines = _comparisons(results, [("isqrt", head) for head in ROOTS])
@@ -300,6 +337,7 @@ QUESTIONS: tuple[Callable[[Results], str], ...] = (
     against_average,
     in_the_same_shops,
     on_other_backbones,
+    reductions,
     approximate_against_exact,
     conditioning,
     hybrid,
