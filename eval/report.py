@@ -245,7 +245,7 @@ def page(results: Path) -> str:
 def _paper() -> str:
     """What the paper measured, beside our measurements and apart from them."""
     return (
-        "## What the paper measured\n\n"
+        "## Results of the paper\n\n"
         f"Not measurements of this project: the numbers are from the [poster of the paper]({paper_results.SOURCE}). "
         "Its networks, images and splits are others than ours, so they cannot be compared with the tables above.\n\n"
         f"{paper_results.IMAGENET_CAPTION}:\n\n"

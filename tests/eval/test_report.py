@@ -52,8 +52,8 @@ def test_the_page(results):
     report.main(["--results", str(results)])
     page = (results / "README.md").read_text(encoding="utf-8")
     assert "2026-01-01; " in page
-    assert "## What the paper measured\n\nNot measurements of this project" in page
-    assert page.index("| SVD-Padé (`svdpade`) | 87.05 / 87.29 |") > page.index("## What the paper measured")
+    assert "## Results of the paper\n\nNot measurements of this project" in page
+    assert page.index("| SVD-Padé (`svdpade`) | 87.05 / 87.29 |") > page.index("## Results of the paper")
     assert "| average | 0.1 | 60.0, 60.1 | 60.0 ± 0.1 | 95.0 |  | -4.9 ± 0.6 |" in page
     assert "| isqrt | **65.0** | 64.0 |" in page
     assert "test part: `isqrt`." in page

@@ -1,4 +1,4 @@
-"""Where a covariance head looks: what each position of the feature map contributes to a logit."""
+"""Explains a covariance head: what each position of the feature map contributes to a logit."""
 
 from .contributions import Explanation, explain
 
