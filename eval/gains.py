@@ -10,9 +10,9 @@ from timm_gcp.text import markdown_table
 from . import experiment_report, finetune_report, probe_images
 from .finetune_settings import TABLE
 from .intervals import Interval, difference_over_images, paired
+from .probe_images import NAMES
 from .record import read_table
 
-NAMES = {"cars": "Stanford Cars", "grocery": "Grocery Store"}
 TITLES = ("backbone", "what is trained", "data", "average", "covariance", "gain", "interval over")
 
 Row = tuple[str, str, str, str, str, str, str]

@@ -23,6 +23,9 @@ from .folds import draw_per_class
 from .probe import Setting, inputs_of
 from .record import RESULTS, append_row, provenance, read_cells, read_table
 
+NAMES = {"cars": "Stanford Cars", "grocery": "Grocery Store"}
+"""Name of a data set in the tables → as it is shown."""
+
 HEADS = (Setting("head", "mean", None), Setting("head", "mean and covariance"))
 IMAGES = (5, 10, 20, None)
 """Images per class; None for all, where there is one draw."""
@@ -111,7 +114,8 @@ def section(results: Path) -> str:
                 lines.append((name, images, *(_number(each) for each in (first, second)), gain))
     _figure(rows, results / "probe_images.png")
     titles = ("data", "images per class", *(f"{head.value}, top-1 %" for head in HEADS), "gain")
-    return f"{markdown_table(titles, lines)}\n\n![accuracy against the number of training images](probe_images.png)"
+    picture = "![top-1 against the number of training images, with and without covariance](probe_images.png)"
+    return f"{markdown_table(titles, lines)}\n\n{picture}"
 
 
 def _number(own: pd.Series) -> str:
@@ -133,9 +137,9 @@ def _figure(rows: pd.DataFrame, path: Path) -> None:
         ticks = [each for each in (50, 100, 200, 500, 1000, 2000, 5000, 10000) if low <= each <= high]
         axes.set_xticks(ticks, map(str, ticks))
         axes.minorticks_off()
-        axes.set_title(name)
+        axes.set_title(NAMES.get(name, name))
         axes.set_xlabel("training images")
-        axes.set_ylabel("top-1 %")
+        axes.set_ylabel("top-1 on the evaluation images, %")
         axes.grid(alpha=0.3)
     panels[0].legend()
     save_figure(figure, path, dpi=110)
