@@ -42,11 +42,18 @@ def gain(rows: pd.DataFrame, name: str, head: str) -> Interval | None:
 
 
 def final_runs(rows: pd.DataFrame) -> pd.DataFrame:
-    """The runs on all training images and a test part, at the learning rate that the search chose."""
-    final = rows[(rows["part"] == "test") & rows["images"].isna()]
-    chosen = {head: chosen_rate(own) for head, own in search_results(rows).items()}
-    kept = [chosen.get(HEADS[head].rate_of) == lr for head, lr in zip(final["head"], final["lr"], strict=True)]
-    return final[kept]
+    """The runs on all training images and a test part, at the best learning rate of those that a head was trained with.
+
+    Which rate is the best, validation says (`search_results`). It is the chosen rate, except where the runs of a head
+    on a data set with that rate are still to be made.
+    """
+    final, found = rows[(rows["part"] == "test") & rows["images"].isna()], search_results(rows)
+    kept = []
+    for (_, head), own in final.groupby(["set", "head"], sort=False):
+        trained = {rate: top1 for rate, top1 in found.get(HEADS[head].rate_of, {}).items() if rate in set(own["lr"])}
+        if trained:
+            kept.append(own[own["lr"] == chosen_rate(trained)])
+    return pd.concat(kept) if kept else final.iloc[:0]
 
 
 def search_results(rows: pd.DataFrame, epochs: int = EPOCHS) -> dict[str, dict[float, float]]:
@@ -78,12 +85,14 @@ def _search(rows: pd.DataFrame) -> str:
 
 def _final(rows: pd.DataFrame) -> str:
     final = final_runs(rows)
+    chosen = {head: chosen_rate(own) for head, own in search_results(rows).items()}
     lines = []
     for name in dict.fromkeys(final["set"]):
         for head in HEADS:
             own = final[(final["set"] == name) & (final["head"] == head)].sort_values("seed")
             if own.empty:
                 continue
+            rate = own["lr"].iloc[0]
             difference = gain(rows, name, head) if head != "average" else None
             tops = ", ".join(f"{value:.1f}" for value in own["top1"])
             kappa = own["kappa"].mean()
@@ -91,7 +100,7 @@ def _final(rows: pd.DataFrame) -> str:
                 (
                     name,
                     f"`{head}`",
-                    f"{own['lr'].iloc[0]:g}",
+                    f"{rate:g}" if rate == chosen[HEADS[head].rate_of] else f"{rate:g}*",
                     tops,
                     f"{difference}, {difference.verdict()}" if difference else "",
                     f"{own['top5'].mean():.1f}",
@@ -111,4 +120,7 @@ def _final(rows: pd.DataFrame) -> str:
         "κ",
         "seconds, seed 0",
     )
-    return markdown_table(titles, lines)
+    table = markdown_table(titles, lines)
+    if any("*" in line[2] for line in lines):
+        table += "\n\n\\*: the runs with the chosen rate are still to be made."
+    return table

@@ -46,6 +46,18 @@ def test_final_runs_have_the_rate_that_validation_chose(results):
     assert "99" not in text  # no rate was searched for the head from a probe
 
 
+def test_without_runs_at_the_chosen_rate_those_at_the_next_best_one_are_shown_and_marked(results):
+    rows = read_table(results / "finetune.csv")
+    rows = [*rows.to_dict("records"), finetuned("cars", "val", "isqrt", 0.1, 90)]
+    write_table(results / "finetune.csv", rows)
+    text = finetune_report.section(results)
+    assert "| `isqrt` | 71.0 | 70.0 | **90.0** |" in text
+    assert "| grocery | `isqrt` | 0.01* | 85.0, 86.0 |" in text
+    assert "still to be made" in text
+    write_table(results / "finetune.csv", [*rows, finetuned("grocery", "test", "isqrt", 0.1, 60)])
+    assert "| grocery | `isqrt` | 0.1 | 60.0 |" in finetune_report.section(results)
+
+
 def test_the_first_table(results):
     text = gains.table(results)
     assert "| classifier, 5 images per class | Grocery Store | 61.0 | 65.0 | +4.0 ± 0.0, higher | 3 draws |" in text
