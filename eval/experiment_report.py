@@ -48,7 +48,7 @@ class Results:
         scores: head → test top-1 by seed, heads in the order of `HEADS`.
         same_shops: head → top-1 by seed on the fold on which nothing was chosen.
         others: backbone of another family → its final runs, without those that compare reductions.
-        reductions: backbone → its final runs that compare reductions.
+        reductions: backbone → its runs that compare reductions, on the fold and final ones.
         curves: every epoch of `runs`.
     """
 
@@ -56,7 +56,7 @@ class Results:
         """Reads the two CSV files of a results folder."""
         runs = read_table(folder / "experiment.csv")
         reduced = runs["head"].isin(REDUCED)
-        compared = runs[reduced & runs["fold"].isna()]
+        compared = runs[reduced]
         runs = runs[~reduced]
         main, final = runs["backbone"] == BACKBONE, runs["fold"].isna()
         curves = read_table(folder / "experiment_curves.csv", ("backbone", "head"))
@@ -219,17 +219,19 @@ def reductions(results: Results) -> str:
     """The kinds of reduction before the covariance, by backbone: accuracy on the fold and on the test part."""
     if not results.reductions:
         return ""
-    rows = []
+    rows, base = [], next(iter(REDUCED))
     for backbone, runs in results.reductions.items():
-        scores, folds = by_head(runs), fold_scores(results.folder, results.epochs, backbone)
-        found = {head: folds[head, rate_of(results.folder, head, results.epochs, backbone)] for head in scores}
-        base = next(iter(REDUCED))
-        for head, own in scores.items():
-            gap = paired(own, scores[base]) if head != base and base in scores else None
-            chosen = "**{:.1f}**" if found[head] == max(found.values()) else "{:.1f}"
-            kind = head.removeprefix("isqrt-")
-            cells = chosen.format(found[head]), _listed(own), mean_and_deviation(own), gap or ""
-            rows.append((backbone, f"`{kind}`", _rate_and_fit(runs, head)[0], *cells))
+        scores, folds = by_head(runs[runs["fold"].isna()]), fold_scores(results.folder, results.epochs, backbone)
+        rates = {head: rate_of(results.folder, head, results.epochs, backbone) for head in runs["head"].unique()}
+        best = max(folds[head, rate] for head, rate in rates.items())
+        for head in (each for each in REDUCED if each in rates):
+            fold = folds[head, rates[head]]
+            cells = [f"`{head.removeprefix('isqrt-')}`", f"{rates[head]:g}"]
+            cells += [("**{:.1f}**" if fold == best else "{:.1f}").format(fold)]
+            if head in scores:
+                gap = paired(scores[head], scores[base]) if head != base and base in scores else None
+                cells += [_listed(scores[head]), mean_and_deviation(scores[head]), str(gap or "")]
+            rows.append((backbone, *cells, *[""] * (6 - len(cells))))
     titles = ("backbone", "reduction", "lr", "top-1 on the fold", "test top-1 by seed", "mean ± sd", "minus conv")
     return f"### Which reduction suits which backbone?\n\n{markdown_table(titles, rows)}\n\nBold: the best on the fold."
 

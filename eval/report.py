@@ -107,7 +107,8 @@ SECTIONS = (
         "experiment",
         "Pooling heads trained on the Grocery Store photographs",
         "python -m eval experiment --data-dir GROCERY          # all stages; can be interrupted and started again\n"
-        "python -m eval experiment --data-dir GROCERY --stage 2 --heads average isqrt svdpade-hybrid --seeds 3 4",
+        "python -m eval experiment --data-dir GROCERY --stage 2 --heads average isqrt svdpade-hybrid --seeds 3 4\n"
+        "python -m eval experiment --data-dir GROCERY --stage 10 --heads isqrt-conv isqrt-linear",
         experiment_report.section,
     ),
     Section("gradients", "Errors of the gradients", "python -m eval gradients", _gradients),

@@ -70,6 +70,12 @@ def test_the_command_trains_what_is_missing(photographs, tmp_path, monkeypatch):
     assert trained.pop() == "final-test_vit-isqrt-lr0.004-seed2"
     finals = [f"final-test_vit-{head}-lr0.004-seed{seed}" for seed in (0, 1) for head in ("average", "isqrt")]
     assert trained[-4:] == finals
+    # Reductions start at the rate of `isqrt` on that backbone, and each has its own.
+    number = len(trained)
+    experiment.main([*given, "--stage", "10", "--seeds", "0"])
+    assert trained[number : number + 3] == [f"fold1-test_vit-{head}-lr0.004-seed0" for head in settings.REDUCED]
+    assert len(trained) == number + 3 * 3 + 3
+    assert trained[-3:] == [f"final-test_vit-{head}-lr0.004-seed0" for head in settings.REDUCED]
     assert list(rate_search.fold_scores(tmp_path, settings.EPOCHS)["isqrt"].index) == [0.05, 0.1, 0.2]
     assert len(rate_search.fold_runs(tmp_path, settings.EPOCHS)) == 2 * 3 + 2
 

@@ -32,6 +32,9 @@ def results(tmp_path_factory):
         rows.append({**row_of(head, 1e-3, settings.SEARCH_FOLDS[0], top1, 24, backbone="test_vit"), **common})
         own = row_of(head, 1e-3, "", top1 + 1, 24, backbone="test_vit")
         rows += [{**own, "seed": seed, "held_top1": top1 + seed * (head == "isqrt"), **common} for seed in (0, 1)]
+    for head, rate, top1 in (("isqrt-conv", 0.1, 62), ("isqrt-conv", 0.2, 70), ("isqrt-linear", 0.1, 61)):
+        rows.append({**row_of(head, rate, settings.SEARCH_FOLDS[0], top1, 24), **common})
+    rows += [{**row_of("isqrt-conv", 0.2, "", 55 + seed, 24), "seed": seed, **common} for seed in (0, 1)]
     for head, top1 in level.items():
         for seed in (0, 1):
             own = row_of(head, 0.1, "", top1 + 0.1 * seed * (head != "isqrt"), 24)
@@ -61,6 +64,9 @@ def test_the_page(results):
     assert "`svdpade-hybrid` against `isqrt`: not significant" in page
     assert "`isqrt`: median κ 5.5e+03 while the learning rate is above half of its peak, 1.0e+01 once" in page
     assert "Written by hand." in page
+    assert "| test_resnet | `conv` | 0.2 | **70.0** | 55.0, 56.0 | 55.5 ± 0.7 |  |" in page
+    assert "| test_resnet | `linear` | 0.1 | 61.0 |  |  |  |" in page
+    assert "isqrt-conv |" not in page  # not among the methods
     assert "`average`: 70.0 ± 0.0 (70.0, 70.0)." in page
     assert "`isqrt`: 80.5 ± 0.7 (80.0, 81.0); against `average`: higher, +10.5 ± 6.4 (2 seeds, paired)." in page
     assert (
