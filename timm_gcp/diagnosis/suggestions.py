@@ -130,15 +130,15 @@ def _head(balance: Balance) -> Suggestion:
 
 def _several_labels() -> Suggestion:
     rule = "images have any number of labels: the mean of the loss over many classes has small gradients"
-    return Suggestion("--recipe finetune --opt adamw", rule, "docs/training.md")
+    return Suggestion("--recipe finetune --opt adamw", rule, "docs/multi-label.md")
 
 
 def _imbalance(balance: Balance, multi_label: bool) -> Suggestion:
     rule = f"the largest class has {balance.ratio:.1f} times the images of the smallest ({IMBALANCED:g} or more)"
     if multi_label:
-        return Suggestion("--class-weights balanced", rule, "docs/training.md; not measured by the project")
+        return Suggestion("--class-weights balanced", rule, "docs/multi-label.md; not measured by the project")
     basis = (
-        "docs/training.md: on Grocery, with a ratio of 4.4, one seed did not tell the corrections apart; "
+        "docs/imbalance.md: on Grocery, with a ratio of 4.4, one seed did not tell the corrections apart; "
         "--class-weights balanced and --logit-adjustment are the others, one of the three is enough"
     )
     return Suggestion("--balanced-sampling", rule, basis)
