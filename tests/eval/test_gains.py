@@ -23,6 +23,8 @@ def results(tmp_path):
         *(finetuned("grocery", "test", "isqrt", 0.01, 85 + seed, seed) for seed in (0, 1)),
         finetuned("grocery", "test", "isqrt, probe", 0.01, 99),
         finetuned("cars", "test", "isqrt", 0.01, 1, images=5),
+        finetuned("cars", "val", "isqrt", 0.01, 2, images=5),
+        finetuned("cars", "val", "isqrt", 0.03, 99, seed=1),
     ]
     write_table(tmp_path / "finetune.csv", rows)
     draws = [
