@@ -6,19 +6,21 @@ import pandas as pd
 
 from timm_gcp.text import markdown_table
 
+from . import finetune_images
 from .finetune_settings import EPOCHS, HEADS, SEARCH_SET, SEARCHED, TABLE, chosen_rate
 from .intervals import Interval, difference_over_images
 from .record import read_table
 
 
 def section(results: Path) -> str:
-    """The tables as Markdown.
+    """The tables as Markdown; a picture is written into the folder.
 
     Args:
         results: folder with ``finetune.csv``.
     """
     rows = read_table(results / TABLE)
-    return f"{_search(rows)}\n\n{_final(rows)}"
+    parts = (_search(rows), _final(rows), finetune_images.section(rows, final_runs(rows), results))
+    return "\n\n".join(part for part in parts if part)
 
 
 def gain(rows: pd.DataFrame, name: str, head: str) -> Interval | None:

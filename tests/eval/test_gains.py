@@ -45,6 +45,7 @@ def test_final_runs_have_the_rate_that_validation_chose(results):
     assert "| `isqrt` | **71.0** | 70.0 |" in text
     assert "| grocery | `isqrt` | 0.01 | 85.0, 86.0 | +5.5 ± 2.1, higher |" in text
     assert "| cars | `isqrt` | 0.01 | 70.0 | +0.0 ± 2.5, not significant |" in text
+    assert "With few" in text
     assert "99" not in text  # no rate was searched for the head from a probe
 
 
@@ -58,6 +59,18 @@ def test_without_runs_at_the_chosen_rate_those_at_the_next_best_one_are_shown_an
     assert "still to be made" in text
     write_table(results / "finetune.csv", [*rows, finetuned("grocery", "test", "isqrt", 0.1, 60)])
     assert "| grocery | `isqrt` | 0.1 | 60.0 |" in finetune_report.section(results)
+
+
+def test_few_training_images(results):
+    rows = read_table(results / "finetune.csv").to_dict("records")
+    rows += [finetuned("cars", "test", head, 0.01, top1, images=5) for head, top1 in (("average", 20), ("isqrt", 27))]
+    rows += [finetuned("cars", "test", "isqrt", 0.01, 46, images=10)]
+    write_table(results / "finetune.csv", [row for row in rows if row["top1"] != 1])
+    text = finetune_report.section(results)
+    assert "| Stanford Cars | 5 | 20.0 | `isqrt` | 27.0 | +7.0 ± 2.3, higher |" in text
+    assert "| Stanford Cars | 10 |  | `isqrt` | 46.0 |  |" in text
+    assert "| Stanford Cars | all | 70.0 | `isqrt` | 70.0 | +0.0 ± 2.5, not significant |" in text
+    assert (results / "finetune_images.png").is_file()
 
 
 def test_the_first_table(results):
