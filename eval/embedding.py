@@ -20,6 +20,7 @@ from torch import Tensor
 from timm_gcp.commands.embed import parse_embed_args
 from timm_gcp.commands.option_types import path_object
 from timm_gcp.commands.options import model_choice, options_of
+from timm_gcp.data.open_dataset import open_dataset
 from timm_gcp.embedding.compact import compact_vectors
 from timm_gcp.embedding.embed import embed
 from timm_gcp.embedding.neighbours import nearest
@@ -74,9 +75,8 @@ def measure(given: Sequence[str], folder: Path) -> Iterator[dict[str, Any]]:
         value = f"{100 * same.double().mean():.1f}"
         yield {"measure": NEIGHBOUR, "setting": setting, "images": len(same), "median": value}
 
-    photographs = embed(model, replace(options, split="val"), cache).dataset
     copies = folder / "copies"
-    _save_copies(photographs, copies)
+    _save_copies(open_dataset(options, "val", channels=3), copies)
     found = embed(model, replace(options, data_dir=str(copies), dataset="", split=""), cache)
     for setting, cosines in _cosines(found.files, found.vectors).items():
         low, middle, high = torch.quantile(cosines, torch.tensor([0.0, 0.5, 1.0])).tolist()
