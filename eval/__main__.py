@@ -1,11 +1,8 @@
 """``python -m eval COMMAND``: each command is a module of this folder with a function ``main(argv)``."""
 
-import argparse
-import importlib
 import sys
 
-from timm_gcp.error_handler import DEBUG, exit_status
-from timm_gcp.output import lenient_output
+from timm_gcp.commands.module_commands import run_module_command
 
 COMMANDS = {
     "accuracy": "evaluate several models or model folders on one data set, into one CSV file",
@@ -25,20 +22,7 @@ COMMANDS = {
 
 def main() -> int:
     """Runs the command that ``sys.argv`` names; returns the exit status."""
-    with lenient_output():
-        return _main()
-
-
-def _main() -> int:
-    listing = "\n".join(f"  {name:12} {text}" for name, text in COMMANDS.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m eval", epilog=f"commands:\n{listing}", formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
-    args = parser.parse_args(sys.argv[1:2])
-    argv = sys.argv[2:]
-    rest = [argument for argument in argv if argument != DEBUG]
-    return exit_status("eval", argv, lambda: importlib.import_module(f"eval.{args.command}").main(rest))
+    return run_module_command("eval", COMMANDS)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,8 @@
 """``python -m hub COMMAND``: each command is a module of this folder whose ``main(argv)`` returns the exit status."""
 
-import argparse
-import importlib
 import sys
 
-from timm_gcp.error_handler import DEBUG, exit_status
-from timm_gcp.output import lenient_output
+from timm_gcp.commands.module_commands import run_module_command
 
 COMMANDS = {
     "publish": "commit a checkpoint of the manifest to the Hub, download and check it, and pin it in the manifest",
@@ -16,21 +13,8 @@ COMMANDS = {
 
 
 def main() -> int:
-    """Runs the command that ``sys.argv`` names; returns its exit status."""
-    with lenient_output():
-        return _main()
-
-
-def _main() -> int:
-    listing = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m hub", epilog=f"commands:\n{listing}", formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
-    args = parser.parse_args(sys.argv[1:2])
-    argv = sys.argv[2:]
-    rest = [argument for argument in argv if argument != DEBUG]
-    return exit_status("hub", argv, lambda: importlib.import_module(f"hub.{args.command}").main(rest))
+    """Runs the command that ``sys.argv`` names; returns the exit status."""
+    return run_module_command("hub", COMMANDS)
 
 
 if __name__ == "__main__":
