@@ -11,7 +11,7 @@ from ..predictions import TOP, Predictions
 from ..reports.metrics import LEVEL, Interval, mean_average_precision, metrics_of
 from ..reports.notebook import Fact, Table, show
 from ..reports.report import class_table
-from ..tasks import MultiLabelPredictions, average_precisions
+from ..tasks import MultiLabelPredictions
 
 __all__ = ["EvaluationResult"]
 
@@ -140,7 +140,7 @@ def _ends(interval: Interval) -> str:
 
 def _average_precisions(predictions: MultiLabelPredictions) -> list[dict[str, Any]]:
     images = predictions.targets.sum(0)
-    found = average_precisions(predictions.targets, predictions.logits)
+    found = predictions.average_precisions
     rows = [
         {
             "label": int(label),

@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 
 from ..predictions import TOP, Predictions
-from ..tasks.average_precision import average_precision_gradient, average_precisions
+from ..tasks.average_precision import average_precision_gradient
 from ..tasks.multi_label_predictions import MultiLabelPredictions
 
 __all__ = [
@@ -166,9 +166,8 @@ def _macro_f1(predictions: Predictions, counts: ClassCounts) -> Interval:
 
 def mean_average_precision(predictions: MultiLabelPredictions) -> Interval:
     """The mean over the classes that an image has, of which there is at least one."""
-    targets, logits = predictions.targets, predictions.logits
-    value = float(np.nanmean(average_precisions(targets, logits)))
-    return _by_delta(value, average_precision_gradient(targets, logits))
+    value = float(np.nanmean(predictions.average_precisions))
+    return _by_delta(value, average_precision_gradient(predictions.targets, predictions.logits))
 
 
 def _by_delta(value: float, gradient: np.ndarray) -> Interval:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..files import check_output_folder
-from ..tasks.average_precision import average_precisions, f1_scores
+from ..tasks.average_precision import f1_scores
 from ..tasks.multi_label import MULTI_LABEL, multi_label_metrics
 from ..tasks.multi_label_predictions import MultiLabelPredictions
 from .metrics import mean_average_precision, wilson
@@ -68,7 +68,7 @@ def write_multi_label_report(folder: Path, predictions: MultiLabelPredictions, d
 def _class_rows(predictions: MultiLabelPredictions) -> list[dict[str, Any]]:
     """One row for each class."""
     targets, predicted = predictions.targets, predictions.predicted
-    precisions, (_, f1) = average_precisions(targets, predictions.logits), f1_scores(targets, predicted)
+    precisions, (_, f1) = predictions.average_precisions, f1_scores(targets, predicted)
     rows = []
     for label, name in enumerate(predictions.class_names):
         images, guesses = int(targets[:, label].sum()), int(predicted[:, label].sum())

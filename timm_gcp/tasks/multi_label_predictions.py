@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..predictions import image_names, names_by_label
+from .average_precision import average_precisions
 from .task import Recorder
 
 __all__ = ["MultiLabelPredictions", "MultiLabelRecorder"]
@@ -43,6 +45,11 @@ class MultiLabelPredictions:
     def predicted(self) -> np.ndarray:
         """Whether the probability of the class is above 0.5, ``[n, K]``, bool."""
         return self.logits > 0
+
+    @cached_property
+    def average_precisions(self) -> np.ndarray:
+        """Average precision of each class, ``[K]``, from 0 to 1; nan for a class without images."""
+        return average_precisions(self.targets, self.logits)
 
     def table(self) -> tuple[list[str], Iterator[list[Any]]]:
         """Header and rows of a CSV file: image, its labels, the predicted ones, and the probability of each class."""
