@@ -8,7 +8,7 @@ from timm_gcp.plots import new_figure, save_figure
 from timm_gcp.text import markdown_table
 
 from . import probe_images
-from .finetune_settings import HEADS
+from .finetune_settings import HEADS, PIXELS
 from .intervals import difference_over_images
 from .probe_images import NAMES
 from .record import read_table
@@ -61,7 +61,8 @@ def _in_order(images: pd.Series) -> list[str]:
 
 
 def _figure(means: pd.Series, names: list[str], folder: Path) -> None:
-    frozen = read_table(folder / "probe_images.csv", ("data", "images", "head", "top1"))
+    frozen = read_table(folder / "probe_images.csv", ("data", "pixels", "images", "head", "top1"))
+    frozen = frozen[frozen["pixels"] == PIXELS]
     frozen = frozen.assign(images=frozen["images"].astype(str)).groupby(["data", "images", "head"])["top1"].mean()
     figure = new_figure(figsize=(4.2 * len(names), 3.6), layout="constrained")
     panels = figure.subplots(1, len(names), squeeze=False)[0]

@@ -116,8 +116,11 @@ IMAGES = (5, 10)
 """Images per class of the runs on a part of the training images."""
 
 EPOCHS = 12
+PIXELS = 224
+"""Height and width of the images."""
+
 RECIPE = shlex.split(
-    "--recipe finetune --color-jitter 0 --batch-size 32 --img-size 224 "
+    f"--recipe finetune --color-jitter 0 --batch-size 32 --img-size {PIXELS} "
     "--monitor-every 50 --checkpoint-hist 1 --no-check-images --no-report --val-fraction 0"
 )
 

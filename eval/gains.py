@@ -1,6 +1,7 @@
 """The first table of the report: what covariance pooling gains over average pooling, on test images."""
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,7 @@ import pandas as pd
 from timm_gcp.text import markdown_table
 
 from . import experiment_report, finetune_report, probe_images
-from .finetune_settings import TABLE
+from .finetune_settings import PIXELS, TABLE
 from .intervals import Interval, difference_over_images, paired
 from .probe_images import NAMES
 from .record import read_table
@@ -38,21 +39,21 @@ def _frozen(results: Path) -> Iterator[Row]:
         return
     rows = read_table(results / "probe_images.csv")
     sizes = _test_sizes(results)
-    for name in NAMES:
-        for images in ("5", "20", "all"):
-            own = rows[(rows["data"] == name) & (rows["images"].astype(str) == images)]
-            mean, both = (own[own["head"] == head.value].set_index("draw")["top1"] for head in probe_images.HEADS)
-            if both.empty or mean.empty:
-                continue
-            scores = float(mean.mean()), float(both.mean())
-            what = ("EfficientNet-Lite0, frozen", f"classifier, {images} images per class", NAMES[name])
-            if images != "all":
-                gain = paired(both, mean)
-                assert gain is not None
-                yield _row(what, scores, gain, f"{gain.number} draws")
-            elif name in sizes:
-                gain = difference_over_images(scores[1], scores[0], sizes[name])
-                yield _row(what, scores, gain, f"{gain.number} test images")
+    for name, pixels, images in product(NAMES, sorted(set(rows["pixels"])), ("5", "20", "all")):
+        own = rows[(rows["data"] == name) & (rows["pixels"] == pixels) & (rows["images"].astype(str) == images)]
+        mean, both = (own[own["head"] == head.value].set_index("draw")["top1"] for head in probe_images.HEADS)
+        if both.empty or mean.empty:
+            continue
+        scores = float(mean.mean()), float(both.mean())
+        number = "all images" if images == "all" else f"{images} images per class"
+        what = ("EfficientNet-Lite0, frozen", f"classifier, {number}, {pixels} px", NAMES[name])
+        if images != "all":
+            gain = paired(both, mean)
+            assert gain is not None
+            yield _row(what, scores, gain, f"{gain.number} draws")
+        elif name in sizes:
+            gain = difference_over_images(scores[1], scores[0], sizes[name])
+            yield _row(what, scores, gain, f"{gain.number} test images")
 
 
 def _test_sizes(results: Path) -> dict[str, int]:
@@ -73,7 +74,7 @@ def _fine_tuned(results: Path) -> Iterator[Row]:
         if gain is None:
             continue
         own = final[final["set"] == name].groupby("head")["top1"].mean()
-        what = ("EfficientNet-Lite0, pretrained", "all weights, all images", NAMES[name])
+        what = ("EfficientNet-Lite0, pretrained", f"all weights, all images, {PIXELS} px", NAMES[name])
         yield _row(what, (own["average"], own["isqrt"]), gain, f"{gain.number} test images")
 
 

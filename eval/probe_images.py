@@ -30,7 +30,12 @@ HEADS = (Setting("head", "mean", None), Setting("head", "mean and covariance"))
 IMAGES = (5, 10, 20, None)
 """Images per class; None for all, where there is one draw."""
 DRAWS = 5
-KEY = ("data", "head", "images", "draw")
+KEY = ("data", "pixels", "head", "images", "draw")
+"""Columns that identify a row; ``pixels`` is the height and width of the images."""
+
+
+_STYLES = ("-", "--", ":")
+"""Lines of the picture: by the size of the images, ascending."""
 
 
 class _Drawn:
@@ -76,12 +81,13 @@ def measure(name: str, given: Sequence[str], folder: Path, results: Path) -> Non
     """
     backbone, train, evaluation = inputs_of(given)
     trained, evaluated = store_features(backbone, train, evaluation, folder, backbone.options.components)[1:]
+    pixels = str(backbone.data_config["input_size"][-1])
     done = set(read_cells(results, KEY)[list(KEY)].itertuples(index=False, name=None))
     for images in IMAGES:
         for number in range(DRAWS if images else 1):
             fits: Fits | None = None
             for head in HEADS:
-                key = (name, head.value, str(images or "all"), str(number))
+                key = (name, pixels, head.value, str(images or "all"), str(number))
                 if key in done:
                     continue
                 if fits is None:
@@ -103,17 +109,17 @@ def section(results: Path) -> str:
         results: folder with ``probe_images.csv``.
     """
     rows = read_table(results / "probe_images.csv")
-    shown = rows.groupby(["data", "images", "head"])["top1"].agg(["mean", "std", "count"]).reset_index()
+    shown = rows.groupby(["data", "pixels", "images", "head"])["top1"].agg(["mean", "std", "count"])
     lines = []
-    for name in dict.fromkeys(rows["data"]):
+    for name, pixels in dict.fromkeys(rows[["data", "pixels"]].itertuples(index=False, name=None)):
+        own = shown.loc[name, pixels]
         for images in (str(each or "all") for each in IMAGES):
-            own = shown[(shown["data"] == name) & (shown["images"] == images)].set_index("head")
-            if len(own) == len(HEADS):
-                first, second = (own.loc[head.value] for head in HEADS)
-                gain = f"{second['mean'] - first['mean']:+.1f}"
-                lines.append((name, images, *(_number(each) for each in (first, second)), gain))
+            found = [own.loc[images, head.value] for head in HEADS if (images, head.value) in own.index]
+            if len(found) == len(HEADS):
+                gain = f"{found[1]['mean'] - found[0]['mean']:+.1f}"
+                lines.append((name, f"{pixels}", images, *(_number(each) for each in found), gain))
     _figure(rows, results / "probe_images.png")
-    titles = ("data", "images per class", *(f"{head.value}, top-1 %" for head in HEADS), "gain")
+    titles = ("data", "pixels", "images per class", *(f"{head.value}, top-1 %" for head in HEADS), "gain")
     picture = "![top-1 against the number of training images, with and without covariance](probe_images.png)"
     return f"{markdown_table(titles, lines)}\n\n{picture}"
 
@@ -127,11 +133,13 @@ def _figure(rows: pd.DataFrame, path: Path) -> None:
     figure = new_figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
-        for head in HEADS:
-            own = rows[(rows["data"] == name) & (rows["head"] == head.value)]
-            points = own.groupby("images").agg(x=("training_images", "mean"), y=("top1", "mean"), e=("top1", "std"))
-            points = points.sort_values("x").fillna({"e": 0})
-            axes.errorbar(points["x"], points["y"], points["e"], marker="o", capsize=3, label=head.value)
+        for number, pixels in enumerate(sorted(set(rows.loc[rows["data"] == name, "pixels"]))):
+            for colour, head in enumerate(HEADS):
+                own = rows[(rows["data"] == name) & (rows["pixels"] == pixels) & (rows["head"] == head.value)]
+                points = own.groupby("images").agg(x=("training_images", "mean"), y=("top1", "mean"), e=("top1", "std"))
+                points = points.sort_values("x").fillna({"e": 0})
+                style = {"color": f"C{colour}", "linestyle": _STYLES[number], "label": f"{head.value}, {pixels} px"}
+                axes.errorbar(points["x"], points["y"], points["e"], marker="o", capsize=3, **style)
         axes.set_xscale("log")
         low, high = axes.get_xlim()
         ticks = [each for each in (50, 100, 200, 500, 1000, 2000, 5000, 10000) if low <= each <= high]
@@ -141,5 +149,5 @@ def _figure(rows: pd.DataFrame, path: Path) -> None:
         axes.set_xlabel("training images")
         axes.set_ylabel("top-1 on the evaluation images, %")
         axes.grid(alpha=0.3)
-    panels[0].legend()
+    panels[-1].legend()
     save_figure(figure, path, dpi=110)

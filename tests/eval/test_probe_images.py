@@ -22,8 +22,13 @@ def test_rows_table_and_figure(photographs, tmp_path, monkeypatch):
     assert set(rows["training_images"]) == {"10", "20", "40"}
     probe_images.main(argv)
     assert len(read_cells(tmp_path / "probe_images.csv")) == len(rows)
+    argv[argv.index("--img-size") + 1] = "96"
+    argv[argv.index("--cache") + 1] = str(tmp_path / "larger")
+    probe_images.main(argv)
+    assert Counter(read_cells(tmp_path / "probe_images.csv")["pixels"]) == {"64": len(rows), "96": len(rows)}
     text = probe_images.section(tmp_path)
-    assert "| mini | 5 |" in text
+    assert "| mini | 64 | 5 |" in text
+    assert "| mini | 96 | all |" in text
     assert (tmp_path / "probe_images.png").is_file()
 
 
