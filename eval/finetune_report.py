@@ -23,10 +23,8 @@ def section(results: Path) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def gain(rows: pd.DataFrame, name: str, head: str) -> Interval | None:
-    """Test top-1 of a head minus that of average pooling, both trained on all images from a fresh head.
-
-    Each head has the learning rate that its validation accuracy chose, and the mean of its seeds.
+def beside_average(rows: pd.DataFrame, name: str, head: str) -> pd.DataFrame:
+    """Test top-1 of a head and of average pooling, both trained on all images, each at its chosen learning rate.
 
     Args:
         rows: of ``finetune.csv``.
@@ -34,13 +32,29 @@ def gain(rows: pd.DataFrame, name: str, head: str) -> Interval | None:
         head: a head.
 
     Returns:
-        The difference, with an interval over the test images; None where one of the two was not trained.
+        Columns `head` and 'average', a row for each seed that both have, and none where they share no seed.
     """
     final = final_runs(rows)
-    own, base = (final[(final["set"] == name) & (final["head"] == each)] for each in (head, "average"))
-    if own.empty or base.empty:
+    scores = final[final["set"] == name].pivot_table(index="seed", columns="head", values="top1")
+    return scores.reindex(columns=[head, "average"]).dropna()
+
+
+def gain(rows: pd.DataFrame, name: str, head: str) -> Interval | None:
+    """Mean of the first column of `beside_average` minus that of the second, with an interval over the test images.
+
+    Args:
+        rows: of ``finetune.csv``.
+        name: a data set.
+        head: a head.
+
+    Returns:
+        None where they share no seed.
+    """
+    scores = beside_average(rows, name, head)
+    if scores.empty:
         return None
-    return difference_over_images(own["top1"].mean(), base["top1"].mean(), int(own["count"].iloc[0]))
+    images = rows[(rows["set"] == name) & (rows["part"] == "test")]["count"].iloc[0]
+    return difference_over_images(scores[head].mean(), scores["average"].mean(), int(images))
 
 
 def final_runs(rows: pd.DataFrame) -> pd.DataFrame:
@@ -98,6 +112,8 @@ def _final(rows: pd.DataFrame) -> str:
             rate = own["lr"].iloc[0]
             difference = gain(rows, name, head) if head != "average" else None
             tops = ", ".join(f"{value:.1f}" for value in own["top1"])
+            if list(own["seed"]) != list(range(len(own))):
+                tops += f" (seed {', '.join(map(str, own['seed']))})"
             kappa = own["kappa"].mean()
             lines.append(
                 (
@@ -121,7 +137,7 @@ def _final(rows: pd.DataFrame) -> str:
         "top-5",
         "parameters, M",
         "κ",
-        "seconds, seed 0",
+        "seconds, first seed",
     )
     table = markdown_table(titles, lines)
     if any("*" in line[2] for line in lines):

@@ -68,12 +68,11 @@ def _fine_tuned(results: Path) -> Iterator[Row]:
     if not (results / TABLE).exists():
         return
     rows = read_table(results / TABLE)
-    final = finetune_report.final_runs(rows)
     for name in NAMES:
         gain = finetune_report.gain(rows, name, "isqrt")
         if gain is None:
             continue
-        own = final[final["set"] == name].groupby("head")["top1"].mean()
+        own = finetune_report.beside_average(rows, name, "isqrt").mean()
         what = ("EfficientNet-Lite0, pretrained", f"all weights, all images, {PIXELS} px", NAMES[name])
         yield _row(what, (own["average"], own["isqrt"]), gain, f"{gain.number} test images")
 
