@@ -126,6 +126,7 @@ def _final(rows: pd.DataFrame) -> str:
                     f"{own['parameters'].iloc[0] / 1e6:.1f}",
                     "" if pd.isna(kappa) else f"{kappa:.0e}",
                     f"{own['seconds'].iloc[0]:.0f}",
+                    own["machine"].iloc[0],
                 )
             )
     titles = (
@@ -138,6 +139,7 @@ def _final(rows: pd.DataFrame) -> str:
         "parameters, M",
         "κ",
         "seconds, first seed",
+        "its machine",
     )
     table = markdown_table(titles, lines)
     if any("*" in line[2] for line in lines):

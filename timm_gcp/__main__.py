@@ -9,7 +9,7 @@ from timm_gcp.output import lenient_output, lost
 from timm_gcp.startup import raise_on_interrupt
 
 COMMANDS = {
-    "demo": "train, compare, save and load a tiny model on synthetic textures, in minutes",
+    "demo": "fit a probe and train tiny models on synthetic textures, in about a minute",
     "doctor": "look at a data set before training: counts, damage, duplicates, suggestions",
     "train": "train a model on your images, with the hybrid protocol",
     "probe": "fit a classifier with covariance features to a frozen backbone, in minutes",

@@ -9,7 +9,15 @@ from eval.record import read_table, write_table
 
 def finetuned(name, part, head, lr, top1, seed=0, images=""):
     key = (name, part, head, images, lr, seed, settings.EPOCHS)
-    more = {"top1": top1, "top5": 95, "count": 2500, "kappa": "", "parameters": 4e6, "seconds": 100}
+    more = {
+        "top1": top1,
+        "top5": 95,
+        "count": 2500,
+        "kappa": "",
+        "parameters": 4e6,
+        "seconds": 100,
+        "machine": "two cores",
+    }
     return {**dict(zip(settings.KEY, key, strict=True)), **more}
 
 

@@ -1,4 +1,4 @@
-"""``timm-gcp demo``: the whole product on an empty machine, in a couple of minutes on two cores."""
+"""``timm-gcp demo``: fits a probe and trains two tiny models on synthetic textures, compares, saves and loads them."""
 
 import argparse
 import contextlib
@@ -46,6 +46,11 @@ FROZEN = "test_resnet_svdpade.grocery"
 """Packaged weights, of photographs of groceries: the backbone that is probed."""
 PROBE = shlex.split("--compare --img-size 96 -j 0 --device cpu --no-check-images")
 
+_DESCRIPTION = (
+    "Fit a probe, train two tiny models on synthetic textures, compare them, and save, load and evaluate the result. "
+    "Nothing is downloaded. About a minute on two CPU cores."
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``timm-gcp demo``.
@@ -59,11 +64,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         GCPError: the output folder is in use, or the reloaded model does not give what the trained one gave.
     """
-    parser = Parser(prog="timm-gcp demo", description=__doc__.split(":", 1)[1].strip())
-    parser.add_argument("--output", type=path_object, default=Path("timm-gcp-demo"), help="folder to write")
-    parser.add_argument("--epochs", type=int, default=8, help="epochs of each of the two runs")
-    parser.add_argument("--images", type=int, default=60, help="training images per class")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and data order")
+    parser = Parser(prog="timm-gcp demo", description=_DESCRIPTION)
+    parser.add_argument(
+        "--output", type=path_object, default=Path("timm-gcp-demo"), metavar="DIR", help="folder to write (%(default)s)"
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=8, metavar="N", help="epochs of each of the two runs (%(default)s)"
+    )
+    parser.add_argument("--images", type=int, default=60, metavar="N", help="training images per class (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of weights and data order (%(default)s)")
     add_debug(parser)
     args = parser.parse_args(argv)
     if args.epochs < 2:

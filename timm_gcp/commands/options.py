@@ -104,9 +104,16 @@ def add_image_size(group: Any) -> None:
     )
 
 
-def add_input(group: Any) -> None:
-    """Adds the options of the model's input and classifier, but ``--img-size``."""
-    group.add_argument("--num-classes", type=int, metavar="N", help="number of classes (default: the data set's)")
+def add_input(group: Any, classes_of: str = "model or checkpoint") -> None:
+    """Adds the options of the model's input and classifier, but ``--img-size``.
+
+    Args:
+        group: of options.
+        classes_of: what has the number of classes that is taken by default.
+    """
+    group.add_argument(
+        "--num-classes", type=int, metavar="N", help=f"number of classes (default: that of the {classes_of})"
+    )
     group.add_argument("--in-chans", type=int, metavar="N", help="image channels, 3 or 1 (default: the model's)")
     group.add_argument(
         "--input-size", nargs=3, type=int, metavar="N", help="channels, height and width (default: the model's)"

@@ -147,7 +147,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         choices=PARTS,
         help="freeze all but this part: the first of two stages of fine-tuning (head: covariance pool and classifier)",
     )
-    add_input(group)
+    add_input(group, "data set")
     group.add_argument(
         "--grad-checkpointing", action="store_true", help="recompute activations in the backward pass, to save memory"
     )
