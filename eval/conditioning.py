@@ -6,6 +6,7 @@ because M < C.
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,7 +29,9 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--results", type=path_object, default=RESULTS, help="folder of the results (%(default)s)")
     args = parser.parse_args(argv)
-    epochs = {run.name: monitored_epochs(run) for run in args.runs}
+    runs = list(dict.fromkeys(args.runs))
+    names = Counter(run.name for run in runs)
+    epochs = {run.name if names[run.name] == 1 else str(run): monitored_epochs(run) for run in runs}
     args.results.mkdir(parents=True, exist_ok=True)
     table = pd.concat(epochs, names=["run"]).reset_index(level="run").assign(**provenance())
     write_table(args.results / "conditioning.csv", table)

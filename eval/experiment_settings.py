@@ -142,7 +142,7 @@ class Run:
     def name(self) -> str:
         """Name of the run's folder."""
         where = "final" if self.fold is None else f"fold{self.fold}"
-        return f"{where}-{self.backbone}-{self.head}-lr{self.rate:g}-seed{self.seed}"
+        return f"{where}-{self.backbone}-{self.head}-lr{self.rate:g}-seed{self.seed}-epochs{self.epochs}"
 
     @property
     def key(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from timm_gcp.plots import new_figure, save_figure
 from timm_gcp.text import markdown_table
 
 from . import probe_images
-from .finetune_settings import HEADS, PIXELS
+from .finetune_settings import EPOCHS, HEADS, PIXELS
 from .intervals import difference_over_images
 from .probe_images import NAMES
 from .record import read_table
@@ -29,7 +29,7 @@ def section(rows: pd.DataFrame, final: pd.DataFrame, folder: Path) -> str:
         final: those on all training images.
         folder: of the results.
     """
-    few = rows[(rows["part"] == "test") & rows["images"].notna()]
+    few = rows[(rows["part"] == "test") & rows["images"].notna() & (rows["epochs"] == EPOCHS)]
     if few.empty:
         return ""
     few = few.assign(images=few["images"].astype(int).astype(str))

@@ -58,12 +58,13 @@ def gain(rows: pd.DataFrame, name: str, head: str) -> Interval | None:
 
 
 def final_runs(rows: pd.DataFrame) -> pd.DataFrame:
-    """The runs on all training images and a test part, at the best learning rate of those that a head was trained with.
+    """The runs of full length on all training images and a test part, at the best learning rate of those that a head was trained with.
 
     Which rate is the best, validation says (`search_results`). It is the chosen rate, except where the runs of a head
     on a data set with that rate are still to be made.
     """
-    final, found = rows[(rows["part"] == "test") & rows["images"].isna()], search_results(rows)
+    found = search_results(rows)
+    final = rows[(rows["part"] == "test") & rows["images"].isna() & (rows["epochs"] == EPOCHS)]
     kept = []
     for (_, head), own in final.groupby(["set", "head"], sort=False):
         trained = {rate: top1 for rate, top1 in found.get(HEADS[head].rate_of, {}).items() if rate in set(own["lr"])}

@@ -1,5 +1,7 @@
 """``python -m eval conditioning``."""
 
+import shutil
+
 import pytest
 
 from eval import conditioning
@@ -16,3 +18,11 @@ def test_conditioning(run, tmp_path):
     assert (tmp_path / "conditioning.png").stat().st_size > 10_000
     with pytest.raises(GCPError, match=r"no summary\.csv"):
         conditioning.main([str(tmp_path), "--results", str(tmp_path)])
+
+
+def test_runs_with_one_name_are_told_apart_by_their_paths(run, tmp_path):
+    same = tmp_path / "again" / run.name
+    same.mkdir(parents=True)
+    shutil.copy(run / "summary.csv", same)
+    conditioning.main([str(run), str(same), "--results", str(tmp_path)])
+    assert set(read_table(tmp_path / "conditioning.csv")["run"]) == {str(run), str(same)}

@@ -81,6 +81,7 @@ def test_the_command_trains_what_is_missing(photographs, tmp_path, monkeypatch):
 
 
 def test_average_pooling_is_asked_for_where_it_is_not_the_backbones_own():
+    assert Run("average", 1e-3, 0, 30).name != Run("average", 1e-3, 0, 5).name
     command = Run("average", 1e-3, 0, 30, None, "test_vit").command(Path("D"), Path("O"))
     assert "global_pool=avg" in command
     assert "adamw" in command

@@ -33,6 +33,7 @@ def results(tmp_path):
         finetuned("cars", "test", "isqrt", 0.01, 1, images=5),
         finetuned("cars", "val", "isqrt", 0.01, 2, images=5),
         finetuned("cars", "val", "isqrt", 0.03, 99, seed=1),
+        {**finetuned("grocery", "test", "isqrt", 0.01, 3, seed=2), "epochs": 1},
     ]
     write_table(tmp_path / "finetune.csv", rows)
     draws = [
