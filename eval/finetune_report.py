@@ -58,7 +58,7 @@ def gain(rows: pd.DataFrame, name: str, head: str) -> Interval | None:
 
 
 def final_runs(rows: pd.DataFrame) -> pd.DataFrame:
-    """The runs of full length on all training images and a test part, at the best learning rate of those that a head was trained with.
+    """The runs of full length on all training images and a test part, at the best rate that a head was trained with.
 
     Which rate is the best, validation says (`search_results`). It is the chosen rate, except where the runs of a head
     on a data set with that rate are still to be made.
