@@ -101,3 +101,10 @@ def test_bad_input_is_refused_before_the_backbone_runs(photographs, tmp_path, ca
     (tmp_path / "text" / "a.txt").write_text("")
     assert embed(tmp_path / "text", *out) == 2
     assert "text" in capsys.readouterr().err
+
+
+def test_a_folder_of_splits_is_refused_until_one_is_chosen(tmp_path, capsys):
+    folder = write_images(tmp_path / "photographs", per_class=2)
+    assert embed(folder, "--out", tmp_path / "v.npz") == 2
+    assert "holds splits (train, validation); choose one, such as --split train" in capsys.readouterr().err
+    assert embed(folder, "--split", "validation", "--out", tmp_path / "v.npz", "--components", "4") == 0

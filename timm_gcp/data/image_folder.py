@@ -14,7 +14,7 @@ from ..text import some_quoted
 from .folder_scan import CLASS_FROM, FolderScan, class_of, scan_folder
 from .image_files import say_left_out
 from .reader import SampleReader
-from .splits import EVALUATION, TEST, TRAIN, entry_of, holds_folders, is_training_split, same_split
+from .splits import EVALUATION, TEST, TRAIN, entry_of, holds_folders, is_training_split, same_split, splits_in
 
 __all__ = ["FolderReader", "require_root"]
 
@@ -163,7 +163,7 @@ def _find_split(root: Path, split: str, training: bool) -> Path:
             return entry
     folders = {entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
     every = (*TRAIN, *EVALUATION, *TEST)
-    others = [name for name in sorted(folders) if name.lower() in every and holds_folders(root / name)]
+    others = splits_in(root)
     flat = {name for name in folders if name in names or name.lower() in names}
     if flat and (others or {name.lower() for name in folders} <= set(every)):
         raise GCPError(

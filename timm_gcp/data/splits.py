@@ -13,6 +13,7 @@ __all__ = [
     "same_split",
     "split_folder",
     "split_remedy",
+    "splits_in",
 ]
 
 TRAIN = ("train", "training")
@@ -54,6 +55,12 @@ def holds_folders(folder: Path) -> bool:
 def split_folder(root: Path, names: Iterable[str]) -> Path | None:
     """The folder of a split: the first of some names under which a folder holds folders; None if there is none."""
     return next((folder for name in names if holds_folders(folder := entry_of(root, name))), None)
+
+
+def splits_in(root: Path) -> list[str]:
+    """The folders of a folder that have the name of a split and hold folders, sorted."""
+    names = (entry.name for entry in root.iterdir() if not entry.name.startswith("."))
+    return sorted(name for name in names if name.lower() in (*TRAIN, *EVALUATION, *TEST) and holds_folders(root / name))
 
 
 def split_remedy(splits: Sequence[str], training: bool) -> str:

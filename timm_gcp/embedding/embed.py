@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..data.image_check import check_images
 from ..data.open_dataset import open_dataset
+from ..data.splits import splits_in
 from ..data.unlabelled import has_loose_images, open_unlabelled, without_labels
 from ..errors import GCPError
 from ..methods import get_method
@@ -108,6 +109,9 @@ def embed(model: nn.Module, options: EmbeddingOptions, folder: Path) -> Embeddin
 
 def _open(options: EmbeddingOptions, channels: int) -> Any:
     """The images: of a split, of the class folders, or all in a folder that has images beside its subfolders."""
+    root = Path(options.data_dir or "")
+    if not options.dataset and not options.split and root.is_dir() and (splits := splits_in(root)):
+        raise GCPError(f"{str(root)!r} holds splits ({', '.join(splits)}); choose one, such as --split {splits[0]}.")
     loose = not options.dataset and not options.split and has_loose_images(options.data_dir or "")
     if not loose:
         opened = open_dataset(options, options.split, channels, download=options.dataset_download)
