@@ -5,9 +5,19 @@ import argparse
 from .option_types import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, file_path, policy, train_resampling
 from .parser import Pairs, Switch
 
-__all__ = ["SCHEDULERS", "add_augmentation", "add_averaging", "add_imbalance", "add_learning_rate", "add_optimiser"]
+__all__ = [
+    "EMA_DECAY",
+    "SCHEDULERS",
+    "add_augmentation",
+    "add_averaging",
+    "add_imbalance",
+    "add_learning_rate",
+    "add_optimiser",
+]
 
 SCHEDULERS = ("cosine", "tanh", "step", "multistep", "poly", "plateau", "constant", "wsd", "rsqrt", "none")
+EMA_DECAY = 0.9998
+"""The default of ``--model-ema-decay``."""
 
 
 def add_optimiser(group: argparse._ArgumentGroup) -> None:
@@ -253,5 +263,7 @@ def add_averaging(group: argparse._ArgumentGroup) -> None:
         "left as they are",
     )
     add("--model-ema", action="store_true", help="keep and evaluate an average of the weights (EMA)")
-    add("--model-ema-decay", type=SHARE, default=0.9998, metavar="D", help="share of the average kept at each update")
+    add(
+        "--model-ema-decay", type=SHARE, default=EMA_DECAY, metavar="D", help="share of the average kept at each update"
+    )
     add("--model-ema-warmup", action="store_true", help="start the average with a smaller decay")
