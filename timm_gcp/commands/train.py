@@ -149,6 +149,11 @@ def _check_together(options: TrainOptions) -> None:
     """Refuses options that contradict each other, or lack another."""
     if options.switch_conditioning and options.monitor_every < 1:
         raise GCPError("--switch-conditioning needs the conditioning: give --monitor-every 1 or more.")
+    if options.warmup_prefix and (options.warmup_epochs or 0) % 1:
+        raise GCPError(
+            "--warmup-prefix adds the warm-up to the epochs, which are whole: give a whole number of --warmup-epochs, "
+            f"not {options.warmup_epochs:g}."
+        )
     if options.resume == "auto" and not options.experiment:
         raise GCPError("--resume auto looks into the run folder, so it has to have a name; add --experiment NAME.")
     if options.init_head == "probe" and options.initial_checkpoint:
