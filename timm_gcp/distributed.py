@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from .errors import GCPError
 
 __all__ = ["Processes", "any_of", "from_first", "gathered", "join_processes", "process_count", "summed"]
 
+_PATIENCE = timedelta(days=7)
+"""How long the other processes wait for the work of the first, such as a download."""
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -24,12 +28,15 @@ class Processes:
         rank: number of this process, from 0.
         world_size: number of processes.
         distributed: whether they were started together, by torchrun or Slurm.
+        waiting: the group in which the others wait for the work of the first; None for the default group, whose time
+            limit may be 10 minutes.
     """
 
     device: torch.device
     rank: int = 0
     world_size: int = 1
     distributed: bool = False
+    waiting: Any = None
 
     @property
     def first(self) -> bool:
@@ -54,7 +61,7 @@ class Processes:
                 result = work()
             except GCPError as error:
                 refusal = str(error)
-        result, refusal = from_first((result, refusal), self.device)
+        result, refusal = from_first((result, refusal), self.device, self.waiting)
         if refusal:
             raise GCPError(refusal)
         return result
@@ -89,9 +96,9 @@ def join_processes(device: str) -> Processes:
             "or unset WORLD_SIZE to train in one process."
         )
     joined = init_distributed_device_so(device=device)
-    return Processes(
-        torch.device(joined["device"]), joined["global_rank"], joined["world_size"], bool(joined["distributed"])
-    )
+    distributed = bool(joined["distributed"])
+    waiting = dist.new_group(backend="gloo", timeout=_PATIENCE) if distributed else None
+    return Processes(torch.device(joined["device"]), joined["global_rank"], joined["world_size"], distributed, waiting)
 
 
 def process_count() -> int:
@@ -135,10 +142,16 @@ def any_of(flags: Sequence[bool], device: torch.device) -> list[bool]:
     return [count > 0 for count in summed(torch.tensor(flags, dtype=torch.int32), device).tolist()]
 
 
-def from_first(value: Any, device: torch.device) -> Any:
-    """What the first process has here."""
+def from_first(value: Any, device: torch.device, group: Any = None) -> Any:
+    """What the first process has here.
+
+    Args:
+        value: can be pickled.
+        device: of this process.
+        group: a gloo group of all processes, which waits as long as its time limit; None for the default group.
+    """
     if process_count() == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0, device=device)
+    dist.broadcast_object_list(box, src=0, group=group, device=device if group is None else torch.device("cpu"))
     return box[0]

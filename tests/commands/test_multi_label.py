@@ -202,6 +202,17 @@ def test_what_does_not_apply(photos, tmp_path, more, said, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_evaluation_split_without_a_label_is_refused_before_training(photos, tmp_path, capsys):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "photos").symlink_to(photos / "photos")
+    (folder / "train.csv").write_text((photos / "train.csv").read_text())
+    (folder / "val.csv").write_text("image,labels\n" + "".join(f"photos/val-{i}.jpg,\n" for i in range(4)))
+    given = ["train", "--dataset", "multilabel", folder, "--model", MODEL, "--val-split", "val", "--device", "cpu"]
+    refused([*given, "--output", tmp_path / "out"], "No image of split 'val' has a label", capsys)
+    assert not (tmp_path / "out").exists()
+
+
 def test_measures_of_the_other_kind(images, tmp_path, capsys):
     said = "not measured on single-label data; there are top1, top5 and loss"
     refused(["train", images, "--model", MODEL, "--eval-metric", "map", "--output", tmp_path], said, capsys)

@@ -71,6 +71,39 @@ REFUSED = {
 }
 
 
+WITHOUT_EFFECT = {
+    "--bce-sum": "--bce-loss",
+    "--bce-target-thresh 0.2": "--bce-loss",
+    "--bce-pos-weight 5": "--bce-loss",
+    "--model-ema-decay 0.9": "--model-ema:",
+    "--model-ema-warmup": "--model-ema:",
+    "--warm-method svd --no-hybrid": "--no-hybrid",
+    "--cooldown-epochs 3 --sched multistep": "--sched multistep",
+}
+
+
+@pytest.mark.parametrize("options", WITHOUT_EFFECT)
+def test_options_without_effect_are_refused(options, capsys):
+    assert main(["train", "photos", *options.split()]) == 2
+    error = capsys.readouterr().err
+    assert f"{options.split()[0]} has no effect with" in error
+    assert WITHOUT_EFFECT[options] in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *("--bce-sum --bce-target-thresh 0.2 --bce-pos-weight 5 --bce-loss", "--bce-sum --dataset multilabel"),
+        *("--model-ema --model-ema-decay 0.9 --model-ema-warmup", "--model-ema-decay 0.9998"),
+        *("--warm-method svd", "--warm-method isqrt --no-hybrid", "--cooldown-epochs 3"),
+        "--cooldown-epochs 3 --sched wsd",
+    ],
+)
+def test_they_pass_where_they_have_one(options):
+    parse_train_args(["photos", *options.split()])
+
+
 @pytest.mark.parametrize("options", REFUSED)
 def test_refused_at_the_door(options):
     with pytest.raises(GCPError) as caught:

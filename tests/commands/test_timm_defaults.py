@@ -19,6 +19,7 @@ DIFFERENT = {
     "smoothing": (None, 0.1),  # the same but for multi-label data
     "eval_metric": (None, "top1"),  # the same but for multi-label data
     "warmup_epochs": (None, 5),  # the same; 5 where they fit
+    "decay_epochs": (None, 90),  # the same for step; filled in by the schedule
     "tta": ("", 0),  # ours has a name; timm's train.py only enlarges the batch by it
 }
 

@@ -5,8 +5,9 @@ import timm
 import torch
 
 from timm_gcp import GCPError
-from timm_gcp.commands.train import main
+from timm_gcp.commands.train import main, parse_train_args
 from timm_gcp.training.freezing import freeze_all_but
+from timm_gcp.training.protocol import make_protocol
 from timm_gcp.training.step import Stepper
 
 
@@ -41,6 +42,25 @@ def test_a_plain_model():
     model = timm.create_model("test_resnet", num_classes=3)
     freeze_all_but(model, "head")
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {"fc.weight", "fc.bias"}
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "refused"),
+    [
+        ("test_resnet_svdpade", "classifier", True),
+        ("test_resnet_svdpade", "head", False),
+        ("alexnet_svdpade", "classifier", False),  # a pool without a reduction is measured all the same
+    ],
+)
+def test_conditioning_that_is_not_measured_is_no_rule(name, part, refused):
+    options, _ = parse_train_args(["photos", "--switch-conditioning", "--train-only", part])
+    model = timm.create_model(name, num_classes=3)
+    freeze_all_but(model, part)
+    if refused:
+        with pytest.raises(GCPError, match="--switch-conditioning has no effect with --train-only classifier"):
+            make_protocol(options, model)
+    else:
+        assert make_protocol(options, model).monitor is not None
 
 
 @pytest.mark.slow

@@ -162,6 +162,26 @@ def test_a_plateau_takes_the_new_settings():
     assert [group["lr"] for group in again.param_groups] == pytest.approx([rate / 10 for rate in rates])
 
 
+def test_a_plateau_with_noise_goes_on_as_an_unbroken_one():
+    """The noise of an epoch is taken away before the next: what it was added to is in the checkpoint."""
+    args = settings("--sched", "plateau", "--lr-noise", "0.1", "0.9", "--epochs", "40", "--patience-epochs", "1")
+
+    def made():
+        optimizer = torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=args.lr)
+        return make_scheduler(args, optimizer, 2), optimizer
+
+    unbroken, optimizer = made()
+    for epoch in range(1, 13):
+        unbroken.after_epoch(epoch, 1.0)
+    resumed_one, again = made()
+    resumed_one.go_to(12, 24)
+    resumed_one.load_state(unbroken.state(optimizer), again, 1.0)
+    for epoch in range(13, 18):
+        assert again.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"] < args.lr
+        for each in (unbroken, resumed_one):
+            each.after_epoch(epoch, 1.0)
+
+
 def test_a_lower_rate_is_no_reason_to_switch():
     """The rule looks at the fall of the rate within the schedule, not from the old schedule to the new one."""
     before, now = settings("--sched", "plateau"), settings("--sched", "plateau", "--lr", "0.002")
@@ -285,6 +305,8 @@ def test_a_checkpoint_without_a_history(images, copied, tmp_path):
     [
         (("--opt", "adamw"), "--opt sgd"),
         (("--eval-metric", "loss"), "--eval-metric 'top1'"),
+        (("--val-split", "train"), "--val-split 'validation', and this command gives 'train'"),
+        (("--val-split", ""), "--val-split 'validation', and this command gives ''"),
         (("--train-only", "head"), "--train-only None"),
         (("--no-hybrid",), "--no-hybrid"),
         (("--switch-epoch", "2"), "--switch-epoch 1, and this command gives 2: the method switched after epoch 1"),

@@ -118,6 +118,20 @@ def test_a_refused_run_leaves_nothing(tmp_path, capsys):
     assert content(tmp_path / "out" / "mine") == ["thesis.txt"]
 
 
+def test_what_a_run_leaves_that_failed_in_its_first_epoch_is_no_obstacle(tmp_path):
+    run = tmp_path / "run"
+    for name in ("tensorboard", "wandb"):
+        (run / name).mkdir(parents=True)
+    for name in ("args.yaml", "history.json", "log.txt", "tracking.json", "tmp.pth.tar", "nonfinite-0.pt"):
+        (run / name).touch()
+    with RunFolder(arguments(tmp_path), CPU) as folder:
+        folder.claim_named()
+        folder.check_free()
+        (run / "model_best.pth.tar").touch()
+        with pytest.raises(GCPError, match="is not empty"):
+            folder.check_free()
+
+
 @pytest.mark.parametrize("taken", ["out", "out/run"])
 def test_a_file_where_the_folder_should_be(taken, tmp_path, capsys):
     (tmp_path / taken).parent.mkdir(exist_ok=True)

@@ -118,6 +118,25 @@ def test_weights_a_run_starts_from(more, said):
     assert said in describe_start(args, model, 0)[0]
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--train-only", "head"], "Frozen: all but the head; 0.5 of"),
+        (["--layer-decay-no-opt-scale", "0.3"], "Frozen: layers whose factor is below --layer-decay-no-opt-scale 0.3;"),
+    ],
+)
+def test_what_froze_a_layer_is_named(more, said):
+    from timm_gcp.commands.train import parse_train_args
+    from timm_gcp.training.initial_weights import describe_start
+
+    args, _ = parse_train_args(["--model", MODEL, *more])
+    args.num_classes = 3
+    model = torch.nn.Sequential(torch.nn.Linear(1000, 499), torch.nn.Linear(499, 1000))
+    model.pretrained_cfg = {"architecture": "test"}
+    model[0].requires_grad_(False)
+    assert describe_start(args, model, 0)[1].startswith(said)
+
+
 def test_counts(images):
     train = create_dataset("", images, "train", is_training=True)
     assert class_counts(train, 3).tolist() == [12, 11, 12]

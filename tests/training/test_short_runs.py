@@ -15,7 +15,7 @@ from timm_gcp.hybrid.preview import preview_learning_rates
 from timm_gcp.hybrid.rules import ConditioningSettles
 from timm_gcp.hybrid.schedule import HybridSchedule
 from timm_gcp.pooling import GlobalCovariancePool
-from timm_gcp.training.optimizer import learning_rate
+from timm_gcp.training.optimizer import learning_rate, make_optimizer
 from timm_gcp.training.scheduler import fill_in_course, make_scheduler
 
 UPDATES = 20
@@ -75,6 +75,49 @@ def test_the_warm_up_is_timms_where_it_fits(epochs, warmup):
     assert arguments("--epochs", epochs).warmup_epochs == pytest.approx(warmup)
     assert arguments("--epochs", epochs, "--warmup-epochs", 3).warmup_epochs == 3
     assert not arguments("--epochs", epochs, "--no-sched-on-updates").sched_on_updates
+
+
+@pytest.mark.parametrize("epochs", [3, 4, 10])
+@pytest.mark.parametrize("given", [(), ("--warmup-epochs", "2")])
+def test_a_warm_up_before_the_schedule_has_whole_epochs(epochs, given):
+    args = arguments("--epochs", epochs, "--warmup-prefix", *given)
+    warmup = 2 if given else int(0.2 * epochs)
+    _, lrs, methods = course(args)
+    assert len(lrs) == (epochs + warmup) * UPDATES
+    assert methods[-1] == "svdpade"
+
+
+def test_a_part_of_an_epoch_before_the_schedule_is_refused():
+    with pytest.raises(GCPError, match=r"--warmup-prefix.*2\.5"):
+        arguments("--warmup-prefix", "--warmup-epochs", "2.5")
+    assert arguments("--warmup-epochs", "2.5").warmup_epochs == 2.5
+
+
+def test_the_decay_has_timms_length():
+    assert arguments("--sched", "step").decay_epochs == 90
+    assert arguments("--sched", "step", "--decay-epochs", "7").decay_epochs == 7
+
+
+@pytest.mark.skipif(not hasattr(timm.scheduler, "WSDLRScheduler"), reason="this timm has neither")
+@pytest.mark.parametrize("sched", ["wsd", "rsqrt"])
+@pytest.mark.parametrize("epochs", [1, 4, 10, 300])
+def test_wsd_and_rsqrt_decay_in_the_last_fifth(sched, epochs):
+    _, lrs, _ = course(arguments("--sched", sched, "--epochs", epochs), hybrid=False)
+    assert len(lrs) == epochs * UPDATES
+    assert lrs[-1] < 0.7 * lrs[int(0.75 * len(lrs))]
+
+
+@pytest.mark.parametrize("more", [(), ("--classifier-lr-mult", "5")])
+@pytest.mark.parametrize("sched", ["none", "step"])
+def test_layers_have_their_rates_from_the_first_update_on(sched, more):
+    """Also where no scheduler applies them."""
+    given = ("--sched", sched, "--layer-decay", "0.5", "--lr", "1", "--epochs", "10", "--warmup-epochs", "0")
+    args = arguments(*given, *more)
+    optimizer = make_optimizer(args, timm.create_model("test_resnet", num_classes=3))
+    make_scheduler(args, optimizer, UPDATES)
+    rates = [(group["lr"], group["lr_scale"]) for group in optimizer.param_groups]
+    assert all(rate == pytest.approx(scale) for rate, scale in rates)
+    assert len(set(rates)) > 2
 
 
 @pytest.mark.parametrize("hybrid", [True, False])

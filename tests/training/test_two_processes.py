@@ -13,6 +13,9 @@ from timm_gcp.commands.train import parse_train_args
 from timm_gcp.data import open_dataset
 from timm_gcp.distributed import Processes
 from timm_gcp.training import data as stage
+from timm_gcp.training.network import Network
+from timm_gcp.training.prepare import prepare
+from timm_gcp.training.run_folder import RunFolder
 from timm_gcp.weights.file import load_training_checkpoint
 
 # What one process and two cannot share is taken away: batch norm's own statistics, and the order of the images, which
@@ -97,3 +100,79 @@ def test_a_download_comes_before_everything_else(monkeypatch, tmp_path):
     args.val_split = "broken"
     with pytest.raises(GCPError, match="address is gone"):
         stage.open_data(args, Processes(torch.device("cpu")))
+
+
+def test_the_average_starts_from_the_weights_that_the_processes_share(images, tmp_path, monkeypatch):
+    """The processes have the same weights once the model is synchronised, and the average has those."""
+    wrap = Network.wrap
+
+    def synchronised(self, options, processes):
+        wrap(self, options, processes)
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.add_(1)  # as if they came from another process
+
+    monkeypatch.setattr(Network, "wrap", synchronised)
+    given = [str(images), "--model", "test_resnet", "--img-size", "32", "-b", "4", "-j", "0", "--device", "cpu"]
+    given += ["--no-check-images", "--output", str(tmp_path), "--experiment", "run", "--model-ema"]
+    options, arguments = parse_train_args(given)
+    alone = Processes(torch.device("cpu"))
+    with RunFolder(options, alone) as folder:
+        run = prepare(options, alone, folder, arguments, "")
+        run.loaders.close()
+    shared, average = run.model.state_dict(), run.optimisation.average.module.state_dict()
+    assert all(torch.equal(average[name], value) for name, value in shared.items())
+
+
+TOGETHER = """
+import os
+import sys
+
+import torch
+import torch.distributed as dist
+
+from timm_gcp import GCPError
+from timm_gcp.commands.train import parse_train_args
+from timm_gcp.distributed import join_processes
+from timm_gcp.training.prepare import prepare
+from timm_gcp.training.run_folder import RunFolder
+
+options, arguments = parse_train_args(sys.argv[1:])
+processes = join_processes("cpu")
+assert dist.get_backend(processes.waiting) == "gloo"
+assert processes.by_first(lambda: processes.rank + 5) == 5
+
+
+def fail():
+    raise GCPError("No.")
+
+
+try:
+    processes.by_first(fail)
+except GCPError as error:
+    assert str(error) == "No."
+else:
+    raise AssertionError("nothing raised")
+with RunFolder(options, processes) as folder:
+    run = prepare(options, processes, folder, arguments, "")
+    shared, average = run.model.state_dict(), run.optimisation.average.module.state_dict()
+    assert all(torch.equal(average[name], value) for name, value in shared.items())
+    run.loaders.close()
+processes.leave()
+print("ended", flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_what_the_first_process_does_and_the_average_reach_all(images, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(TOGETHER)
+    given = [str(images), "--model", "test_resnet", "--img-size", "32", "-b", "4", "-j", "0", "--device", "cpu"]
+    given += ["--no-check-images", "--output", str(tmp_path), "--experiment", "run", "--model-ema"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, str(script), *given], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ended") == 2

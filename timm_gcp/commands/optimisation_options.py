@@ -5,9 +5,19 @@ import argparse
 from .option_types import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, file_path, policy, train_resampling
 from .parser import Pairs, Switch
 
-__all__ = ["SCHEDULERS", "add_augmentation", "add_averaging", "add_imbalance", "add_learning_rate", "add_optimiser"]
+__all__ = [
+    "EMA_DECAY",
+    "SCHEDULERS",
+    "add_augmentation",
+    "add_averaging",
+    "add_imbalance",
+    "add_learning_rate",
+    "add_optimiser",
+]
 
 SCHEDULERS = ("cosine", "tanh", "step", "multistep", "poly", "plateau", "constant", "wsd", "rsqrt", "none")
+EMA_DECAY = 0.9998
+"""The default of ``--model-ema-decay``."""
 
 
 def add_optimiser(group: argparse._ArgumentGroup) -> None:
@@ -117,7 +127,11 @@ def add_learning_rate(group: argparse._ArgumentGroup) -> None:
         help="epochs in which the rate rises to --lr (default: 5, or a fifth of the run where that is less)",
     )
     add("--warmup-lr", type=NOT_NEGATIVE, default=1e-5, metavar="LR", help="rate at the start of the warm-up")
-    add("--warmup-prefix", action="store_true", help="the schedule starts after the warm-up, not with it")
+    add(
+        "--warmup-prefix",
+        action="store_true",
+        help="the schedule starts after the warm-up, not with it; the warm-up has whole epochs",
+    )
     add("--min-lr", type=NOT_NEGATIVE, default=0.0, metavar="LR", help="lowest rate of the schedule")
     add("--cooldown-epochs", type=int, default=0, metavar="N", help="epochs at --min-lr after the schedule")
     add(
@@ -128,7 +142,13 @@ def add_learning_rate(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="multistep: epochs at which the rate falls by --decay-rate",
     )
-    add("--decay-epochs", type=POSITIVE, default=90, metavar="N", help="step: epochs between two falls of the rate")
+    add(
+        "--decay-epochs",
+        type=POSITIVE,
+        metavar="N",
+        help="step: epochs between two falls of the rate; wsd, rsqrt: epochs of the decay at the end, or under 1 a "
+        "share of the schedule (default: 90, or 0.2 for wsd and rsqrt)",
+    )
     add("--decay-rate", "--dr", type=SHARE, default=0.1, metavar="R", help="factor of the rate at each fall")
     add(
         "--patience-epochs",
@@ -253,5 +273,7 @@ def add_averaging(group: argparse._ArgumentGroup) -> None:
         "left as they are",
     )
     add("--model-ema", action="store_true", help="keep and evaluate an average of the weights (EMA)")
-    add("--model-ema-decay", type=SHARE, default=0.9998, metavar="D", help="share of the average kept at each update")
+    add(
+        "--model-ema-decay", type=SHARE, default=EMA_DECAY, metavar="D", help="share of the average kept at each update"
+    )
     add("--model-ema-warmup", action="store_true", help="start the average with a smaller decay")

@@ -32,6 +32,7 @@ from ..training.trainer import train
 from .config import read_options
 from .keywords import command_line, namespace_of, read_keywords
 from .optimisation_options import SCHEDULERS
+from .option_effects import check_effects
 from .option_types import file_path
 from .parser import Parser
 from .recipes import find_recipe, recipe_names
@@ -136,18 +137,29 @@ def _checked(args: argparse.Namespace) -> tuple[TrainOptions, str]:
     check_imbalance(options)
     if options.task is MULTI_LABEL:
         check_multi_label(options)
+    check_effects(options)
     check_tracker(options.log)
+    _check_together(options)
+    if options.output:
+        check_output_folder(options.output, "--output")
+    return options, text
+
+
+def _check_together(options: TrainOptions) -> None:
+    """Refuses options that contradict each other, or lack another."""
     if options.switch_conditioning and options.monitor_every < 1:
         raise GCPError("--switch-conditioning needs the conditioning: give --monitor-every 1 or more.")
+    if options.warmup_prefix and (options.warmup_epochs or 0) % 1:
+        raise GCPError(
+            "--warmup-prefix adds the warm-up to the epochs, which are whole: give a whole number of --warmup-epochs, "
+            f"not {options.warmup_epochs:g}."
+        )
     if options.resume == "auto" and not options.experiment:
         raise GCPError("--resume auto looks into the run folder, so it has to have a name; add --experiment NAME.")
     if options.init_head == "probe" and options.initial_checkpoint:
         raise GCPError("--init-head probe and --initial-checkpoint exclude each other: each brings a head; choose one.")
     if options.resume and options.initial_checkpoint:
         raise GCPError("--resume and --initial-checkpoint exclude each other: a resumed run brings its own weights.")
-    if options.output:
-        check_output_folder(options.output, "--output")
-    return options, text
 
 
 def _parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:

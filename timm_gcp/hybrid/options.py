@@ -45,8 +45,9 @@ class HybridOptions:
         """
         get_method(self.warm_method)
         given = self._rules()
-        if given and self.hybrid is False:
-            raise GCPError(f"`{given[0]}` has no effect with `hybrid=False`; leave one of them out.")
+        idle = given if self.warm_method == type(self).warm_method else [*given, "warm_method"]
+        if idle and self.hybrid is False:
+            raise GCPError(f"`{idle[0]}` has no effect with `hybrid=False`; leave one of them out.")
         if self.switch_conditioning and self.switch_lr_fraction is not None:
             raise GCPError("`switch_conditioning` and `switch_lr_fraction` are two rules for one switch; choose one.")
         if self.switch_last_decay and (others := [name for name in given if name != "switch_last_decay"]):

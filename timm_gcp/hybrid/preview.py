@@ -73,6 +73,8 @@ def preview_learning_rates(
         warnings.simplefilter("ignore")
         made = make_scheduler(rehearsal)
         scheduler = made[0] if isinstance(made, tuple) else made
+        if scheduler is None:
+            return [base_learning_rate(optimizer)] * (epochs * (updates_per_epoch or 1))
         if _metric_driven(scheduler):
             return None
         of_timm = hasattr(scheduler, "step_update")
@@ -82,7 +84,7 @@ def preview_learning_rates(
         total = epochs * steps
         for done in range(1, total + 1):
             lrs.append(base_learning_rate(rehearsal))
-            if done == total or scheduler is None:
+            if done == total:
                 continue
             if of_timm:
                 scheduler.step_update(done)

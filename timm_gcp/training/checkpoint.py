@@ -1,9 +1,12 @@
 """Checkpoints of a run: written so that a kill at any moment loses nothing."""
 
 import argparse
+import contextlib
+import logging
+import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from ..weights.file import EXTENSION, load_training_checkpoint
 from .options import TrainOptions
 
 __all__ = ["SCALER", "AtomicSaver", "RunSaver"]
+
+_logger = logging.getLogger(__name__)
 
 SCALER = "amp_scaler"
 """Where a checkpoint holds the state of the gradient scaler, as in timm."""
@@ -34,8 +39,9 @@ class AtomicSaver(CheckpointSaver):
             os.unlink(scratch)
         try:
             os.link(src, scratch)
-        except OSError:
-            shutil.copy2(src, scratch)
+        except OSError:  # a file system without hard links
+            save_atomically(dst, lambda file: _copy(Path(src), file))
+            return
         put_in_place(scratch, dst)
         # A rename between two links of one file does nothing and leaves both.
         if os.path.exists(scratch):
@@ -121,10 +127,12 @@ class RunSaver(AtomicSaver):
         if self._within is not None:
             state["within"] = self._within
         state.update(self.extra())
-        try:
+        with _whole_before():
             save_atomically(save_path, lambda file: torch.save(state, file))
-        except GCPError as error:
-            raise GCPError(f"{error} The checkpoints before it are whole; go on with --resume auto.") from error
+
+    def _duplicate(self, src: str, dst: str) -> None:
+        with _whole_before():
+            super()._duplicate(src, dst)
 
     def _replace(self, src: str, dst: str) -> None:
         # The new one is on the disk already: at every moment there are whole checkpoints in two files.
@@ -137,11 +145,14 @@ class RunSaver(AtomicSaver):
 
         Args:
             epoch: the epoch that has been trained.
-            metric: None for an epoch that must not be ranked.
+            metric: None for an epoch that must not be ranked. One that is not finite is not ranked either.
 
         Returns:
             Metric and epoch of the best so far, or twice None.
         """
+        if metric is not None and not math.isfinite(metric):
+            _logger.warning("Epoch %d is not ranked: its metric is %g.", epoch + 1, metric)
+            metric = None
         if metric is None:
             self.save_last(epoch)
             numbered = self.path(f"{self.save_prefix}-{epoch}")
@@ -173,20 +184,26 @@ class RunSaver(AtomicSaver):
 
         Args:
             checkpoint: the loaded checkpoint.
-            path: its file; ``model_best`` of its folder comes along if it is the best up to this checkpoint.
+            path: its file; ``model_best`` of its folder comes along if it is the best up to this checkpoint, and one
+                of later epochs is removed from the run folder.
         """
         source = Path(path).parent
         best = checkpoint.get("best") or {}
+        if best.get("metric") is not None and not math.isfinite(best["metric"]):
+            best = {}  # of an earlier version: no later epoch would be better
         best_file = source / f"model_best{EXTENSION}"
         within = "within" in checkpoint  # an epoch, which has no place in the ranking yet
         if best.get("epoch") is not None:
             numbered = source / f"{self.save_prefix}-{best['epoch']}{EXTENSION}"
             if best["epoch"] == checkpoint["epoch"] and not within:
                 self._bring(Path(path), "model_best")
-            elif (kept := next((f for f in (best_file, numbered) if _epoch_of(f) == best["epoch"]), None)) is not None:
+            elif (kept := next((f for f in (best_file, numbered) if _is_best(f, best)), None)) is not None:
                 self._bring(kept, "model_best")
             else:
                 best = {}
+        if "best" in checkpoint and best.get("epoch") is None:
+            # What lies there was trained after this checkpoint, and is no result of what is trained from here on.
+            Path(self.path("model_best")).unlink(missing_ok=True)
         self.best_epoch, self.best_metric = best.get("epoch"), best.get("metric")
         history = checkpoint.get("history") or {}
         here = source.resolve() == Path(self.checkpoint_dir).resolve()
@@ -209,11 +226,22 @@ class RunSaver(AtomicSaver):
             save_atomically(target, lambda file: _copy(source, file))
 
 
-def _epoch_of(file: Path) -> int | None:
+@contextlib.contextmanager
+def _whole_before() -> Iterator[None]:
+    """Adds to the message of a write that fails that the checkpoints before it are whole."""
     try:
-        return load_training_checkpoint(file)["epoch"]
+        yield
+    except GCPError as error:
+        raise GCPError(f"{error} The checkpoints before it are whole; go on with --resume auto.") from error
+
+
+def _is_best(file: Path, best: Mapping[str, Any]) -> bool:
+    """Whether a file holds the best epoch that a checkpoint names, and not that of another continuation."""
+    try:
+        found = load_training_checkpoint(file)
     except GCPError:
-        return None
+        return False
+    return found["epoch"] == best["epoch"] and found.get("metric", best["metric"]) == best["metric"]
 
 
 def _copy(source: Path, file: Any) -> None:

@@ -9,6 +9,7 @@ from timm.data import Mixup
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from ..data.class_counts import class_counts
 from ..data.loaders import GuardedLoader, evaluation_loader, training_loader
 from ..data.multi_label_batches import MultiLabelMixup, MultiLabelWorkerMixup
 from ..data.open_dataset import download_splits, open_splits
@@ -105,6 +106,13 @@ def open_data(options: TrainOptions, processes: Processes) -> Data:
         options, channels, progress=processes.first, batch_size=batch_size, seed=options.seed
     )
     options.num_classes = _number_of_classes(options.num_classes, train)
+    if options.task is MULTI_LABEL and evaluation is not None:
+        counts = class_counts(evaluation, options.num_classes)
+        if counts is not None and not counts.any():
+            raise GCPError(
+                f"No image of split '{options.val_split}' has a label, so there is no average precision; give another "
+                "--val-split, or '' for none."
+            )
     return Data(train, evaluation, options.num_classes, channels)
 
 

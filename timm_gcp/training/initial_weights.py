@@ -24,11 +24,15 @@ def describe_start(options: TrainOptions, model: nn.Module, epochs_done: int) ->
     every = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if trained < every:
-        lines.append(
-            f"Frozen: all but the {options.train_only}; {trained / 1e6:.3g} of {every / 1e6:.3g} M parameters are "
-            "trained."
-        )
+        lines.append(f"Frozen: {_frozen(options)}; {trained / 1e6:.3g} of {every / 1e6:.3g} M parameters are trained.")
     return lines
+
+
+def _frozen(options: TrainOptions) -> str:
+    frozen = [f"all but the {options.train_only}"] if options.train_only else []
+    if options.layer_decay_no_opt_scale is not None:
+        frozen.append(f"layers whose factor is below --layer-decay-no-opt-scale {options.layer_decay_no_opt_scale:g}")
+    return " and ".join(frozen) or "what the model freezes itself"
 
 
 def _weights(options: TrainOptions, model: nn.Module, epochs_done: int) -> str:

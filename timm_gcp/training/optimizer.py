@@ -40,6 +40,8 @@ def default_rate(options: OptimizerOptions, world_size: int) -> float:
 def make_optimizer(options: OptimizerOptions, model: nn.Module) -> torch.optim.Optimizer:
     """timm's optimiser; classifier and reduction have parameter groups of their own where their rates differ.
 
+    The rate of a group is scaled by its ``lr_scale`` from the first update on, also where no scheduler does so.
+
     Raises:
         GCPError: the optimiser refuses its arguments.
     """
@@ -47,16 +49,20 @@ def make_optimizer(options: OptimizerOptions, model: nn.Module) -> torch.optim.O
     if options.classifier_lr_mult != 1 or options.optimal_lr:
         kwargs["param_group_fn"] = lambda module: _groups(options, module)
     try:
-        return create_optimizer_v2(model, **kwargs)
+        optimizer = create_optimizer_v2(model, **kwargs)
     except Exception as error:  # each optimiser has checks of its own
         raise GCPError(f"Optimizer '{options.opt}' cannot be made: {first_line(error)}.") from error
+    for group in optimizer.param_groups:
+        if "lr_scale" in group and "initial_lr" not in group:
+            group["initial_lr"], group["lr"] = group["lr"], group["lr"] * group["lr_scale"]
+    return optimizer
 
 
 def _groups(options: OptimizerOptions, model: nn.Module) -> list[dict[str, Any]]:
     """timm's parameter groups, with groups of their own for the classifier, and for each reduction with its own rate.
 
     Their ``lr_scale`` is what timm's schedulers multiply by. ``initial_lr`` stays unscaled, since the schedulers start
-    from it, and ``lr`` is scaled from the first update on.
+    from it.
     """
     extra: dict[str, Any] = {k: v for k, v in options.opt_kwargs.items() if k.startswith("fallback_")}
     extra["no_weight_decay_list"] = getattr(model, "no_weight_decay", set)()

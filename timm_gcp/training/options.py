@@ -109,6 +109,8 @@ class SchedulerOptions:
         epochs: passes over the training images.
         sched_on_updates: change the rate at every update; None is filled in by the length of the run.
         warmup_epochs: None is filled in by the length of the run.
+        decay_epochs: step: epochs between two falls of the rate; wsd and rsqrt: length of the decay, as a share of the
+            schedule where it is under 1; None is filled in by the schedule.
     """
 
     epochs: int
@@ -129,7 +131,7 @@ class SchedulerOptions:
     min_lr: float
     cooldown_epochs: int
     decay_milestones: Sequence[int]
-    decay_epochs: float
+    decay_epochs: float | None
     decay_rate: float
     patience_epochs: int
 
@@ -280,7 +282,8 @@ class TrainOptions(
     """All options of a training run. A function takes the part that it needs, and is given the whole.
 
     What the user leaves open (``resume='auto'``, names of splits, ``num_classes``, ``lr``, ``warmup_epochs``,
-    ``sched_on_updates``) is filled in while the run is prepared; checkpoints hold the options as they were then.
+    ``decay_epochs``, ``sched_on_updates``) is filled in while the run is prepared; checkpoints hold the options as they
+    were then.
     """
 
     @property

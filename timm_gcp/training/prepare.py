@@ -71,6 +71,9 @@ def prepare(options: TrainOptions, processes: Processes, folder: RunFolder, argu
     _go_to_start(options, start, protocol, optimisation, len(loaders.train), position.batches)
     network.wrap(options, processes)
     optimisation.stepper.model = network.wrapped
+    if optimisation.average is not None and "state_dict_ema" not in (start.checkpoint or {}):
+        # Only now do the processes have the same weights: new layers are random in each.
+        optimisation.average.set(network.model)
     path = folder.path or folder.claim_dated(options.model, network.data_config["input_size"][-1])
     skip, names = options.on_nonfinite == "skip", functools.partial(batch_names, loaders.train)
     return Run(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..errors import GCPError
 from ..hybrid import ConditioningMonitor, HybridSchedule
 from ..pooling import find_pools
 from .options import TrainOptions
@@ -40,7 +41,17 @@ def make_protocol(options: TrainOptions, model: nn.Module) -> Protocol:
         GCPError: options that have no effect, or that the model cannot follow.
     """
     schedule = options.schedule(model)
-    monitor = None
-    if options.monitor_every and find_pools(model):
+    monitor, pools = None, find_pools(model)
+    if options.switch_conditioning and options.train_only and all(_frozen(pool.reduce) for pool in pools):
+        raise GCPError(
+            f"--switch-conditioning has no effect with --train-only {options.train_only}: the features before the "
+            "covariance stand still, so their conditioning is not measured; give --switch-epoch alone."
+        )
+    if options.monitor_every and pools:
         monitor = ConditioningMonitor(model, every=options.monitor_every).attach()
     return Protocol(schedule, monitor)
+
+
+def _frozen(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(p.requires_grad for p in parameters)

@@ -88,7 +88,8 @@ def finish(run: Run, report: Report | None = None) -> None:
         "data": data_of(run),
         "segments": segments,
     }
-    draw_curves(run.folder / "summary.csv", run.folder / "curves.png")
+    if run.rows:  # none where the checkpoint of a fully trained run was copied alone
+        draw_curves(run.folder / "summary.csv", run.folder / "curves.png")
     text = _outcome(run, result)
     if report is not None:
         report(run, result, predictions)

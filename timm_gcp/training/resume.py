@@ -158,8 +158,9 @@ def check_differences(options: TrainOptions, start: Start) -> None:
     if "train_only" in changed:
         refuse("train_only", "give the same, or start a new run from its weights with --initial-checkpoint")
     _check_held_out(options, start)
-    if "eval_metric" in changed and (checkpoint.get("best") or {}).get("metric") is not None:
-        refuse("eval_metric", "the epochs so far are ranked by the former, so give that, or start a new run")
+    ranked = (checkpoint.get("best") or {}).get("metric") is not None
+    if ranked and (others := [name for name in ("eval_metric", "val_split") if name in changed]):
+        refuse(others[0], "the epochs so far are ranked by the former, so give that, or start a new run")
     at = (checkpoint.get("hybrid") or {}).get("switched_at")
     if at and (late := [name for name in _SWITCH if name in changed and changed[name][1] not in (None, False)]):
         before = f"; to change that, resume from checkpoint-{at['epoch'] - 1}{EXTENSION}" if at["epoch"] else ""

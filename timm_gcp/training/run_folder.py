@@ -13,6 +13,7 @@ from timm.models import safe_model_name
 
 from ..distributed import Processes
 from ..errors import GCPError
+from ..weights.file import EXTENSION
 from .options import RunOptions
 
 __all__ = ["RunFolder", "folder_of_runs", "named_folder"]
@@ -185,6 +186,6 @@ def _check_free(folder: Path, resume: str) -> None:
 
 
 def _leftover(file: Path) -> bool:
-    """Whether a run that ended in its first epoch leaves this: arguments, what it was writing, the batch at fault."""
-    names = ("args.yaml", "history.json", "log.txt", "summary.csv")
-    return file.name in names or file.name.startswith((".", "nonfinite-", "lr_range_test."))
+    """Whether a run that ended in its first epoch leaves this: records, what it was writing, the batch at fault."""
+    records = ("args.yaml", "history.json", "log.txt", "summary.csv", "tracking.json", "tensorboard", "wandb")
+    return file.name in (*records, f"tmp{EXTENSION}") or file.name.startswith((".", "nonfinite-", "lr_range_test."))

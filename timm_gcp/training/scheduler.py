@@ -21,6 +21,10 @@ _logger = logging.getLogger(__name__)
 
 # timm's warm-up in epochs, and the largest share of a run that it takes where it is not given.
 _WARMUP_EPOCHS, _WARMUP_SHARE = 5, 0.2
+# The schedules of timm that end in a decay of their own.
+_STABLE_DECAY = ("wsd", "rsqrt")
+# timm's length of the decay: epochs between two falls, and the share of the schedule in which those decay.
+_DECAY_EPOCHS, _DECAY_SHARE = 90, 0.2
 # A cosine over fewer epochs does not come near zero in steps of an epoch: its rate changes at every update.
 _EPOCHS_FOR_STEPS = 6
 
@@ -29,10 +33,11 @@ _PLATEAU_SETTINGS = ("factor", "patience", "cooldown", "mode", "threshold", "thr
 
 
 def fill_in_course(options: SchedulerOptions, before: Mapping[str, Any] | None = None) -> None:
-    """Fills in ``sched_on_updates`` and ``warmup_epochs`` by the length of the run, where they are not given.
+    """Fills in ``sched_on_updates``, ``warmup_epochs`` and ``decay_epochs``, where they are not given.
 
     Under 6 epochs the rate changes at every update (except plateau's, which cannot). The warm-up has timm's 5 epochs,
-    but at most a fifth of the run; it is a whole number where the rate changes between epochs.
+    but at most a fifth of the run; it is a whole number where the rate changes between epochs, and where the warm-up
+    comes before the epochs of the schedule (``warmup_prefix``). The decay has timm's length.
 
     Args:
         options: of the scheduler.
@@ -40,15 +45,18 @@ def fill_in_course(options: SchedulerOptions, before: Mapping[str, Any] | None =
             that another ``epochs`` leaves the warm-up as it was.
     """
     if before is not None and before.get("sched") == options.sched:
-        if options.sched_on_updates is None:
-            options.sched_on_updates = before.get("sched_on_updates")
-        if options.warmup_epochs is None:
-            options.warmup_epochs = before.get("warmup_epochs")
+        for name in ("sched_on_updates", "warmup_epochs", "decay_epochs"):
+            if getattr(options, name) is None:
+                setattr(options, name, before.get(name))
     if options.sched_on_updates is None:
         options.sched_on_updates = options.epochs < _EPOCHS_FOR_STEPS and options.sched != "plateau"
     if options.warmup_epochs is None:
         share = _WARMUP_SHARE * options.epochs
         options.warmup_epochs = min(_WARMUP_EPOCHS, share if options.sched_on_updates else int(share))
+    if options.warmup_prefix:
+        options.warmup_epochs = int(options.warmup_epochs)
+    if options.decay_epochs is None:
+        options.decay_epochs = _DECAY_SHARE if options.sched in _STABLE_DECAY else _DECAY_EPOCHS
 
 
 def warn_of_warmup(warmup_epochs: float, epochs: int) -> None:
@@ -134,6 +142,7 @@ class Scheduler:
         return {
             "state": self.scheduler.lr_scheduler.state_dict(),
             "lrs": [group["lr"] for group in optimizer.param_groups],
+            "without_noise": self.scheduler.restore_lr,
         }
 
     def load_state(self, saved: Mapping[str, Any] | None, optimizer: torch.optim.Optimizer, ratio: float) -> None:
@@ -158,6 +167,8 @@ class Scheduler:
         plateau.load_state_dict({k: v for k, v in saved["state"].items() if k not in _PLATEAU_SETTINGS})
         for group, lr in zip(optimizer.param_groups, saved["lrs"], strict=True):
             group["lr"] = lr * ratio
+        without_noise = saved.get("without_noise")  # older checkpoints lack it
+        self.scheduler.restore_lr = None if without_noise is None else [lr * ratio for lr in without_noise]
 
 
 def make_scheduler(options: TrainOptions, optimizer: torch.optim.Optimizer, updates: int) -> Scheduler:
@@ -188,6 +199,10 @@ def make_scheduler(options: TrainOptions, optimizer: torch.optim.Optimizer, upda
         raise GCPError(
             f"Scheduler '{options.sched}' is not known to timm {timm.__version__}; update timm or use cosine."
         )
+    if options.sched in _STABLE_DECAY:
+        # timm adds up the phases, and a warm-up of a part of an epoch may take their sum under the whole number.
+        before = int(options.warmup_epochs or 0) if options.warmup_prefix else 0
+        epochs = before + options.epochs + options.cooldown_epochs
     if scheduler is None:
         for group, lr in zip(optimizer.param_groups, lrs, strict=True):
             group["lr"] = lr
