@@ -120,14 +120,14 @@ class PredictionRecorder:
 
 
 def names_by_label(dataset: Any, class_names: Sequence[str] | None, classes: int) -> list[str]:
-    """A name for each class of a model; a class without one gets its number.
+    """A name for each class of a model that can be written in UTF-8; a class without one gets its number.
 
     Args:
         dataset: in timm's form.
         class_names: by label; None takes those of the data set.
         classes: number of classes.
     """
-    names = [str(name) for name in class_names or getattr(dataset, "class_names", None) or []]
+    names = [printable(str(name)) for name in class_names or getattr(dataset, "class_names", None) or []]
     return names + [str(label) for label in range(len(names), classes)]
 
 

@@ -14,7 +14,7 @@ from timm.data import create_transform
 import eval.__main__
 import hub.__main__
 from timm_gcp.__main__ import main
-from timm_gcp.commands.convert import _check_out, convert_parser
+from timm_gcp.commands.convert import convert_parser
 from timm_gcp.commands.export import export_parser
 from timm_gcp.commands.option_types import file_path, model_name, policy
 from timm_gcp.commands.parser import Parser
@@ -25,6 +25,7 @@ from timm_gcp.commands.validate import parse_validate_args, validate_parser
 from timm_gcp.data.preprocessing import image_mode
 from timm_gcp.data.transforms import fit_policy
 from timm_gcp.errors import GCPError
+from timm_gcp.models.folder import check_model_folder
 
 REFUSED = {
     "--mean 123.7 116.3 103.5": "divide values of a scale of 0 to 255 by 255",
@@ -276,16 +277,19 @@ def test_policies_run_with_this_pillow_on_colour_and_grey(name, channels):
 
 
 def test_converting_replaces_a_model_folder_only_when_told(tmp_path):
-    _check_out(tmp_path / "new", overwrite=False)
+    def check(overwrite):
+        check_model_folder(tmp_path / "m", "--out", replace=overwrite)
+
+    check(overwrite=False)
     (tmp_path / "m").mkdir()
-    _check_out(tmp_path / "m", overwrite=False)
-    (tmp_path / "m" / "config.json").write_text("{}")
+    check(overwrite=False)
+    (tmp_path / "m" / "config.json").write_text('{"architecture": "resnet18"}')
     with pytest.raises(GCPError, match="--overwrite"):
-        _check_out(tmp_path / "m", overwrite=False)
-    _check_out(tmp_path / "m", overwrite=True)
+        check(overwrite=False)
+    check(overwrite=True)
     (tmp_path / "m" / "config.json").rename(tmp_path / "m" / "mine.txt")
     with pytest.raises(GCPError, match="not a model folder"):
-        _check_out(tmp_path / "m", overwrite=True)
+        check(overwrite=True)
 
 
 def test_eval_conditioning_says_what_it_wrote(run, tmp_path, capsys):

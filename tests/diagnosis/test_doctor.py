@@ -105,7 +105,7 @@ def test_a_folder_without_splits_is_looked_at_whole(tmp_path):
     folder = write_images(tmp_path / "images", per_class=6, splits=("",))
     for number in range(6, 18):
         shutil.copy(folder / "coarse" / "0.jpg", folder / "coarse" / f"{number}.jpg")
-    out = tmp_path / "d.json"
+    out = tmp_path / "new" / "folder" / "d.json"
     assert doctor(folder, *QUIET, "--json", out) == 0
     found, kinds = diagnosis(out)
     assert [split["name"] for split in found["splits"]] == ["all"]

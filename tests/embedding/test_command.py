@@ -33,7 +33,7 @@ def photographs(tmp_path_factory):
 
 
 def test_vectors_and_pages_of_labelled_images(photographs, tmp_path, capsys):
-    out, report, cache = tmp_path / "v.npz", tmp_path / "report", tmp_path / "cache"
+    out, report, cache = tmp_path / "new" / "folder" / "v.npz", tmp_path / "report", tmp_path / "cache"
     assert embed(photographs, "--out", out, "--report", report, "--cache", cache, "--size", "200") == 0
     shown = capsys.readouterr().out
     assert f"37 vectors of length 200: {out}" in shown

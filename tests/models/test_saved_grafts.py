@@ -55,6 +55,36 @@ def test_the_method_in_force_is_the_one_that_loads(save, tmp_path):
         assert timm.create_model(f"local-dir:{tmp_path / 'm'}").global_pool.method == "isqrt"
 
 
+def _set(model, method):
+    model.global_pool.method = method
+
+
+SWITCHES = {"pool": _set, "classifier": lambda model, method: model.reset_classifier(3, method)}
+
+
+@pytest.mark.parametrize("save", [timms, save_folder])
+@pytest.mark.parametrize("switch", SWITCHES.values(), ids=SWITCHES)
+@pytest.mark.parametrize(
+    ("method", "given", "later"),
+    [
+        ("svdtaylor", {"degree": 20}, ["isqrt"]),
+        ("isqrt", {"iterations": 2}, ["polar"]),
+        ("isqrt", {"iterations": 2}, ["svdpade", "isqrt"]),
+    ],
+)
+def test_the_arguments_saved_are_those_of_the_method_in_force(method, given, later, switch, save, tmp_path):
+    created = timm.create_model(f"test_resnet_{method}", num_classes=3, method_args=given)
+    grafted = timm_gcp.graft(timm.create_model("test_resnet", num_classes=3), method, method_args=given)
+    for number, model in enumerate((created, grafted)):
+        for name in later:
+            switch(model, name)
+        save(model.eval(), tmp_path / f"{number}")
+        again = timm.create_model(f"local-dir:{tmp_path / f'{number}'}", pretrained=True).eval()
+        assert (again.global_pool.method, again.global_pool.method_args) == (later[-1], model.global_pool.method_args)
+        with torch.no_grad():
+            assert torch.equal(again(IMAGE), model(IMAGE))
+
+
 @pytest.mark.skipif(not RECORDS_ARGUMENTS, reason="this timm's save_for_hf records no arguments")
 def test_timm_saves_the_stride_that_a_tag_brought(tmp_path):
     # A row of the manifest gives its arguments to the model, not to timm.create_model.

@@ -1,5 +1,7 @@
 """``timm_gcp.probe`` from Python: a folder, a loader, arrays."""
 
+import itertools
+
 import pytest
 import timm
 import torch
@@ -64,6 +66,22 @@ def test_a_shuffled_loader_gives_what_arrays_give(backbone, arrays):
     x = torch.randn(3, 3, 64, 64)
     with torch.inference_mode():
         assert torch.allclose(one.model(x), two.model(x), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "cuts"), [(tuple, (0, 20, 48)), (list, (0, 2, 48)), (list, (0, 20, 30, 48))])
+def test_batches_in_a_list_are_no_pair_of_arrays(kind, cuts, backbone, arrays):
+    images, labels = arrays
+    batches = kind(kind((images[start:stop], labels[start:stop])) for start, stop in itertools.pairwise(cuts))
+    one, two = fitted(backbone, arrays, arrays, components=8), fitted(backbone, batches, batches, components=8)
+    assert one.results[0].validation == two.results[0].validation
+    x = torch.randn(3, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.allclose(one.model(x), two.model(x), rtol=1e-3, atol=1e-3)
+
+
+def test_a_pair_of_two_images_and_their_labels_is_one(backbone, arrays):
+    found = fitted(backbone, arrays, (arrays[0][:2].tolist(), [0, 1]), components=8)
+    assert found.results[0].validation == 100
 
 
 def test_numpy_arrays(backbone, arrays):

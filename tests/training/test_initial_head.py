@@ -105,6 +105,7 @@ def test_a_resumed_run_does_not_fit_again(images, weights, tmp_path, monkeypatch
     ("more", "message"),
     [
         (("--model-kwargs", "reduction=conv"), "one of kind 'conv'"),
+        (("--model", "test_resnet_gaussian"), "'gaussian' is no function of the covariance"),
         (("--initial-checkpoint", "WEIGHTS"), "--init-head probe and --initial-checkpoint exclude each other"),
     ],
 )

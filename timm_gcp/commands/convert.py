@@ -12,9 +12,8 @@ import torch
 
 from ..data import create_dataset
 from ..errors import GCPError
-from ..files import check_output_folder
 from ..methods import get_method
-from ..models.folder import save_folder
+from ..models.folder import check_model_folder, save_folder
 from ..models.named import checkpoint_in, source_of
 from ..models.names import split_name
 from ..text_files import read_text
@@ -50,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_convert_args(argv)
     if args.model:
         source_of(args.model)
-    _check_out(Path(args.out), args.overwrite)
+    check_model_folder(args.out, "--out", replace=args.overwrite)
     names = _class_names(args.class_names) if args.class_names else None
     trained = _trained(args.file)
     if trained is not None:
@@ -90,17 +89,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise GCPError(f"--out {args.out} cannot be written ({error.strerror or error}); choose another.") from error
     print(f"{args.out}: {published.backbone}_{method}. Unverified; timm-gcp validate --model {args.out} evaluates it.")
     return 0
-
-
-def _check_out(out: Path, overwrite: bool) -> None:
-    check_output_folder(out, "--out")
-    if not out.is_dir() or not any(out.iterdir()):
-        return
-    # save_folder replaces a folder, so one that is something else has to be safe from it.
-    if not (out / "config.json").is_file():
-        raise GCPError(f"--out {out} exists and is not a model folder; choose another.")
-    if not overwrite:
-        raise GCPError(f"--out {out} is a model folder already; choose another, or give --overwrite to replace it.")
 
 
 def _trained(path: str) -> Path | None:

@@ -14,7 +14,7 @@ from ..diagnosis.findings import ERROR, WARNING
 from ..diagnosis.options import DiagnosisOptions
 from ..diagnosis.page import save_report
 from ..errors import GCPError
-from ..files import check_output, check_output_folder, save_text
+from ..files import check_output, check_output_folder, make_parents, save_text
 from ..models.named import register_named, source_of
 from ..training.progress import clock
 from .config import read_mapping
@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = diagnose(options_of(DiagnosisOptions, args, **augmentation))
     _show(found)
     if args.json:
+        make_parents(args.json)
         save_text(args.json, json.dumps(found.as_dict(), indent=2) + "\n")
         print(f"JSON: {args.json}")
     if args.report:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ..errors import GCPError
 from ..files import check_output_folder, save_text
-from ..models.folder import architecture, loading_code
+from ..models.folder import architecture, check_model_folder, loading_code
 from ..models.named import load_model
 from ..plots import new_figure, save_figure
 from ..probing.fits import Result
@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, choice = options_of(ProbeOptions, args), model_choice(args, method=None)
     out, command = Path(args.output), shlex.join(["timm-gcp", "probe", *argv])
     check_output_folder(out, "--output")
+    check_model_folder(out / "model")
     model = load_model(choice)
     start = origin_of_weights(*choice.sources(), True, model)
     probe = fit_probe(model, options, out / "cache")

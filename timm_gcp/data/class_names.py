@@ -8,6 +8,7 @@ from torch import nn
 
 from ..errors import GCPError
 from ..tasks import MULTI_LABEL, task_of_model
+from ..text import printable
 
 __all__ = ["check_classes", "class_names", "first_difference"]
 
@@ -24,6 +25,8 @@ def first_difference(here: Sequence[str], there: Sequence[str]) -> str:
     Returns:
         A clause that names the label and both names; '' where all names agree.
     """
+    # Weights of earlier versions may name a class by bytes that are no text.
+    here, there = ([printable(name) if isinstance(name, str) else name for name in names] for names in (here, there))
     for label in range(max(len(here), len(there))):
         ours, theirs = (repr(names[label]) if label < len(names) else "nothing" for names in (here, there))
         if ours != theirs:
@@ -73,6 +76,6 @@ def class_names(model: nn.Module, dataset: Any) -> list[str] | None:
     """
     trained = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
     if isinstance(trained, (list, tuple)) and trained:
-        return [str(name) for name in trained]
+        return [printable(str(name)) for name in trained]
     names = getattr(dataset, "class_names", None)
     return list(names) if names else None

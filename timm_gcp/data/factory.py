@@ -11,7 +11,7 @@ import timm.data
 from timm.data.readers import get_img_extensions, set_img_extensions
 
 from ..errors import GCPError
-from ..text import one_line
+from ..text import one_line, printable
 from .class_map import read_class_map
 from .fine_grained import FINE_GRAINED, FineGrainedReader
 from .image_dataset import StrictImageDataset
@@ -186,12 +186,15 @@ def _through_timm(name: str, root: Any, split: str, arguments: dict[str, Any]) -
 
 
 def _classes(dataset: Any) -> tuple[list[str] | None, int | None]:
-    """Class names by label and their number, from the reader or from torchvision's data set; None where unknown."""
+    """Class names by label and their number, from the reader or from torchvision's data set; None where unknown.
+
+    The names can be written in UTF-8; the reader keeps those of its folders.
+    """
     reader = getattr(dataset, "reader", dataset)
     index = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
     if not index:
         return None, None
-    names = {label: str(name) for name, label in index.items()}
+    names = {label: printable(str(name)) for name, label in index.items()}
     number = max(names) + 1
     one_to_one = len(index) == len(names) == number
     return [names[label] for label in range(number)] if one_to_one else None, number

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..text import printable
+
 __all__ = ["ERROR", "NOTE", "WARNING", "Finding", "Picture"]
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -53,7 +55,7 @@ class Finding:
             "kind": self.kind,
             "severity": self.severity,
             "text": self.text,
-            "classes": list(self.classes),
+            "classes": [printable(each) for each in self.classes],
             "groups": [
                 [{"split": p.split, "file": p.file, "label": p.label, "remark": p.remark} for p in group]
                 for group in self.groups

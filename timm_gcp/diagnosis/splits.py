@@ -18,7 +18,7 @@ from ..data.image_files import count_left_out
 from ..data.reader import SampleReader
 from ..data.splits import EVALUATION, TEST, TRAIN, same_split, split_folder
 from ..errors import GCPError
-from ..text import some_quoted
+from ..text import printable, some_quoted
 from .findings import ERROR, NOTE, WARNING, Finding
 from .options import DiagnosisOptions
 
@@ -131,6 +131,7 @@ def _folders(options: DiagnosisOptions, root: Path) -> tuple[list[Split], list[F
         if left_out := sorted(classes - set(given)):
             text = f"The class map lacks {some_quoted(left_out)}: the images are left out."
             findings.append(Finding("left out", NOTE, text, classes=left_out))
+    names = [printable(each) for each in names]
     found = []
     for name, scan in scans.items():
         reader = SampleReader(places[name])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import GCPError
-from ..files import check_output, save_atomically
+from ..files import check_output, make_parents, save_atomically
 from .embed import Embedding
 
 __all__ = ["check_vector_file", "save_vectors"]
@@ -38,7 +38,7 @@ def check_vector_file(path: str, option: str = "") -> None:
 
 
 def save_vectors(embedding: Embedding, path: str | Path) -> None:
-    """Writes vectors, files and labels, aside and renamed.
+    """Writes vectors, files and labels, aside and renamed; missing folders are made.
 
     - ``.npz``: ``vectors``, ``files``, ``settings`` (JSON), and ``labels`` and ``class_names`` where there are classes.
     - ``.parquet``: columns ``file``, ``label`` (the class's name, null without classes) and ``vector`` (float32); the
@@ -52,6 +52,7 @@ def save_vectors(embedding: Embedding, path: str | Path) -> None:
         GCPError: as `check_vector_file`.
     """
     check_vector_file(str(path))
+    make_parents(path)
     settings = json.dumps(embedding.settings)
     if Path(path).suffix.lower() == ".npz":
         content: dict[str, Any] = {

@@ -16,6 +16,7 @@ from ..errors import GCPError
 from ..files import check_output_folder, output_target
 from ..pooling import find_pools
 from ..tasks import SINGLE_LABEL, Task, notes_of, task_of_model, task_of_notes
+from ..text import printable
 from . import BACKBONES
 from .deepcopy import copy_model
 from .names import SOURCES, split_name
@@ -24,6 +25,7 @@ __all__ = [
     "OF_WEIGHTS",
     "architecture",
     "built_for",
+    "check_model_folder",
     "loading_code",
     "model_arguments",
     "registration_code",
@@ -34,6 +36,8 @@ __all__ = [
 
 OF_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
 """Entries of a cfg that describe the weights of the registered name, not those of a saved model."""
+_FILES = ("README.md", "config.json", "model.safetensors")
+"""All files of a model folder."""
 _DATA_KEYS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
 
 
@@ -93,6 +97,42 @@ def training_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
+def check_model_folder(path: str | os.PathLike[str], option: str = "The model folder", *, replace: bool = True) -> None:
+    """Checks, before any work is done, that `save_folder` can write a folder, and that it deletes nothing else.
+
+    Args:
+        path: of the folder.
+        option: the option that gave it, for the message.
+        replace: whether a model folder that is there may be replaced.
+
+    Raises:
+        GCPError: a folder that is not empty and no model folder, or holds more than one, or as `check_output_folder`.
+    """
+    check_output_folder(path, option)
+    folder = Path(path)
+    names = {each.name for each in folder.iterdir()} if folder.is_dir() else set()
+    if not names:
+        return
+    if not _is_model_config(folder / "config.json"):
+        raise GCPError(f"{option} {path} exists and is not a model folder; choose another.")
+    if more := sorted(names.difference(_FILES)):
+        raise GCPError(
+            f"{option} {path} holds {printable(more[0])} beside the files of a model, which would be deleted; move it, "
+            "or choose another."
+        )
+    if not replace:
+        raise GCPError(f"{option} {path} is a model folder already; choose another, or give --overwrite to replace it.")
+
+
+def _is_model_config(file: Path) -> bool:
+    """Whether a file is the ``config.json`` of a timm model."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "architecture" in content
+
+
 def save_folder(
     model: nn.Module,
     folder: str | os.PathLike[str],
@@ -106,12 +146,12 @@ def save_folder(
 ) -> Path:
     """Writes a model folder, which ``timm.create_model('local-dir:<folder>', pretrained=True)`` loads.
 
-    The folder appears only when it is complete; an existing one is replaced.
+    The folder appears only when it is complete; an existing model folder is replaced, and no other.
 
     Args:
         model: a model of timm's registry or ours, on any device and in any memory layout; wrappers of DDP and compile
             are removed. The folder builds a model with its present method.
-        folder: where to write.
+        folder: a new or empty one, or a model folder, which is replaced.
         class_names: one name per class, in the order of the logits.
         metrics: results for the card, name → value.
         data_config: preprocessing (``timm.data.resolve_data_config``); None keeps the model's own.
@@ -125,7 +165,8 @@ def save_folder(
         The folder.
 
     Raises:
-        GCPError: the model has no registered name, or the number of ``class_names`` is not that of the logits.
+        GCPError: the model has no registered name, the number of ``class_names`` is not that of the logits, or as
+            `check_model_folder`.
     """
     name = architecture(model)
     # safetensors needs contiguous CPU tensors; the copy keeps the caller's model unchanged.
@@ -145,7 +186,7 @@ def save_folder(
     if (task := task_of_model(plain)) is not SINGLE_LABEL:
         model_config["problem_type"] = task.problem_type  # for transformers
 
-    check_output_folder(folder, "The model folder")
+    check_model_folder(folder)
     target = output_target(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:

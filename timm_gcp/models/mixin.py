@@ -10,6 +10,7 @@ from ..errors import GCPError
 from ..map_pool import MapPool
 from ..method import name_of_dtype
 from ..moment_pooling import MOMENT_POOL, MomentPool, moment_pool
+from ..pool_options import PoolOptions
 from ..pooling import GlobalCovariancePool
 from .alexnet import hidden_layers
 from .head import Head, family_of, read_head
@@ -22,6 +23,9 @@ DEFAULT_REDUCE = -1
 
 GENERIC_POOL = "gcp"
 """The ``global_pool`` of folders whose architecture alone names the method."""
+
+_RECORDED = ("last_stride", "reduce", "method_args", "spectral_dtype", *PoolOptions.names())
+"""Names of the arguments of a pool that ``GCPMixin.gcp_args`` may hold."""
 
 for _pool in (GlobalCovariancePool, MomentPool):
     register_notrace_module(_pool)  # one node of an fx graph, like timm's layers with control flow
@@ -39,11 +43,34 @@ def default_width(in_features: int) -> int:
 class GCPMixin(nn.Module):
     """Overrides the head in timm's interface; ``graft`` derives a class from this and from the model's own."""
 
-    gcp_args: dict[str, Any]
     gcp_head: Head
     num_classes: int
     num_features: int
     head_hidden_size: int
+
+    @property
+    def gcp_args(self) -> dict[str, Any]:
+        """The arguments that a saved folder records, so that the same model is built again with its present method."""
+        recorded: dict[str, Any] = dict(self.__dict__.get("gcp_args", {}))
+        pool = getattr(self, "global_pool", None)
+        if isinstance(pool, GlobalCovariancePool):
+            recorded["method_args"] = pool.method_args
+        return recorded
+
+    @gcp_args.setter
+    def gcp_args(self, arguments: dict[str, Any]) -> None:
+        self.__dict__["gcp_args"] = arguments
+
+    @property
+    def _model_args(self) -> dict[str, Any]:
+        """The arguments that timm's own savers write into ``config.json``: those of the backbone and ``gcp_args``."""
+        given = {key: value for key, value in self.gcp_args.items() if value not in (None, {})}
+        kept = self.__dict__.get("_model_args", {})
+        return {**{key: value for key, value in kept.items() if key not in _RECORDED}, **given}
+
+    @_model_args.setter
+    def _model_args(self, arguments: dict[str, Any]) -> None:
+        self.__dict__["_model_args"] = arguments
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Computes logits from the feature map: norm, pool, hidden layers of VGG and AlexNet, dropout, classifier.
@@ -261,22 +288,15 @@ def _set_pool(model: nn.Module, pool: GlobalCovariancePool | MomentPool, width: 
     grafted: Any = model
     like = next(model.parameters())
     grafted.global_pool = pool.to(device=like.device, dtype=like.dtype).train(model.training)
-    before = set(getattr(model, "gcp_args", {}))
     grafted.gcp_args = _arguments(pool, width, last_stride)
-    # timm's own savers write these into config.json.
-    given = {key: value for key, value in grafted.gcp_args.items() if value not in (None, {})}
-    kept = {key: value for key, value in getattr(model, "_model_args", {}).items() if key not in before}
-    grafted._model_args = {**kept, **given}
     grafted.reset_classifier(grafted.num_classes)
 
 
 def _arguments(pool: GlobalCovariancePool | MomentPool, reduce: int, last_stride: int | None) -> dict[str, Any]:
-    """The arguments that a saved folder records, so that the same model is built again."""
+    """The arguments of a pool that stay when its method is switched."""
     arguments: dict[str, Any] = {"last_stride": last_stride, "reduce": reduce, **pool.options.given()}
-    if isinstance(pool, GlobalCovariancePool):
-        arguments["method_args"] = pool.method_args
-        if pool.dtype is not None:
-            arguments["spectral_dtype"] = name_of_dtype(pool.dtype)
+    if isinstance(pool, GlobalCovariancePool) and pool.dtype is not None:
+        arguments["spectral_dtype"] = name_of_dtype(pool.dtype)
     return arguments
 
 

@@ -19,6 +19,7 @@ from ..explanation.contributions import check_explainable, explain
 from ..explanation.folder import ExplanationFolder
 from ..output import BAR
 from ..tasks import MULTI_LABEL, task_of_model
+from ..text import printable
 from .result import Prediction, PredictionList
 from .sources import Images, Source, image_sources
 
@@ -111,7 +112,7 @@ def _class_names(model: Any) -> list[str]:
     """The model's label names, or its class numbers where it has none."""
     names = (model.pretrained_cfg or {}).get("label_names")
     if isinstance(names, (list, tuple)) and len(names) == model.num_classes:
-        return list(names)
+        return [printable(str(name)) for name in names]
     return [str(label) for label in range(model.num_classes)]
 
 

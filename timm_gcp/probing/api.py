@@ -43,8 +43,8 @@ def probe(
         model: a timm model, or its name, whose pretrained weights are loaded
             (``<backbone>_<method>.init-<tag>`` stands for ``<backbone>.<tag>`` and that method). It is not changed.
         train: a folder of images; or batches of images ``[B, C, H, W]``, preprocessed for the model, and labels
-            ``[B]``, from a ``DataLoader`` or anything else that can be passed through twice; or a pair of arrays,
-            images ``[N, C, H, W]`` and labels ``[N]``.
+            ``[B]``, from a ``DataLoader``, a list or anything else that can be passed through twice; or a pair of
+            arrays, images ``[N, C, H, W]`` and labels ``[N]``.
         evaluation: batches or arrays to evaluate. With a folder, its evaluation split is evaluated.
         class_names: by label, with batches and arrays; a folder has its own.
         cache: with a folder: where its features are kept for the next call; None does not keep them.
@@ -108,18 +108,23 @@ def _fit_to_batches(
 
 
 def _batches(given: Any, size: int) -> Iterable[Any]:
-    """Batches of images and labels; a pair of arrays is divided into some.
+    """Batches of images and labels, as they are given; a pair of arrays is divided into some.
 
     Raises:
         GCPError: arrays of different lengths.
     """
-    if not (isinstance(given, (tuple, list)) and len(given) == 2):
+    if not (isinstance(given, (tuple, list)) and len(given) == 2) or _is_batch(given[0]):
         return given  # type: ignore[no-any-return]
     images, labels = torch.as_tensor(given[0]), torch.as_tensor(given[1])
     if labels.dim() != 1 or len(images) != len(labels):
         shapes = f"{list(images.shape)} and {list(labels.shape)}"
         raise GCPError(f"A pair of arrays is images [N, C, H, W] and labels [N], not {shapes}.")
     return DataLoader(TensorDataset(images, labels), size)
+
+
+def _is_batch(given: Any) -> bool:
+    """Whether something is images and labels, and not images alone."""
+    return isinstance(given, (tuple, list)) and len(given) == 2 and getattr(given[0], "ndim", 0) == 4
 
 
 def _some_maps(backbone: Backbone, batches: Iterable[Any]) -> Iterable[Tensor]:

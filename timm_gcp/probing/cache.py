@@ -28,6 +28,8 @@ from .features import Features
 __all__ = ["Cache", "digest_of_images", "find_directions", "store_features", "write_cache"]
 
 _STATE = "state.json"
+_ARRAYS = ("maps", "mean", "labels")
+"""The arrays of every cache; one of a network with class tokens has ``token`` too."""
 
 
 @dataclass(frozen=True)
@@ -234,10 +236,13 @@ def _write(cache: Cache, backbone: Backbone, dataset: Any, directions: Direction
 
 
 def _done(cache: Cache) -> int:
-    """Images that are in the cache already."""
+    """Images that are in the cache already; none if one of its arrays is missing."""
     try:
-        return int(json.loads((cache.folder / _STATE).read_text(encoding="utf-8"))["done"])
-    except (OSError, ValueError, KeyError, TypeError):
+        state = json.loads((cache.folder / _STATE).read_text(encoding="utf-8"))
+        # Caches of earlier versions do not name their arrays.
+        arrays = state.get("arrays", _ARRAYS)
+        return int(state["done"]) if all((cache.folder / f"{name}.npy").is_file() for name in arrays) else 0
+    except (AttributeError, OSError, ValueError, KeyError, TypeError):
         return 0
 
 
@@ -257,6 +262,8 @@ class _Writer:
             shapes["token"] = ((cache.rows, channels), np.float32)
         cache.folder.mkdir(parents=True, exist_ok=True)
         if not done:
+            # It counts images of arrays that are made anew here.
+            (cache.folder / _STATE).unlink(missing_ok=True)
             self._check_room(sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in shapes.values()))
         try:
             self.files = {
@@ -313,4 +320,4 @@ class _Writer:
         for file in self.files.values():
             file.flush()
         self.done += count
-        save_text(self.cache.folder / _STATE, json.dumps({"done": self.done}))
+        save_text(self.cache.folder / _STATE, json.dumps({"done": self.done, "arrays": list(self.files)}))

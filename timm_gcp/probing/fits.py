@@ -61,7 +61,7 @@ def covariance_head(covariance: CovariancePart, first_order: str | None) -> Head
         covariance: the pool.
         first_order: 'mean', 'class', 'mean+class' or None.
     """
-    parts = first_order_parts(first_order)
+    parts = first_order_parts(first_order, covariance.normalize_parts)
     title = _title(first_order, f"{covariance.method} of the covariance")
     return Head(title, (*parts, covariance), (*(FIRST_WEIGHT for _ in parts), 1.0))
 

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ..map_pool import at_common_length
 from ..methods import get_method
 from ..pool_options import PoolOptions
 from ..pooling import GlobalCovariancePool
@@ -37,14 +38,17 @@ class FirstOrderPart:
     Attributes:
         name: 'mean' or 'token'.
         title: in the table.
+        normalized: whether the pool scales its parts to one length (``normalize_parts``).
     """
 
     name: str
     title: str
+    normalized: bool = False
 
     def vectors(self, features: FeatureSet, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
         """See `Part`."""
-        yield slice(0, features.rows), features.first(self.name).to(device)
+        vectors = features.first(self.name).to(device)
+        yield slice(0, features.rows), at_common_length(vectors) if self.normalized else vectors
 
     def scaling(self, features: FeatureSet) -> Tensor:
         """See `Part`."""
@@ -54,15 +58,15 @@ class FirstOrderPart:
 MEAN, TOKEN = FirstOrderPart("mean", "mean"), FirstOrderPart("token", "class token")
 
 
-def first_order_parts(first_order: str | None) -> tuple[FirstOrderPart, ...]:
+def first_order_parts(first_order: str | None, normalized: bool = False) -> tuple[FirstOrderPart, ...]:
     """The vectors of a value of ``first_order``, in the order in which the pool gives them.
 
     Args:
         first_order: 'mean', 'class', 'mean+class' or None.
+        normalized: whether the pool scales its parts to one length.
     """
-    return tuple(
-        {"mean": MEAN, "class": TOKEN}[name] for name in PoolOptions(first_order=first_order).first_order_parts
-    )
+    parts = [{"mean": MEAN, "class": TOKEN}[name] for name in PoolOptions(first_order=first_order).first_order_parts]
+    return tuple(replace(part, normalized=normalized) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,14 @@ class CovariancePart:
     Attributes:
         method: a name of ``timm_gcp.METHODS``.
         method_args: its arguments, as pairs of name and value.
-        groups, count_sketch: as `GlobalCovariancePool` takes them.
+        groups, count_sketch, normalize_parts: as `GlobalCovariancePool` takes them.
     """
 
     method: str
     method_args: tuple[tuple[str, Any], ...] = ()
     groups: int = 1
     count_sketch: int | None = None
+    normalize_parts: bool = False
 
     @torch.inference_mode()
     def vectors(self, features: FeatureSet, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
@@ -90,6 +95,7 @@ class CovariancePart:
             method_args=dict(self.method_args),
             groups=self.groups,
             count_sketch=self.count_sketch,
+            normalize_parts=self.normalize_parts,
         ).to(device)
         for start in range(0, features.rows, _ROWS):
             stop = min(start + _ROWS, features.rows)

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..data.open_dataset import download_splits, open_splits
 from ..errors import GCPError
+from ..methods import get_method
 from ..models.folder import save_folder
 from ..output import as_text
 from ..pooling import GlobalCovariancePool
@@ -225,7 +226,7 @@ def fit_head(
         The head for `timm_gcp.probing.fold.set_head`, and its accuracy.
 
     Raises:
-        GCPError: as `fit_probe`, or another reduction.
+        GCPError: as `fit_probe`, another reduction, or a method that is no function of the covariance.
     """
     network: Any = model
     pool: GlobalCovariancePool = network.global_pool
@@ -234,7 +235,15 @@ def fit_head(
             f"A probe's head has a linear reduction, and the model has one of kind '{pool.options.reduction}'; give "
             "`reduction=linear`."
         )
-    part = CovariancePart(pool.method, tuple(pool.method_args.items()), pool.options.groups, pool.options.count_sketch)
+    if get_method(pool.method).of_sigma is None:
+        raise GCPError(f"Method '{pool.method}' is no function of the covariance; use 'isqrt', or another root.")
+    part = CovariancePart(
+        pool.method,
+        tuple(pool.method_args.items()),
+        pool.options.groups,
+        pool.options.count_sketch,
+        pool.options.normalize_parts,
+    )
     backbone = Backbone(model, options)
     reduced = not isinstance(pool.reduce, nn.Identity)
     directions, features, _ = store_features(backbone, train, None, folder, pool.channels, rotate=reduced)

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from ..data.loaders import evaluation_loader
 from ..errors import GCPError
 from ..files import save_text
-from ..models.folder import architecture, loading_code, save_folder
+from ..models.folder import architecture, check_model_folder, loading_code, save_folder
 from ..models.named import set_method
 from ..pooling import find_pools
 from ..predictions import FILE, save_predictions
@@ -106,6 +106,12 @@ def finish(run: Run, report: Report | None = None) -> None:
 def is_finished(run: Run) -> bool:
     """Whether the run folder holds the results of these epochs and their model, so that there is nothing to add."""
     return _has_result(run) and ((run.folder / "model").is_dir() or not _has_folder(run))
+
+
+def check_model_place(run: Run) -> None:
+    """Checks before the training of a run, as `check_model_folder`, that its model can be saved at the end."""
+    if _has_folder(run):
+        check_model_folder(run.folder / "model")
 
 
 def _has_result(run: Run) -> bool:

@@ -22,7 +22,7 @@ from .faults import Batch, Findings, examine, restore
 from .interrupt import Interrupt, Interrupted
 from .out_of_memory import LESS_MEMORY, naming_the_batch
 from .records import open_run_folder
-from .results import Report, finish, is_finished, nothing_to_train
+from .results import Report, check_model_place, finish, is_finished, nothing_to_train
 from .run import Run
 from .step import Update
 from .stopping import reason_to_stop
@@ -49,6 +49,7 @@ def train(run: Run, report: Report | None = None) -> int:
         run.progress.say(nothing_to_train(run))
         run.processes.leave()
         return 0
+    run.processes.by_first(lambda: check_model_place(run))
     last, interrupt = run.folder / "last.pth.tar", Interrupt()
     try:
         status = _fit(run, interrupt)
