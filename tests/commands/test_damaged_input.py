@@ -231,3 +231,19 @@ def test_a_config_that_is_no_text(tmp_path):
     with pytest.raises(GCPError, match="config"):
         parse_train_args(["--config", str(tmp_path / "config.yaml")])
     assert not Path("output").exists()
+
+
+@pytest.mark.parametrize("command", ["doctor", "predict", "validate", "probe", "embed", "train"])
+def test_a_damaged_configuration_of_a_model_folder(command, tmp_path, capsys):
+    """The first command that looks into the folder says so, whichever it is."""
+    data = write_images(tmp_path / "images", per_class=1)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    more = {"embed": ["--out", str(tmp_path / "vectors.npz")], "train": ["--pretrained"]}.get(command, [])
+    for content in (b"not json", b"[1]", b"\xff\xfe", b"[" * 100000, b'"text"'):
+        (folder / "config.json").write_bytes(content)
+        assert main([command, str(data), "--model", str(folder), *more]) == 2
+        error = capsys.readouterr().err
+        assert str(folder / "config.json") in error
+        assert error.endswith("give another model folder.\n")
+        assert error.count("\n") == 1
