@@ -103,17 +103,20 @@ def _save_results(out: Path, probe: Probe, command: str) -> None:
     writer.writeheader()
     writer.writerows(asdict(each) for each in probe.results)
     save_text(out / "heads.csv", buffer.getvalue())
-    if len(probe.results) > 1:
-        _draw(probe.results, out / "heads.png")
+    _draw(probe.results, out / "heads.png")
 
 
 def _draw(results: Sequence[Result], path: Path) -> None:
-    """Draws the accuracy of every head as a bar."""
-    shown = sorted(results, key=lambda result: result.accuracy)
+    """Draws the accuracy of every head that was measured as a bar; with fewer than two, removes an earlier picture."""
+    measured = [(each.accuracy, each) for each in results if each.accuracy is not None]
+    if len(measured) < 2:
+        path.unlink(missing_ok=True)
+        return
+    accuracies, shown = zip(*sorted(measured, key=lambda pair: pair[0]), strict=True)
     figure = new_figure(figsize=(8, 0.5 * len(shown) + 1.2))
     axes = figure.subplots()
     colours = ["tab:blue" if "covariance" in each.head else "tab:gray" for each in shown]
-    bars = axes.barh([each.head for each in shown], [each.accuracy for each in shown], color=colours)
+    bars = axes.barh([each.head for each in shown], accuracies, color=colours)
     axes.bar_label(bars, fmt="%.1f", padding=3)
     axes.set_xlim(0, 100)
     axes.set_xlabel("top-1 %, validation" if shown[0].validation is not None else "top-1 %, leave-one-out")

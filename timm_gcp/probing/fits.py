@@ -43,10 +43,9 @@ class Result:
     seconds: float
 
     @property
-    def accuracy(self) -> float:
-        """Validation accuracy, or that of leave-one-out without an evaluation split; per cent."""
-        found = self.validation if self.validation is not None else self.left_out
-        return 0.0 if found is None else found
+    def accuracy(self) -> float | None:
+        """Validation accuracy, or that of leave-one-out without an evaluation split; per cent; None without either."""
+        return self.validation if self.validation is not None else self.left_out
 
 
 def _title(first_order: str | None, second: str) -> str:
@@ -188,10 +187,10 @@ class Fits:
             accuracy = 100 * float((validation.argmax(1) == self.evaluation.labels()).double().mean())
         seconds = round(time.monotonic() - began, 1)
         self.results.append(Result(title, features, top1, accuracy, strength, seconds))
-        shown = ", ".join(
+        shown = [
             f"{what} {value:.2f}" for what, value in (("left out", top1), ("validation", accuracy)) if value is not None
-        )
-        self.say(f"{title}: {shown}, {seconds:.1f} s")
+        ]
+        self.say(f"{title}: {', '.join([*shown, f'{seconds:.1f} s'])}")
 
     def recorded(self) -> PredictionRecorder | None:
         """Predictions of the first head: of the evaluation split, else of training images, each left out in turn.
