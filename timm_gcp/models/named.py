@@ -198,7 +198,7 @@ def load_model(choice: ModelChoice) -> nn.Module:
     """Builds a model with its weights. A run folder stands for its model folder, or for its best checkpoint.
 
     Raises:
-        GCPError: as `create_model` and `model_from_checkpoint`.
+        GCPError: as `create_model` and `model_from_checkpoint`, or another number of classes than the weights have.
     """
     wanted = dict(
         num_classes=choice.num_classes,
@@ -212,9 +212,25 @@ def load_model(choice: ModelChoice) -> nn.Module:
         model = model_from_checkpoint(checkpoint, name, choice.use_ema, **wanted)
     else:
         model = create_model(choice.model, pretrained=True, **wanted)
+        _check_number_of_classes(choice, model)
     if choice.method:
         set_method(model, choice.method)
     return model
+
+
+def _check_number_of_classes(choice: ModelChoice, model: Any) -> None:
+    """Refuses a number of classes that is not that of the weights: timm would make a classifier of random weights.
+
+    Raises:
+        GCPError: the number that the weights have.
+    """
+    trained = (model.pretrained_cfg or {}).get("num_classes")
+    if choice.num_classes is not None and trained is not None and choice.num_classes != trained:
+        found = f"{trained} class{'es' * (trained != 1)}" if trained else "no classifier"
+        raise GCPError(
+            f"`num_classes={choice.num_classes}` would give {choice.model} a classifier of random weights: the weights "
+            f"have {found}; leave `num_classes` out."
+        )
 
 
 def model_from_checkpoint(

@@ -75,7 +75,7 @@ def check_labels(low: float, high: float, classes: int) -> None:
     if low < 0 or high >= classes:
         raise GCPError(
             f"Label {int(low if low < 0 else high)} lies outside the model's {classes} classes (0 to {classes - 1}); "
-            "correct the data set's labels or give --num-classes."
+            "correct the data set's labels, or give a model with more classes (train: --num-classes)."
         )
 
 
