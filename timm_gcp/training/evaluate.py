@@ -97,12 +97,15 @@ class Evaluation:
         return self.metrics.get("top5", math.nan)
 
 
-def evaluate_model(model: Any, options: EvaluationOptions) -> Evaluation:
+def evaluate_model(
+    model: Any, options: EvaluationOptions, examine: Callable[[Any], None] = lambda dataset: None
+) -> Evaluation:
     """Evaluates a model on a data set.
 
     Args:
         model: a timm model; its ``pretrained_cfg`` tells the preprocessing that the options leave open.
         options: data, preprocessing, device and loading.
+        examine: a further check of the data set, before its images are opened and before a part of it is taken.
 
     Raises:
         GCPError: a data set that cannot be had, whose classes are not the model's or that is empty; or memory that
@@ -117,7 +120,7 @@ def evaluate_model(model: Any, options: EvaluationOptions) -> Evaluation:
     keep_heap(device)
     model = model.to(device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format)
     data_config = preprocessing(options, model, use_test_size=True)
-    dataset, split = _open(options, model, data_config["input_size"][0])
+    dataset, split = _open(options, model, data_config["input_size"][0], examine)
     recorder = options.task.recorder()
     less = naming_the_batch(options.batch_size, device, "lower -b or --img-size, or add --amp")
     with less, evaluation_loader(options, dataset, data_config, device, options.batch_size) as loader:
@@ -151,8 +154,15 @@ def evaluate_model(model: Any, options: EvaluationOptions) -> Evaluation:
     )
 
 
-def _open(options: EvaluationOptions, model: nn.Module, channels: int) -> tuple[Any, str]:
+def _open(
+    options: EvaluationOptions, model: nn.Module, channels: int, examine: Callable[[Any], None]
+) -> tuple[Any, str]:
     """The images to evaluate, and what they are."""
+
+    def check(opened: Any) -> None:
+        check_classes(model, opened)
+        examine(opened)
+
     fraction, seed = options.val_fraction, options.val_seed
     divided = split_to_evaluate(options.dataset, options.data_dir, options.split, fraction)
     dataset = open_dataset(
@@ -161,7 +171,7 @@ def _open(options: EvaluationOptions, model: nn.Module, channels: int) -> tuple[
         channels,
         is_training=divided is not None,
         download=options.dataset_download,
-        examine=lambda opened: check_classes(model, opened),
+        examine=check,
     )
     if divided is None:
         return dataset, options.split
