@@ -3,7 +3,6 @@
 import argparse
 import csv
 import io
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from ..errors import GCPError
-from ..files import check_output_folder, save_text
+from ..files import check_output_folder, json_text, save_text
 from ..models.folder import architecture, loading_code
 from ..models.named import load_model
 from ..plots import new_figure, save_figure
@@ -97,7 +96,7 @@ def _save_results(out: Path, probe: Probe, command: str) -> None:
         "seconds": probe.seconds,
         "versions": versions(),
     }
-    save_text(out / "result.json", json.dumps(result, indent=2) + "\n")
+    save_text(out / "result.json", json_text(result))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(asdict(probe.results[0])), lineterminator="\n")
     writer.writeheader()

@@ -3,7 +3,6 @@
 import argparse
 import csv
 import io
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from ..data.holdout import same_images
 from ..errors import GCPError
-from ..files import check_output, check_output_folder, is_stream, make_parents, save_text
+from ..files import check_output, check_output_folder, is_stream, json_text, make_parents, save_text
 from ..methods import get_method
 from ..models.named import load_model
 from ..training.evaluate import Evaluation, EvaluationOptions, evaluate_model
@@ -216,7 +215,7 @@ def _check_columns(path: str, columns: list[str]) -> None:
 def _write(path: str, row: Mapping[str, Any]) -> None:
     make_parents(path)
     if path.endswith(".json"):
-        text = json.dumps(row, indent=2) + "\n"
+        text = json_text(row)
     else:
         old = "" if is_stream(path) or not Path(path).is_file() else Path(path).read_text(encoding="utf-8")
         buffer = io.StringIO()

@@ -61,8 +61,8 @@ def predict_images(model: Any, images: Images, options: PredictionOptions) -> Pr
         ``unreadable``.
 
     Raises:
-        GCPError: no image that can be read, a model that cannot be explained, or a threshold for a model with one class
-            for each image.
+        GCPError: no image that can be read, logits that are not finite, a model that cannot be explained, or a
+            threshold for a model with one class for each image.
     """
     threshold = _threshold(model, options)
     sources, device = image_sources(images), options.device or default_device()
@@ -124,16 +124,22 @@ def _predict(
     device: str,
     explanations: ExplanationFolder | None,
 ) -> Iterator[Prediction]:
-    """The most probable classes of one batch, best first; with a folder of explanations, also why."""
+    """The most probable classes of one batch, best first; with a folder of explanations, also why.
+
+    Raises:
+        GCPError: logits that are not finite.
+    """
     sources, images = [source for source, _ in read], torch.stack([image for _, image in read])
     pixels = images.to(device)
     if explanations is None:
         every = _probabilities(model, pixels)
+        _require_numbers(every, sources)
         probabilities, labels = every.topk(min(top, len(names)))
     else:
         explained = explain(model, pixels, top=top)
-        explanations.add([source.name for source in sources], images, explained)
         probabilities, labels = explained.probabilities, explained.classes
+        _require_numbers(probabilities, sources)  # topk ranks NaN first
+        explanations.add([source.name for source in sources], images, explained)
         every = probabilities if threshold is None else _probabilities(model, pixels)
     for source, shares, classes, row in zip(sources, probabilities.tolist(), labels.tolist(), every, strict=True):
         ranked = [(names[label], share) for label, share in zip(classes, shares, strict=True)]
@@ -144,6 +150,17 @@ def _predict(
 @torch.inference_mode()
 def _probabilities(model: Any, images: Tensor) -> Tensor:
     return task_of_model(model).probabilities(model(images).float()).cpu()
+
+
+def _require_numbers(probabilities: Tensor, sources: Sequence[Source]) -> None:
+    """Refuses logits that are not finite, which give no probabilities.
+
+    Raises:
+        GCPError: naming the first such image.
+    """
+    for source, row in zip(sources, probabilities, strict=True):
+        if row.isnan().any():
+            raise GCPError(f"The logits of {source.name} are not finite; check the weights of the model.")
 
 
 def _above(threshold: float, probabilities: Tensor, names: Sequence[str]) -> list[tuple[str, float]]:

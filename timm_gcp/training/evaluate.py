@@ -1,6 +1,7 @@
 """Evaluates a model on a data set: the metrics of its task and the loss, in one call or on a loader."""
 
 import contextlib
+import logging
 import math
 import sys
 import time
@@ -18,6 +19,7 @@ from ..data.loaders import evaluation_loader
 from ..data.open_dataset import open_dataset
 from ..data.options import DatasetOptions, InputOptions, LoadingOptions
 from ..data.preprocessing import preprocessing
+from ..distributed import summed
 from ..errors import GCPError
 from ..output import BAR
 from ..pooling import find_pools
@@ -26,6 +28,8 @@ from .allocator import keep_heap
 from .out_of_memory import naming_the_batch
 
 __all__ = ["Evaluation", "EvaluationOptions", "evaluate", "evaluate_model"]
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -194,6 +198,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Evaluates a classifier on a data set, exactly: every image counts once, also in a short last batch.
 
+    A warning counts the images whose logits are not all finite.
+
     Args:
         model: the model; it is left in evaluation mode.
         loader: batches of images ``[B, C, H, W]`` and labels ``[B]``, or ``[B, K]`` for several labels per image; not
@@ -216,6 +222,7 @@ def evaluate(
     """
     model.eval()
     meter = task.meter(device)
+    odd = torch.zeros((), dtype=torch.int64, device=device)
     began = time.monotonic()
     quiet = not description or not sys.stderr.isatty()
     batches = tqdm(loader, description, len(loader), leave=False, disable=quiet, dynamic_ncols=True, bar_format=BAR)
@@ -228,6 +235,7 @@ def evaluate(
             if tta == "mirror":
                 logits = (logits + model(images.flip(-1))) / 2
         logits, labels = logits.float()[:real], labels[:real]
+        odd += (~logits.isfinite()).any(1).sum()
         meter.add(logits, labels)
         if record is not None:
             record(logits, labels)
@@ -235,6 +243,13 @@ def evaluate(
     metrics = meter.result(device)
     if not metrics["count"]:
         raise GCPError("There is no image to evaluate; check --data-dir and the split.")
+    if number := int(summed(odd, device)):
+        _logger.warning(
+            "The logits of %d of %d images are not finite, and count as wrong: check the weights, or evaluate without "
+            "--amp.",
+            number,
+            metrics["count"],
+        )
     metrics["images_per_second"] = metrics["count"] / max(time.monotonic() - began, 1e-9)
     return metrics
 
