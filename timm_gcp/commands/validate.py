@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from timm.utils import unwrap_model
 
 from ..data.holdout import same_images
 from ..errors import GCPError
@@ -118,7 +119,7 @@ def _columns(args: argparse.Namespace) -> list[str]:
 def _row(args: argparse.Namespace, model: Any, found: Evaluation) -> dict[str, Any]:
     """The evaluation as one line of a results file."""
     row = {
-        "model": (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or args.model,
+        "model": (getattr(unwrap_model(model), "pretrained_cfg", None) or {}).get("architecture") or args.model,
         "weights": args.checkpoint or args.model,
         "dataset": args.dataset or "folder",
         "data_dir": args.data_dir or "",

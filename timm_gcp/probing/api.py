@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -41,7 +42,8 @@ def probe(
 
     Args:
         model: a timm model, or its name, whose pretrained weights are loaded
-            (``<backbone>_<method>.init-<tag>`` stands for ``<backbone>.<tag>`` and that method). It is not changed.
+            (``<backbone>_<method>.init-<tag>`` stands for ``<backbone>.<tag>`` and that method). It is not changed; the
+            probe's model is a copy in float32, without the wrapper of a compiled one.
         train: a folder of images; or batches of images ``[B, C, H, W]``, preprocessed for the model, and labels
             ``[B]``, from a ``DataLoader`` or anything else that can be passed through twice; or a pair of arrays,
             images ``[N, C, H, W]`` and labels ``[N]``.
@@ -71,7 +73,10 @@ def probe(
     if isinstance(model, str) and (plain := plain_name(model)):
         model, options = plain.of_backbone, {"method": plain.method, **options}
     chosen = ProbeOptions(**options)
-    network = create_model(model, pretrained=True) if isinstance(model, str) else copy_model(model)
+    # The head that is fitted is in float32, so the copy of the backbone is.
+    network = (
+        create_model(model, pretrained=True) if isinstance(model, str) else copy_model(unwrap_model(model)).float()
+    )
     if not isinstance(train, (str, PathLike)):
         of_data = {each.name for each in fields(TrainingDataOptions)} | {"views"}
         for name in of_data & set(options):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from timm.utils import unwrap_model
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -18,7 +19,7 @@ from ..data.class_names import check_classes, class_names
 from ..data.loaders import evaluation_loader
 from ..data.open_dataset import open_dataset
 from ..data.options import DatasetOptions, InputOptions, LoadingOptions
-from ..data.preprocessing import preprocessing
+from ..data.preprocessing import image_dtype, preprocessing
 from ..distributed import summed
 from ..errors import GCPError
 from ..output import BAR
@@ -107,7 +108,8 @@ def evaluate_model(
     """Evaluates a model on a data set.
 
     Args:
-        model: a timm model; its ``pretrained_cfg`` tells the preprocessing that the options leave open.
+        model: a timm model, compiled or not, of any floating-point dtype; its ``pretrained_cfg`` tells the
+            preprocessing that the options leave open.
         options: data, preprocessing, device and loading.
         examine: a further check of the data set, before its images are opened and before a part of it is taken.
 
@@ -124,7 +126,8 @@ def evaluate_model(
     keep_heap(device)
     model = model.to(device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format)
     data_config = preprocessing(options, model, use_test_size=True)
-    dataset, split = _open(options, model, data_config["input_size"][0], examine)
+    plain = unwrap_model(model)
+    dataset, split = _open(options, plain, data_config["input_size"][0], examine)
     recorder = options.task.recorder()
     less = naming_the_batch(options.batch_size, device, "lower -b or --img-size, or add --amp")
     with less, evaluation_loader(options, dataset, data_config, device, options.batch_size) as loader:
@@ -139,7 +142,7 @@ def evaluate_model(
             record=recorder.add,
             task=options.task,
         )
-    pools = find_pools(model)
+    pools = find_pools(plain)
     return Evaluation(
         loss=metrics.pop("loss"),
         count=int(metrics.pop("count")),
@@ -153,7 +156,7 @@ def evaluate_model(
         crop_pct=data_config["crop_pct"],
         interpolation=data_config["interpolation"],
         tta=options.tta,
-        predictions=recorder.predictions(dataset, split, class_names(model, dataset)),
+        predictions=recorder.predictions(dataset, split, class_names(plain, dataset)),
         images=dataset,
     )
 
@@ -222,12 +225,13 @@ def evaluate(
     """
     model.eval()
     meter = task.meter(device)
+    dtype = image_dtype(model)
     odd = torch.zeros((), dtype=torch.int64, device=device)
     began = time.monotonic()
     quiet = not description or not sys.stderr.isatty()
     batches = tqdm(loader, description, len(loader), leave=False, disable=quiet, dynamic_ncols=True, bar_format=BAR)
     for images, labels, real in _without_padding(batches, loader):
-        images, labels = images.to(device), labels.to(device)
+        images, labels = images.to(device, dtype), labels.to(device)
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with autocast():
