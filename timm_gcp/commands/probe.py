@@ -18,7 +18,7 @@ from ..models.folder import architecture, loading_code
 from ..models.named import load_model
 from ..plots import new_figure, save_figure
 from ..probing.fits import Result
-from ..probing.options import HEADS, MomentSettings, ProbeOptions
+from ..probing.options import CLASSIFIERS, FIRST_ORDERS, HEADS, VIEWS, MomentSettings, ProbeOptions
 from ..probing.probe import Probe, fit_probe
 from ..text import nearest, without_places
 from ..training.history import versions
@@ -190,18 +190,18 @@ def probe_parser() -> Parser:
     group.add_argument(
         "--first-order",
         default=defaults.first_order,
-        choices=("auto", "none", "mean", "class", "mean+class"),
+        choices=FIRST_ORDERS,
         help="vector beside the covariance: mean of the map, class token, or both; auto: the class token where there "
         "is one, otherwise the mean",
     )
     group.add_argument(
         "--classifier",
         default=defaults.classifier,
-        choices=("ridge", "logistic"),
+        choices=CLASSIFIERS,
         help="ridge regression with exact leave-one-out, or multinomial logistic regression",
     )
     group.add_argument(
-        "--views", type=int, default=defaults.views, choices=(1, 2), help="2 adds the mirror image of every image"
+        "--views", type=int, default=defaults.views, choices=VIEWS, help="2 adds the mirror image of every image"
     )
     group.add_argument(
         "--compare", action="store_true", help="fit first-order and nearest-neighbour classifiers too, and compare"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import GCPError
 from ..predictions import PredictionRecorder
 from .classifiers import Fit, fit_logistic, fit_ridge, float64_device, nearest_neighbours, temperature_of
 from .directions import Directions
@@ -76,6 +77,9 @@ class Fits:
         say: takes lines for the user.
         device: where pooling and regression run; other devices than the CPU and CUDA lack float64, and the CPU takes
             their place.
+
+    Raises:
+        GCPError: all training images are of one class.
     """
 
     def __init__(
@@ -96,7 +100,10 @@ class Fits:
         self.right: dict[str, Tensor] = {}
         self._scores: tuple[Tensor | None, Tensor | None] = None, None  # of the first head: left out, validation
         self._factor = 1.0  # by which they become logits
-        missing = classes - len(self.labels.unique())
+        present = len(self.labels.unique())
+        if present < 2:
+            raise GCPError("A probe needs training images of two classes or more, and all of these are of one class.")
+        missing = classes - present
         if missing:
             say(f"{missing} of {classes} classes have no training image.")
 
