@@ -11,6 +11,9 @@ from tests.reports.made_up import made_up
 from timm_gcp import GCPError
 from timm_gcp.data.factory import create_dataset
 from timm_gcp.predictions import PredictionRecorder, image_names, read_predictions, save_predictions
+from timm_gcp.reports.calibration import calibration_of
+from timm_gcp.reports.metrics import metrics_of
+from timm_gcp.tasks import SINGLE_LABEL
 
 
 class Named:
@@ -99,3 +102,24 @@ def test_images_of_two_splits_have_different_names(images):
     assert names[1][0] == "validation/coarse/0.jpg"
     textures = [create_dataset("textures", split=split) for split in ("train", "test")]
     assert not set(image_names(textures[0], 9, "train")) & set(image_names(textures[1], 9, "test"))
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("classes", [2, 7])
+def test_logits_that_are_not_finite_are_wrong(odd, classes):
+    """topk ranks NaN and +inf first: an untested model would recognise these images."""
+    labels = torch.arange(classes)
+    for place in (0, classes - 1):  # where the odd logit is
+        logits = torch.eye(classes)
+        logits[1, place] = odd
+        recorder, meter = PredictionRecorder(), SINGLE_LABEL.meter(torch.device("cpu"))
+        recorder.add(logits, labels)
+        meter.add(logits, labels)
+        found, metrics = recorder.predictions(Named(), "val"), meter.result(torch.device("cpu"))
+        assert found.right.tolist() == [k != 1 for k in range(classes)]
+        assert found.rank.tolist() == [int(k != 1) for k in range(classes)]
+        assert found.confidence[1] == 0
+        assert metrics["top1"] == pytest.approx(100 * (classes - 1) / classes)
+        assert metrics["top5"] == metrics["top1"]
+        assert metrics_of(found).top1.value == pytest.approx((classes - 1) / classes)
+        assert math.isfinite(calibration_of(found).error)

@@ -9,12 +9,14 @@ import contextlib
 import errno
 import hashlib
 import itertools
+import json
+import math
 import os
 import re
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ __all__ = [
     "check_output_folder",
     "clear_scratch",
     "is_stream",
+    "json_text",
     "make_parents",
     "output_target",
     "put_in_place",
@@ -296,6 +299,25 @@ def save_text(path: PathLike, text: str) -> None:
             file.write(text.encode())
     except OSError as error:
         raise _unwritten(path, error) from error
+
+
+def json_text(value: Any) -> str:
+    """A value as the text of a JSON file; a number that is not finite becomes null, which JSON has no other word for.
+
+    Args:
+        value: of dictionaries, lists and plain values; another value is written as its text.
+    """
+    return json.dumps(_finite(value), indent=2, default=str, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return value
 
 
 def clear_scratch(folder: PathLike) -> None:

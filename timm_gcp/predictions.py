@@ -91,6 +91,9 @@ class PredictionRecorder:
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Keeps the predictions of a batch.
 
+        An image whose logits are not all finite counts as wrong: it is taken for the class after its own, with
+        confidence 0 and rank 0.
+
         Args:
             logits: ``[B, K]``.
             labels: ``[B]``.
@@ -98,11 +101,13 @@ class PredictionRecorder:
         logits = logits.detach()
         self._classes = logits.shape[1]
         top = logits.topk(min(TOP, self._classes), dim=1).indices
-        found = top == labels[:, None]
+        finite = logits.isfinite().all(1)  # topk ranks NaN first
+        found = (top == labels[:, None]) & finite[:, None]
         rank = torch.where(found.any(1), found.int().argmax(1) + 1, 0)
-        confidence = logits.softmax(1).gather(1, top[:, :1])[:, 0]
+        predicted = torch.where(finite, top[:, 0], (labels + 1) % self._classes)
+        confidence = torch.where(finite, logits.softmax(1).gather(1, top[:, :1])[:, 0], 0)
         loss = F.cross_entropy(logits, labels, reduction="none")
-        columns = (labels, top[:, 0], confidence, loss, rank)
+        columns = (labels, predicted, confidence, loss, rank)
         self._batches.append(tuple(column.cpu().numpy() for column in columns))
 
     def predictions(self, dataset: Any, split: str, class_names: Sequence[str] | None = None) -> Predictions:

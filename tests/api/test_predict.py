@@ -1,12 +1,15 @@
 """``timm_gcp.predict`` as a user calls it: files, folders and PIL images."""
 
+import copy
 import csv
 import io
 
 import numpy as np
 import pytest
 import timm
+import torch
 from PIL import Image
+from torch import nn
 
 import timm_gcp
 from timm_gcp import GCPError
@@ -96,6 +99,50 @@ def test_files_that_it_writes(photos, run, tmp_path):
     assert (tmp_path / "p.csv").read_text() == found.csv_text()
     assert {file.name for file in (tmp_path / "why").glob("*.png")} == {"0001-a.png", "0002-image 2.png"}
     assert "image 2" in (tmp_path / "why" / "totals.csv").read_text()
+
+
+class Counting(nn.Module):
+    """A wrapper as that of DDP."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.module, self.calls = model, 0
+
+    def forward(self, images):
+        self.calls += 1
+        return self.module(images)
+
+
+@pytest.fixture
+def eager():
+    """The wrapper of ``torch.compile`` without its compiler."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@pytest.mark.usefixtures("eager")
+def test_compiled_and_low_precision_models(photos, images, tmp_path):
+    """Configuration and names are those of the model within; the wrapper is what runs."""
+    model = timm.create_model("test_resnet_isqrt", num_classes=3)
+    model.pretrained_cfg = {**model.pretrained_cfg, "label_names": ["coarse", "fine", "middle"]}
+    given = {"device": "cpu", "img_size": 64}
+    predicted = timm_gcp.predict(photos, model=model, **given)
+    evaluated = timm_gcp.evaluate(model, images, workers=0, **given)
+    low, counting = copy.deepcopy(model).bfloat16(), Counting(model)
+    for other, tolerance in ((torch.compile(model), 1e-5), (low, 0.1), (counting, 1e-5)):
+        found = timm_gcp.predict(photos, model=other, **given)
+        for one, two in zip(found, predicted, strict=True):
+            shares = dict(two.classes)
+            assert set(shares) <= {"coarse", "fine", "middle"}
+            assert all(share == pytest.approx(shares[name], abs=tolerance) for name, share in one.classes)
+        again = timm_gcp.evaluate(other, images, workers=0, **given)
+        assert again.loss == pytest.approx(evaluated.loss, abs=3 * tolerance)
+        assert again.row["model"] == evaluated.row["model"]
+        assert again.row["method"] == "isqrt"
+    assert counting.calls >= 2
+    assert next(low.parameters()).dtype == torch.bfloat16
+    timm_gcp.predict(photos / "a.jpg", model=low, explain=tmp_path / "why", **given)
+    assert (tmp_path / "why" / "0001-a.png").is_file()
 
 
 def test_the_model_in_the_package(photos):

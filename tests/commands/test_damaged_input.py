@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import yaml
 
@@ -19,6 +20,7 @@ from timm_gcp.__main__ import main
 from timm_gcp.commands.train import parse_train_args
 from timm_gcp.data import check_images, create_dataset
 from timm_gcp.errors import GCPError
+from timm_gcp.models.folder import save_folder
 from timm_gcp.models.named import create_model, model_from_checkpoint
 from timm_gcp.weights.file import load_training_checkpoint, read_weights
 from timm_gcp.weights.manifest import MANIFEST, read_manifest
@@ -231,3 +233,40 @@ def test_a_config_that_is_no_text(tmp_path):
     with pytest.raises(GCPError, match="config"):
         parse_train_args(["--config", str(tmp_path / "config.yaml")])
     assert not Path("output").exists()
+
+
+@pytest.mark.parametrize("command", ["doctor", "predict", "validate", "probe", "embed", "train"])
+def test_a_damaged_configuration_of_a_model_folder(command, tmp_path, capsys):
+    """The first command that looks into the folder says so, whichever it is."""
+    data = write_images(tmp_path / "images", per_class=1)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    more = {"embed": ["--out", str(tmp_path / "vectors.npz")], "train": ["--pretrained"]}.get(command, [])
+    for content in (b"not json", b"[1]", b"\xff\xfe", b"[" * 100000, b'"text"'):
+        (folder / "config.json").write_bytes(content)
+        assert main([command, str(data), "--model", str(folder), *more]) == 2
+        error = capsys.readouterr().err
+        assert str(folder / "config.json") in error
+        assert error.endswith("give another model folder.\n")
+        assert error.count("\n") == 1
+
+
+def test_a_model_whose_logits_are_not_finite(tmp_path, capsys, caplog):
+    """It recognises no image; what is written is valid JSON; and it predicts nothing."""
+    data = write_images(tmp_path / "images", per_class=2, splits=("validation",))
+    model = timm.create_model("test_resnet_isqrt", num_classes=3)
+    with torch.no_grad():
+        model.fc.bias.fill_(torch.nan)
+    save_folder(model, tmp_path / "model")
+    given = ["--model", str(tmp_path / "model"), "--img-size", "64", "--device", "cpu"]
+    written = ["--report", str(tmp_path / "report"), "--results-file", str(tmp_path / "row.json")]
+    assert main(["validate", str(data), *given, "-j", "0", *written]) == 0
+    assert "The logits of 6 of 6 images are not finite, and count as wrong" in caplog.text
+    for file in (tmp_path / "report" / "result.json", tmp_path / "row.json"):
+        row = json.loads(file.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+        assert (row["top1"], row["top5"], row["loss"]) == (0, 0, None)
+    for more in ([], ["--explain", str(tmp_path / "explained")]):
+        assert main(["predict", str(data / "validation"), *given, *more]) == 2
+        shown = capsys.readouterr()
+        assert "are not finite; check the weights of the model." in shown.err
+        assert "nan%" not in shown.out

@@ -13,14 +13,17 @@ import timm
 import torch
 from PIL import Image
 
+import timm_gcp
 from tests.support.tools import timm_gcp_command, write_images
 from timm_gcp import pool_features
 from timm_gcp.__main__ import main
+from timm_gcp.commands import probe as commands
 from timm_gcp.commands.validate import parse_validate_args, validate
 from timm_gcp.models.folder import save_folder, training_record
 from timm_gcp.probing import cache as caches
 from timm_gcp.probing import heads
 from timm_gcp.probing.backbone import Backbone
+from timm_gcp.probing.fits import Result
 from timm_gcp.probing.options import ProbeOptions
 
 COMMON = ("--img-size", "64", "-j", "0", "-b", "8", "--device", "cpu")
@@ -67,6 +70,38 @@ def test_what_it_writes(probed):
     assert result["components"] == 16
     with Image.open(probed / "heads.png") as image:
         assert image.size[0] > 300
+
+
+def test_heads_that_were_not_measured_are_not_drawn(tmp_path, monkeypatch):
+    """Logistic regression and Moment Probing have no leave-one-out: without an evaluation split, no accuracy."""
+    drawn = []
+    monkeypatch.setattr(commands, "save_figure", lambda figure, path: drawn.append(figure))
+    picture = tmp_path / "heads.png"
+    picture.write_bytes(b"of an earlier call")
+    unmeasured = Result("isqrt of the covariance", 3, None, None, None, 0.1)
+    results = [unmeasured, *(Result(f"head {k}", 3, k, None, None, 0.1) for k in (40.0, 20.0))]
+    commands._draw(results, picture)
+    (axes,) = drawn[0].axes
+    assert [bar.get_width() for bar in axes.patches] == [20, 40]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["head 20.0", "head 40.0"]
+    assert picture.exists()
+    commands._draw(results[:2], picture)
+    assert len(drawn) == 1
+    assert not picture.exists()
+
+
+def test_the_table_ranks_heads_that_were_not_measured_last(images, backbones):
+    model = timm.create_model(f"local-dir:{backbones['test_resnet']}", pretrained=True)
+    lines = []
+    given = {"img_size": 64, "workers": 0, "device": "cpu", "val_split": "", "classifier": "logistic", "compare": True}
+    found = timm_gcp.probe(model, images, say=lines.append, **given)
+    shown = str(found).splitlines()
+    measured = [each.head for each in found.results if each.accuracy is not None]
+    assert measured == ["nearest neighbours of the mean"]
+    rows = [line.strip(" │") for line in shown]
+    first = next(row for row in rows if row.startswith(tuple(each.head for each in found.results)))
+    assert first.startswith(measured[0])
+    assert not any(": ," in line for line in lines)
 
 
 def test_the_folder_gives_the_accuracy_of_the_table(probed, images):

@@ -12,7 +12,8 @@ import torch
 from tests.support.tools import MODEL, timm_gcp_command, write_images
 from timm_gcp.__main__ import main
 from timm_gcp.commands.train_options import train_parser
-from timm_gcp.models.named import model_from_checkpoint
+from timm_gcp.models.folder import save_folder
+from timm_gcp.models.named import ModelChoice, load_model, model_from_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +142,22 @@ def test_names_of_registered_weights_are_not_a_checkpoints_own(tmp_path):
     state = {"epoch": 0, "state_dict": model.state_dict(), "args": Namespace(model=MODEL, num_classes=81)}
     torch.save(state, tmp_path / "last.pth.tar")
     assert model_from_checkpoint(tmp_path / "last.pth.tar").pretrained_cfg["label_names"] is None
+
+
+@pytest.mark.parametrize("classes", [3, 0])
+def test_a_number_of_classes_that_is_not_that_of_the_weights(classes, images, tmp_path, capsys):
+    """timm makes a new classifier then, with random weights: for fine-tuning, not for these commands."""
+    folder = str(tmp_path / "model")
+    save_folder(timm.create_model("test_resnet_isqrt", num_classes=classes), folder)
+    found = "3 classes" if classes else "no classifier"
+    for command in (
+        ["predict", str(images / "validation"), "--model", folder, "--device", "cpu"],
+        ["validate", str(images), "--model", folder, "--device", "cpu", "-j", "0"],
+        ["export", folder, "--out", str(tmp_path / "x.onnx")],
+    ):
+        assert main([*command, "--num-classes", "5"]) == 2
+        error = capsys.readouterr().err
+        assert "--num-classes 5 would give" in error
+        assert f"the weights have {found}; leave --num-classes out." in error
+    assert timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=5).num_classes == 5
+    assert load_model(ModelChoice(model=folder, num_classes=classes)).num_classes == classes

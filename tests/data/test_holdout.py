@@ -3,13 +3,15 @@
 import json
 
 import pytest
+import timm
 import yaml
 
 from tests.support.tools import write_images
 from timm_gcp.__main__ import main
 from timm_gcp.data import check_apart, create_dataset, divide
-from timm_gcp.data.holdout import held_out
+from timm_gcp.data.holdout import held_out, same_images
 from timm_gcp.errors import GCPError
+from timm_gcp.models.folder import save_folder
 
 SAMPLES = [(f"{name}/{i}.jpg", label) for label, name in enumerate(("a", "b")) for i in range(20)]
 RUN = [
@@ -94,6 +96,13 @@ def test_a_run_records_what_was_held_out(photographs, tmp_path, capsys):
     for other in (["--val-fraction", "0.5"], ["--val-fraction", "0.25", "--val-seed", "1"]):
         assert main([*validate, *other]) == 2
         assert "was trained with --val-fraction 0.25 --val-seed 0" in capsys.readouterr().err
+    split = ["--split", "train"] if (photographs / "train").is_dir() else []
+    for source in (["--model", folder], ["--checkpoint", folder], ["--checkpoint", folder / "last.pth.tar"]):
+        command = ["validate", *map(str, source), "--data-dir", str(photographs), "-j", "0", "--device", "cpu"]
+        assert main([*command, *split]) == 2
+        assert "with --val-fraction 0.25 --val-seed 0: without them it" in capsys.readouterr().err
+        assert main([*command, "--val-fraction", "0.25", "--val-seed", "1"]) == 2
+        assert "with --val-fraction 0.25 --val-seed 0: with other values it" in capsys.readouterr().err
 
     again = [*run, "--resume", "auto", "--epochs", "3"]
     assert main([*again, "--val-fraction", "0.5"]) == 2
@@ -142,3 +151,60 @@ def test_a_model_without_a_record_is_warned_of(tmp_path, caplog):
     validate = ["validate", "--model", folder, "--data-dir", str(photographs), "-j", "0", "--device", "cpu"]
     assert main([*validate, "--val-fraction", "0.25"]) == 0
     assert "was trained without --val-fraction" in caplog.text
+
+
+def test_other_images_than_those_that_were_divided_are_evaluated(tmp_path, caplog):
+    """Another data set, more images of a data set of this name, and another split of the same one."""
+    record = {"name": "photographs", "kind": "image folders", "classes": 2, "images": {"train": 18, "validation": 6}}
+    record["held_out"] = {"fraction": 0.25, "seed": 0, "split": "validation"}
+    model = timm.create_model("test_resnet_isqrt", num_classes=2)
+    save_folder(model, tmp_path / "model", about={"training": {"data": record}})
+
+    def status(folder, *more):
+        caplog.clear()
+        given = ["--img-size", "32", "-j", "0", "--device", "cpu", *more]
+        return main(["validate", str(tmp_path / folder), "--model", str(tmp_path / "model"), *given])
+
+    def write(folder, splits, per_class=12):
+        write_images(tmp_path / folder, per_class, classes=("coarse", "fine"), splits=splits)
+
+    for folder, splits, per_class in (
+        ("photographs", (".",), 12),
+        ("paintings", (".",), 12),
+        ("of-2024/photographs", (".",), 13),
+        ("of-2025/photographs", ("train", "test"), 12),
+        ("of-2026/photographs", ("train", "validation"), 12),
+    ):
+        write(folder, splits, per_class)
+    assert status("photographs") == status("photographs", "--split", "test") == 2
+    assert status("paintings") == 0
+    assert "--val-fraction" not in caplog.text
+    assert status("of-2024/photographs") == 0
+    assert "--val-fraction 0.25 --val-seed 0 on images of this name" in caplog.text
+    assert status("of-2025/photographs", "--split", "Train") == 2
+    assert status("of-2025/photographs", "--split", "test") == 0
+    assert status("of-2026/photographs") == 0
+    assert "--val-fraction" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "other", "same"),
+    [
+        ("", "val", "validation", True),
+        ("", "train", "validation", False),
+        ("", "", "train", False),
+        ("list", "train", "validation", False),
+        ("list", "training", "train", True),
+        ("torch/cifar10", "test", "train", False),
+    ],
+)
+def test_names_of_the_same_images(dataset, split, other, same, tmp_path):
+    folder = str(write_images(tmp_path / "a", per_class=1))
+    assert same_images(dataset, folder, split, other) is same
+    assert same_images(dataset, folder, other, split) is same
+
+
+def test_names_of_the_same_images_where_there_is_no_split(tmp_path):
+    folder = str(write_images(tmp_path / "a", per_class=1, splits=(".",)))
+    assert same_images("", folder, "validation", "train")
+    assert same_images("", folder, "", "train")

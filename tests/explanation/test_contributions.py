@@ -1,5 +1,8 @@
 """timm_gcp.explain on models: the sum rule for every head, and maps that point at what decides."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import timm
@@ -191,3 +194,20 @@ def test_the_map_points_at_the_texture_that_decides(method):
             assert corner.flatten()[shares.argmax()]
             assert shares[corner].sum() > 0.8 * shares.sum()
             assert shares[corner].mean() > 2 * shares[~corner].abs().mean()
+
+
+@pytest.mark.parametrize("other", ["explain", "forward"])
+def test_a_model_that_two_threads_use(other):
+    """Each gets the explanation of its own images, and the model is as it was."""
+    model = model_of(reduction="linear").train()
+    batches = [images_of(model, size=(64, 64)) for _ in range(2)]
+    alone = [timm_gcp.explain(model, images) for images in batches]
+    model.conv1.register_forward_hook(lambda *_: time.sleep(0.1))  # the two forward passes overlap, if they may
+    calls = [timm_gcp.explain, timm_gcp.explain if other == "explain" else lambda model, images: model(images)]
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(call, model, images) for call, images in zip(calls, batches, strict=True)]
+        found = [each.result() for each in running]
+    for one, two in zip(found if other == "explain" else found[:1], alone, strict=False):
+        torch.testing.assert_close(one.covariance, two.covariance, rtol=0, atol=0)
+        assert torch.equal(one.probabilities, two.probabilities)
+    assert all(module.training for module in model.modules())

@@ -1,5 +1,6 @@
 """``timm_gcp.probe`` from Python: a folder, a loader, arrays."""
 
+import copy
 import itertools
 
 import pytest
@@ -129,12 +130,69 @@ def test_mean_and_class_token_beside_the_covariance(arrays):
         ({"cache": "x"}, "`cache` goes with a folder"),
         ({"components": 999}, "`components=999`: the feature map has"),
         ({"first_order": "class"}, "needs a class token"),
+        ({"first_order": "median"}, "`first_order=median` of a probe is unknown"),
+        ({"classifier": "rigde"}, "`classifier=rigde` of a probe is unknown; there are ridge, logistic; did you mean"),
+        ({"batch_size": 0}, "`batch_size=0`: give 1 or more"),
+        ({"views": 3}, "`views=3`: give 1, or 2"),
+        ({"views": 0}, "`views=0`: give 1, or 2"),
+        ({"method": "bcnn"}, "`method=bcnn` is no function of the covariance"),
+        ({"class_names": ["grey"]}, "`class_names` names 1 of 2 classes"),
     ],
 )
 def test_refused_options(options, message, backbone, arrays):
     with pytest.raises(GCPError) as error:
         fitted(backbone, arrays, **options)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("classifier", ["ridge", "logistic"])
+def test_labels_of_one_class(classifier, backbone, arrays):
+    with pytest.raises(GCPError, match="two classes or more"):
+        fitted(backbone, (arrays[0][:8], torch.ones(8).long()), classifier=classifier, components=8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda images, labels: ((images * 20 + 128).byte(), labels), "The images are of uint8: give floating-point"),
+        (lambda images, labels: (images, labels - 1), "There is a label -1; number the classes from 0"),
+        (lambda images, labels: (images, labels.double()), "of float64: give whole numbers"),
+        (lambda images, labels: [(images[:4], labels[:4].view(2, 2))] * 3, "The labels are [2, 2] of int64"),
+    ],
+)
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_refused_arrays(change, message, evaluated, backbone, arrays):
+    some = arrays[0][:8], arrays[1][:8]
+    given = (some, change(*some)) if evaluated else (change(*some),)
+    with pytest.raises(GCPError) as error:
+        fitted(backbone, *given, components=8)
+    assert message in str(error.value)
+
+
+def test_a_label_that_the_training_images_lack(backbone, arrays):
+    some = arrays[0][:8], arrays[1][:8]
+    with pytest.raises(GCPError, match="`evaluation` has the label 2"):
+        fitted(backbone, some, (some[0], some[1] + 1), components=8)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_arrays_and_models_of_another_precision(kind, backbone, arrays):
+    """The probe is that of float32."""
+    images, labels = arrays[0][:16].to(kind), arrays[1][:16]
+    model = copy.deepcopy(backbone).to(kind)
+    plain = fitted(copy.deepcopy(model).float(), (images.float(), labels), components=8)
+    found = fitted(model, (images, labels), components=8)
+    assert next(model.parameters()).dtype == kind
+    assert {each.dtype for each in found.model.parameters()} == {torch.float32}
+    x = torch.randn(3, 3, 64, 64)
+    assert torch.equal(found.model(x), plain.model(x))
+
+
+def test_a_compiled_model(backbone, arrays):
+    some = arrays[0][:16], arrays[1][:16]
+    found = fitted(torch.compile(backbone), some, components=8)
+    x = torch.randn(3, 3, 64, 64)
+    assert torch.equal(found.model(x), fitted(backbone, some, components=8).model(x))
 
 
 def test_refused_input(backbone, arrays, images):

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from timm.utils import unwrap_model
 from torch import nn
 
 from ..errors import GCPError
@@ -11,7 +12,10 @@ from ..errors import GCPError
 __all__ = ["Model", "split_model"]
 
 Model = str | os.PathLike[str] | nn.Module
-"""Registered name, model folder, run folder or `TrainResult`, ``hf-hub:`` id, or a timm model with its weights."""
+"""Registered name, model folder, run folder or `TrainResult`, ``hf-hub:`` id, or a timm model with its weights.
+
+A model may be compiled, and of any floating-point dtype.
+"""
 
 _OF_LOADING = ("pretrained", "checkpoint", "use_ema", "method", "num_classes", "model_kwargs", "last_stride")
 
@@ -31,4 +35,4 @@ def split_model(model: Model | None, options: Mapping[str, Any]) -> tuple[nn.Mod
     for name in _OF_LOADING:
         if options.get(name) is not None:
             raise GCPError(f"`{name}` goes with the name of a model, not with a network that is there; leave it out.")
-    return model, {**options, "model": type(model).__name__}
+    return model, {**options, "model": type(unwrap_model(model)).__name__}

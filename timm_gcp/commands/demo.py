@@ -66,13 +66,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = Parser(prog="timm-gcp demo", description=_DESCRIPTION)
     parser.add_argument(
-        "--output", type=path_object, default=Path("timm-gcp-demo"), metavar="DIR", help="folder to write (default: %(default)s)"
+        "--output",
+        type=path_object,
+        default=Path("timm-gcp-demo"),
+        metavar="DIR",
+        help="folder to write (default: %(default)s)",
     )
     parser.add_argument(
         "--epochs", type=int, default=8, metavar="N", help="epochs of each of the two runs (default: %(default)s)"
     )
-    parser.add_argument("--images", type=int, default=60, metavar="N", help="training images per class (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of weights and data order (default: %(default)s)")
+    parser.add_argument(
+        "--images", type=int, default=60, metavar="N", help="training images per class (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of weights and data order (default: %(default)s)"
+    )
     add_debug(parser)
     args = parser.parse_args(argv)
     if args.epochs < 2:

@@ -3,7 +3,6 @@
 import argparse
 import csv
 import io
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,12 +13,12 @@ from typing import Any
 from rich.console import Console
 
 from ..errors import GCPError
-from ..files import check_output_folder, save_text
+from ..files import check_output_folder, json_text, save_text
 from ..models.folder import architecture, check_model_folder, loading_code
 from ..models.named import load_model
 from ..plots import new_figure, save_figure
 from ..probing.fits import Result
-from ..probing.options import HEADS, MomentSettings, ProbeOptions
+from ..probing.options import CLASSIFIERS, FIRST_ORDERS, HEADS, VIEWS, MomentSettings, ProbeOptions
 from ..probing.probe import Probe, fit_probe
 from ..text import nearest, without_places
 from ..training.history import versions
@@ -98,23 +97,26 @@ def _save_results(out: Path, probe: Probe, command: str) -> None:
         "seconds": probe.seconds,
         "versions": versions(),
     }
-    save_text(out / "result.json", json.dumps(result, indent=2) + "\n")
+    save_text(out / "result.json", json_text(result))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(asdict(probe.results[0])), lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(each) for each in probe.results)
     save_text(out / "heads.csv", buffer.getvalue())
-    if len(probe.results) > 1:
-        _draw(probe.results, out / "heads.png")
+    _draw(probe.results, out / "heads.png")
 
 
 def _draw(results: Sequence[Result], path: Path) -> None:
-    """Draws the accuracy of every head as a bar."""
-    shown = sorted(results, key=lambda result: result.accuracy)
+    """Draws the accuracy of every head that was measured as a bar; with fewer than two, removes an earlier picture."""
+    measured = [(each.accuracy, each) for each in results if each.accuracy is not None]
+    if len(measured) < 2:
+        path.unlink(missing_ok=True)
+        return
+    accuracies, shown = zip(*sorted(measured, key=lambda pair: pair[0]), strict=True)
     figure = new_figure(figsize=(8, 0.5 * len(shown) + 1.2))
     axes = figure.subplots()
     colours = ["tab:blue" if "covariance" in each.head else "tab:gray" for each in shown]
-    bars = axes.barh([each.head for each in shown], [each.accuracy for each in shown], color=colours)
+    bars = axes.barh([each.head for each in shown], accuracies, color=colours)
     axes.bar_label(bars, fmt="%.1f", padding=3)
     axes.set_xlim(0, 100)
     axes.set_xlabel("top-1 %, validation" if shown[0].validation is not None else "top-1 %, leave-one-out")
@@ -189,18 +191,18 @@ def probe_parser() -> Parser:
     group.add_argument(
         "--first-order",
         default=defaults.first_order,
-        choices=("auto", "none", "mean", "class", "mean+class"),
+        choices=FIRST_ORDERS,
         help="vector beside the covariance: mean of the map, class token, or both; auto: the class token where there "
         "is one, otherwise the mean",
     )
     group.add_argument(
         "--classifier",
         default=defaults.classifier,
-        choices=("ridge", "logistic"),
+        choices=CLASSIFIERS,
         help="ridge regression with exact leave-one-out, or multinomial logistic regression",
     )
     group.add_argument(
-        "--views", type=int, default=defaults.views, choices=(1, 2), help="2 adds the mirror image of every image"
+        "--views", type=int, default=defaults.views, choices=VIEWS, help="2 adds the mirror image of every image"
     )
     group.add_argument(
         "--compare", action="store_true", help="fit first-order and nearest-neighbour classifiers too, and compare"

@@ -1,6 +1,5 @@
 """What the commands say in their reports: the facts at the top of the page, and where the files go."""
 
-import json
 import logging
 from collections.abc import Mapping
 from datetime import datetime
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GCPError
-from ..files import save_text
+from ..files import json_text, save_text
 from ..predictions import FILE, save_predictions
 from ..probing.options import ProbeOptions
 from ..probing.probe import Probe
@@ -59,7 +58,7 @@ def report_evaluation(folder: Path, found: Evaluation, row: Mapping[str, Any]) -
     )
     page = _write(folder, found.predictions, found.images, subject)
     save_predictions(found.predictions, folder / FILE)
-    save_text(folder / "result.json", json.dumps(dict(row), indent=2) + "\n")
+    save_text(folder / "result.json", json_text(row))
     return page
 
 

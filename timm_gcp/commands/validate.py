@@ -3,7 +3,6 @@
 import argparse
 import csv
 import io
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from timm.utils import unwrap_model
 
+from ..data.holdout import same_images
 from ..errors import GCPError
-from ..files import check_output, check_output_folder, is_stream, make_parents, save_text
+from ..files import check_output, check_output_folder, is_stream, json_text, make_parents, save_text
 from ..methods import get_method
-from ..models.folder import training_record
-from ..models.named import load_model, model_folder
+from ..models.named import load_model
 from ..training.evaluate import Evaluation, EvaluationOptions, evaluate_model
+from ..training.provenance import name_of_data, trained_on
 from .keywords import namespace_of, read_keywords
 from .option_types import file_path, model_name
 from .options import (
@@ -96,10 +97,13 @@ def validate(args: argparse.Namespace, model: Any = None) -> Validated:
         _check_columns(args.results_file, _columns(args))
     if args.report:
         check_output_folder(args.report, "--report")
+    options = options_of(EvaluationOptions, args)
+    data: Mapping[str, Any] = {}
     if model is None:
-        model = load_model(model_choice(args))
-        _check_held_out(args.model, args.val_fraction, args.val_seed)
-    found = evaluate_model(model, options_of(EvaluationOptions, args))
+        choice = model_choice(args)
+        model, data = load_model(choice), trained_on(*choice.sources())
+        _check_held_out(args, data)
+    found = evaluate_model(model, options, lambda dataset: _check_divided(args, options, data, dataset))
     row = _row(args, model, found)
     report = report_evaluation(Path(args.report), found, row) if args.report else None
     if args.results_file:
@@ -115,7 +119,7 @@ def _columns(args: argparse.Namespace) -> list[str]:
 def _row(args: argparse.Namespace, model: Any, found: Evaluation) -> dict[str, Any]:
     """The evaluation as one line of a results file."""
     row = {
-        "model": (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or args.model,
+        "model": (getattr(unwrap_model(model), "pretrained_cfg", None) or {}).get("architecture") or args.model,
         "weights": args.checkpoint or args.model,
         "dataset": args.dataset or "folder",
         "data_dir": args.data_dir or "",
@@ -143,27 +147,60 @@ def _show(row: Mapping[str, Any], found: Evaluation) -> None:
         print(f"mAP is the mean over the classes that an image has; {none} of the {classes} classes have none.")
 
 
-def _check_held_out(name: str, fraction: float, seed: int) -> None:
-    """Refuses to hold out other images than the training of a run or model folder did: it has seen some of them.
+def _check_held_out(args: argparse.Namespace, data: Mapping[str, Any]) -> None:
+    """Refuses to hold out other images than the training of a model did: it has seen some of them.
+
+    Args:
+        args: arguments of the command.
+        data: what the weights were trained on (`trained_on`).
 
     Raises:
         GCPError: naming the options of the training.
     """
-    folder = model_folder(name.removeprefix("local-dir:"))
-    if not (name and fraction and (Path(folder) / "config.json").is_file()):
-        return
-    data = training_record(folder).get("data")
-    held = (data or {}).get("held_out")
-    if held and (held["fraction"], held["seed"]) != (fraction, seed):
-        raise GCPError(
-            f"{name} was trained with --val-fraction {held['fraction']:g} --val-seed {held['seed']}: with other "
-            "values it would be evaluated on images that it was trained on; give the same."
-        )
-    if data and not held:
+    held = data.get("held_out")
+    if args.val_fraction and held and (held["fraction"], held["seed"]) != (args.val_fraction, args.val_seed):
+        raise _with_the_same(args, held, "with other values")
+    if args.val_fraction and data and not held:
         _logger.warning(
             "%s was trained without --val-fraction: if it was trained on these images, the accuracy here is too high.",
-            name,
+            args.checkpoint or args.model,
         )
+
+
+def _check_divided(args: argparse.Namespace, options: EvaluationOptions, data: Mapping[str, Any], dataset: Any) -> None:
+    """Refuses to evaluate the whole of the images of which training held a part out.
+
+    Args:
+        args: arguments of the command.
+        options: made of them.
+        data: what the weights were trained on (`trained_on`).
+        dataset: that would be evaluated, in timm's form.
+
+    Raises:
+        GCPError: naming the options of the training. A data set of the same name with more or fewer images is
+            warned of.
+    """
+    held, counts = data.get("held_out"), data.get("images") or {}
+    if options.val_fraction or not held or any(data.get(key) != value for key, value in name_of_data(options).items()):
+        return
+    if not same_images(options.dataset, options.data_dir, options.split, next(iter(counts), "train")):
+        return
+    if len(dataset) == sum(counts.values()):
+        raise _with_the_same(args, held, "without them")
+    _logger.warning(
+        "%s was trained with --val-fraction %g --val-seed %d on images of this name: if they are these, the accuracy "
+        "here is too high; give the same.",
+        args.checkpoint or args.model,
+        held["fraction"],
+        held["seed"],
+    )
+
+
+def _with_the_same(args: argparse.Namespace, held: Mapping[str, Any], how: str) -> GCPError:
+    return GCPError(
+        f"{args.checkpoint or args.model} was trained with --val-fraction {held['fraction']:g} --val-seed "
+        f"{held['seed']}: {how} it would be evaluated on images that it was trained on; give the same."
+    )
 
 
 def _check_columns(path: str, columns: list[str]) -> None:
@@ -179,7 +216,7 @@ def _check_columns(path: str, columns: list[str]) -> None:
 def _write(path: str, row: Mapping[str, Any]) -> None:
     make_parents(path)
     if path.endswith(".json"):
-        text = json.dumps(row, indent=2) + "\n"
+        text = json_text(row)
     else:
         old = "" if is_stream(path) or not Path(path).is_file() else Path(path).read_text(encoding="utf-8")
         buffer = io.StringIO()

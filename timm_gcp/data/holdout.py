@@ -15,7 +15,7 @@ from .image_dataset import StrictImageDataset
 from .multi_label import MULTI_LABEL_SETS
 from .splits import EVALUATION, TEST, TRAIN, entry_of, is_training_split, same_split, split_folder
 
-__all__ = ["check_apart", "divide", "held_out", "split_to_divide", "split_to_evaluate"]
+__all__ = ["check_apart", "divide", "held_out", "same_images", "split_to_divide", "split_to_evaluate"]
 
 _logger = logging.getLogger(__name__)
 
@@ -68,6 +68,24 @@ def split_to_evaluate(name: str, root: str | None, split: str, fraction: float) 
     if split.lower() in EVALUATION:
         return split_to_divide(name, root, "train", split, fraction)
     return split_to_divide(name, root, split, "", fraction)
+
+
+def same_images(name: str, root: str | None, split: str, other: str) -> bool:
+    """Whether two names of splits stand for the same images of a data set.
+
+    Args:
+        name: ``--dataset``.
+        root: folder of the data set.
+        split: a name; '' for the class folders in ``root`` itself.
+        other: another one.
+    """
+    if other in same_split(split):
+        return True
+    if name or not root or not Path(root).is_dir():
+        return False
+    # Without a folder of their own, both are the class folders in the root.
+    first, second = (split_folder(Path(root), same_split(each)) if each else None for each in (split, other))
+    return first == second
 
 
 def _has_split(name: str, root: str | None, split: str) -> bool:

@@ -2,14 +2,16 @@
 
 from typing import Any
 
+import torch
 from timm.data import resolve_data_config
+from timm.utils import unwrap_model
 from torch import nn
 
 from ..errors import GCPError
 from ..models.folder import model_arguments
 from .options import InputOptions
 
-__all__ = ["image_mode", "preprocessing"]
+__all__ = ["image_dtype", "image_mode", "preprocessing"]
 
 
 def image_mode(channels: int) -> str:
@@ -29,17 +31,23 @@ def image_mode(channels: int) -> str:
     return "RGB" if channels == 3 else "L"
 
 
+def image_dtype(model: nn.Module) -> torch.dtype:
+    """The dtype of the images that a model takes: that of its first floating-point parameter; float32 without one."""
+    return next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
+
+
 def preprocessing(options: InputOptions, model: nn.Module, use_test_size: bool = False) -> dict[str, Any]:
     """timm's ``resolve_data_config``, with one mean and one standard deviation per channel.
 
     Args:
         options: settings that override those of the model.
-        model: its ``pretrained_cfg`` has the settings that are not given.
+        model: its ``pretrained_cfg`` has the settings that are not given; wrappers of DDP and compile are removed.
         use_test_size: take the size and crop that the model's authors recommend for evaluation.
 
     Returns:
         ``input_size`` (channels, height, width), ``mean``, ``std``, ``interpolation``, ``crop_pct``, ``crop_mode``.
     """
+    model = unwrap_model(model)  # timm asks for the truth of a model, which a wrapper of compile has not
     # Given a size alone, timm would take three channels.
     given = {**vars(options), "in_chans": options.in_chans or model_arguments(model).get("in_chans")}
     config: dict[str, Any] = resolve_data_config(given, model=model, use_test_size=use_test_size)

@@ -1,6 +1,7 @@
 """The logits of a model with a covariance pool as sums of contributions of the positions of its feature map."""
 
 import copy
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ __all__ = ["Explanation", "check_explainable", "explain"]
 
 _ENTRIES = 2**21
 """Entries of the matrices of the images that are explained at a time."""
+_RUNNING = threading.Lock()
+"""Held while a model runs in evaluation mode and its pool's input is noted: one explanation at a time."""
 
 
 @dataclass(frozen=True)
@@ -136,15 +139,22 @@ def _run(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None, Tenso
     """What the pool is given, and the logits in float32, on the CPU."""
     given: list[tuple[Tensor, ...]] = []
     network: Any = model
-    handle = network.global_pool.register_forward_pre_hook(lambda _, args: given.append(args))
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        scores: Tensor = model(images)
-    finally:
-        handle.remove()
-        for module, training in modes:
-            module.training = training
+    own = threading.get_ident()
+
+    def note(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if threading.get_ident() == own:  # another thread may use the model meanwhile
+            given.append(args)
+
+    with _RUNNING:
+        handle = network.global_pool.register_forward_pre_hook(note)
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        try:
+            scores: Tensor = model(images)
+        finally:
+            handle.remove()
+            for module, training in modes:
+                module.training = training
     (args,) = given
     return args[0].cpu(), args[1].cpu() if len(args) > 1 else None, scores.float().cpu()
 

@@ -16,7 +16,7 @@ from ..errors import GCPError
 from ..files import check_output_folder, output_target
 from ..pooling import find_pools
 from ..tasks import SINGLE_LABEL, Task, notes_of, task_of_model, task_of_notes
-from ..text import printable
+from ..text import one_line, printable
 from . import BACKBONES
 from .deepcopy import copy_model
 from .names import SOURCES, split_name
@@ -28,6 +28,7 @@ __all__ = [
     "check_model_folder",
     "loading_code",
     "model_arguments",
+    "read_config",
     "registration_code",
     "save_folder",
     "training_record",
@@ -90,10 +91,33 @@ def model_arguments(model: nn.Module) -> dict[str, Any]:
     return arguments
 
 
+def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads the ``config.json`` of a model folder.
+
+    Args:
+        folder: it has such a file.
+
+    Raises:
+        GCPError: the file cannot be read, or is no JSON object.
+    """
+    file = Path(folder) / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
+        raise GCPError(f"{file} cannot be read ({reason}); give another model folder.") from error
+    if not isinstance(config, dict):
+        raise GCPError(f"{file} is not the configuration of a model: it is no JSON object; give another model folder.")
+    return config
+
+
 def training_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads the training record of a model folder (``about`` of ``save_folder``); empty if there is none."""
-    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    record = config.get("training")
+    """Reads the training record of a model folder (``about`` of ``save_folder``); empty if there is none.
+
+    Raises:
+        GCPError: as `read_config`.
+    """
+    record = read_config(folder).get("training")
     return record if isinstance(record, dict) else {}
 
 

@@ -1,7 +1,6 @@
 """Builds the model that a user names: a registered name, a model folder, a Hub id, or a checkpoint."""
 
 import argparse
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from ..weights.file import (
 )
 from . import ensure_registered
 from .cfgs import check_tag
-from .folder import OF_WEIGHTS, built_for
+from .folder import OF_WEIGHTS, built_for, read_config
 from .names import SOURCES, split_name
 from .stride import set_last_stride
 
@@ -84,11 +83,14 @@ def _check_registered(name: str) -> None:
 
 
 def _architecture(name: str) -> str:
-    """The registered name behind a name, folder or Hub id."""
+    """The registered name behind a name, folder or Hub id.
+
+    Raises:
+        GCPError: as `read_config`.
+    """
     source, _, place = name.partition(":")
     if source == "local-dir":
-        with open(Path(place) / "config.json", encoding="utf-8") as file:
-            return str(json.load(file).get("architecture", ""))
+        return str(read_config(place).get("architecture", ""))
     if name.startswith(SOURCES):
         return str(timm.models.load_model_config_from_hf(place)[1])
     return name.partition(".")[0]
@@ -101,7 +103,7 @@ def register_named(name: str) -> None:
         name: registered name, ``local-dir:`` folder or Hub id.
 
     Raises:
-        GCPError: the backbone's family cannot pool a covariance.
+        GCPError: the backbone's family cannot pool a covariance, or the folder's ``config.json`` cannot be read.
     """
     ensure_registered(_architecture(name))
 
@@ -196,7 +198,7 @@ def load_model(choice: ModelChoice) -> nn.Module:
     """Builds a model with its weights. A run folder stands for its model folder, or for its best checkpoint.
 
     Raises:
-        GCPError: as `create_model` and `model_from_checkpoint`.
+        GCPError: as `create_model` and `model_from_checkpoint`, or another number of classes than the weights have.
     """
     wanted = dict(
         num_classes=choice.num_classes,
@@ -210,9 +212,25 @@ def load_model(choice: ModelChoice) -> nn.Module:
         model = model_from_checkpoint(checkpoint, name, choice.use_ema, **wanted)
     else:
         model = create_model(choice.model, pretrained=True, **wanted)
+        _check_number_of_classes(choice, model)
     if choice.method:
         set_method(model, choice.method)
     return model
+
+
+def _check_number_of_classes(choice: ModelChoice, model: Any) -> None:
+    """Refuses a number of classes that is not that of the weights: timm would make a classifier of random weights.
+
+    Raises:
+        GCPError: the number that the weights have.
+    """
+    trained = (model.pretrained_cfg or {}).get("num_classes")
+    if choice.num_classes is not None and trained is not None and choice.num_classes != trained:
+        found = f"{trained} class{'es' * (trained != 1)}" if trained else "no classifier"
+        raise GCPError(
+            f"`num_classes={choice.num_classes}` would give {choice.model} a classifier of random weights: the weights "
+            f"have {found}; leave `num_classes` out."
+        )
 
 
 def model_from_checkpoint(

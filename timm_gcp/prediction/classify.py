@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from timm.data import create_transform
+from timm.utils import unwrap_model
 from torch import Tensor
 from tqdm import tqdm
 
 from ..data import UnreadableImageError
 from ..data.options import InputOptions, default_device
-from ..data.preprocessing import image_mode, preprocessing
+from ..data.preprocessing import image_dtype, image_mode, preprocessing
 from ..errors import GCPError
 from ..explanation.contributions import check_explainable, explain
 from ..explanation.folder import ExplanationFolder
@@ -52,8 +53,9 @@ def predict_images(model: Any, images: Images, options: PredictionOptions) -> Pr
     """The most probable classes of images.
 
     Args:
-        model: a timm model; its ``pretrained_cfg`` tells the preprocessing that the options leave open, and the names
-            of its classes. It is moved to the device and left in evaluation mode.
+        model: a timm model, compiled or not, of any floating-point dtype; its ``pretrained_cfg`` tells the
+            preprocessing that the options leave open, and the names of its classes. It is moved to the device and left
+            in evaluation mode.
         images: files, folders and PIL images, one or several.
         options: number of classes, preprocessing and device.
 
@@ -62,17 +64,18 @@ def predict_images(model: Any, images: Images, options: PredictionOptions) -> Pr
         ``unreadable``.
 
     Raises:
-        GCPError: no image that can be read, a model that cannot be explained, or a threshold for a model with one class
-            for each image.
+        GCPError: no image that can be read, logits that are not finite, a model that cannot be explained, or a
+            threshold for a model with one class for each image.
     """
-    threshold = _threshold(model, options)
+    plain = unwrap_model(model)
+    threshold = _threshold(plain, options)
     sources, device = image_sources(images), options.device or default_device()
     model = model.to(device).eval()
     config = preprocessing(options, model, use_test_size=True)
-    names = _class_names(model)
+    names = _class_names(plain)
     explanations = None
     if options.explain:
-        check_explainable(model)
+        check_explainable(plain)
         explanations = ExplanationFolder(Path(options.explain), names, config["mean"], config["std"])
     found = PredictionList()
     for read in _batches(sources, options, config, found.unreadable):
@@ -125,16 +128,22 @@ def _predict(
     device: str,
     explanations: ExplanationFolder | None,
 ) -> Iterator[Prediction]:
-    """The most probable classes of one batch, best first; with a folder of explanations, also why."""
+    """The most probable classes of one batch, best first; with a folder of explanations, also why.
+
+    Raises:
+        GCPError: logits that are not finite.
+    """
     sources, images = [source for source, _ in read], torch.stack([image for _, image in read])
-    pixels = images.to(device)
+    pixels = images.to(device, image_dtype(model))
     if explanations is None:
         every = _probabilities(model, pixels)
+        _require_numbers(every, sources)
         probabilities, labels = every.topk(min(top, len(names)))
     else:
-        explained = explain(model, pixels, top=top)
-        explanations.add([source.name for source in sources], images, explained)
+        explained = explain(unwrap_model(model), pixels, top=top)
         probabilities, labels = explained.probabilities, explained.classes
+        _require_numbers(probabilities, sources)  # topk ranks NaN first
+        explanations.add([source.name for source in sources], images, explained)
         every = probabilities if threshold is None else _probabilities(model, pixels)
     for source, shares, classes, row in zip(sources, probabilities.tolist(), labels.tolist(), every, strict=True):
         ranked = [(names[label], share) for label, share in zip(classes, shares, strict=True)]
@@ -144,7 +153,18 @@ def _predict(
 
 @torch.inference_mode()
 def _probabilities(model: Any, images: Tensor) -> Tensor:
-    return task_of_model(model).probabilities(model(images).float()).cpu()
+    return task_of_model(unwrap_model(model)).probabilities(model(images).float()).cpu()
+
+
+def _require_numbers(probabilities: Tensor, sources: Sequence[Source]) -> None:
+    """Refuses logits that are not finite, which give no probabilities.
+
+    Raises:
+        GCPError: naming the first such image.
+    """
+    for source, row in zip(sources, probabilities, strict=True):
+        if row.isnan().any():
+            raise GCPError(f"The logits of {source.name} are not finite; check the weights of the model.")
 
 
 def _above(threshold: float, probabilities: Tensor, names: Sequence[str]) -> list[tuple[str, float]]:

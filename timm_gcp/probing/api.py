@@ -2,13 +2,14 @@
 
 import tempfile
 import time
-from collections.abc import Iterable
-from dataclasses import fields, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
+from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -41,10 +42,12 @@ def probe(
 
     Args:
         model: a timm model, or its name, whose pretrained weights are loaded
-            (``<backbone>_<method>.init-<tag>`` stands for ``<backbone>.<tag>`` and that method). It is not changed.
+            (``<backbone>_<method>.init-<tag>`` stands for ``<backbone>.<tag>`` and that method). It is not changed; the
+            probe's model is a copy in float32, without the wrapper of a compiled one.
         train: a folder of images; or batches of images ``[B, C, H, W]``, preprocessed for the model, and labels
             ``[B]``, from a ``DataLoader``, a list or anything else that can be passed through twice; or a pair of
-            arrays, images ``[N, C, H, W]`` and labels ``[N]``.
+            arrays, images ``[N, C, H, W]`` and labels ``[N]``. Images are floating-point numbers, labels whole numbers
+            from 0.
         evaluation: batches or arrays to evaluate. With a folder, its evaluation split is evaluated.
         class_names: by label, with batches and arrays; a folder has its own.
         cache: with a folder: where its features are kept for the next call; None does not keep them.
@@ -71,7 +74,10 @@ def probe(
     if isinstance(model, str) and (plain := plain_name(model)):
         model, options = plain.of_backbone, {"method": plain.method, **options}
     chosen = ProbeOptions(**options)
-    network = create_model(model, pretrained=True) if isinstance(model, str) else copy_model(model)
+    # The head that is fitted is in float32, so the copy of the backbone is.
+    network = (
+        create_model(model, pretrained=True) if isinstance(model, str) else copy_model(unwrap_model(model)).float()
+    )
     if not isinstance(train, (str, PathLike)):
         of_data = {each.name for each in fields(TrainingDataOptions)} | {"views"}
         for name in of_data & set(options):
@@ -100,26 +106,76 @@ def _fit_to_batches(
     if evaluation is not None:
         evaluated = _features(backbone, _batches(evaluation, options.batch_size), directions)
     seconds = time.monotonic() - began
-    classes = max(int(trained.labels().max()) + 1, len(class_names or ()))
+    classes = _number_of_classes(trained, evaluated, class_names)
     found = fit_to_features(model, options, backbone, directions, trained, evaluated, classes, say)
     found.class_names = class_names
     found.seconds = {"features": round(seconds, 1), **found.seconds}
     return found
 
 
+def _number_of_classes(train: FeatureArrays, evaluation: FeatureArrays | None, names: list[str] | None) -> int:
+    """The number of classes by the labels and the names.
+
+    Raises:
+        GCPError: fewer names than classes, or a label that is evaluated and not among the classes.
+    """
+    largest = int(train.labels().max())
+    if names is not None and len(names) <= largest:
+        raise GCPError(f"`class_names` names {len(names)} of {largest + 1} classes; give a name for each.")
+    classes = largest + 1 if names is None else len(names)
+    evaluated = -1 if evaluation is None else int(evaluation.labels().max())
+    if evaluated >= classes:
+        raise GCPError(
+            f"`evaluation` has the label {evaluated}, and the training images have labels up to {classes - 1}; "
+            "evaluate on images of the same classes."
+        )
+    return classes
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """Batches of images and labels, checked as they pass.
+
+    Attributes:
+        batches: as they were given; passed through as often as this is.
+    """
+
+    batches: Iterable[Any]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for given in self.batches:
+            images, labels = (torch.as_tensor(each) for each in given)
+            if not images.is_floating_point():
+                raise GCPError(
+                    f"The images are of {_dtype(images)}: give floating-point numbers, preprocessed for the model "
+                    "(timm.data.create_transform)."
+                )
+            if labels.is_floating_point() or labels.is_complex() or labels.dim() != 1:
+                raise GCPError(
+                    f"The labels are {list(labels.shape)} of {_dtype(labels)}: give whole numbers [B], one per image."
+                )
+            if len(labels) and int(labels.min()) < 0:
+                raise GCPError(f"There is a label {int(labels.min())}; number the classes from 0.")
+            yield images.float(), labels
+
+
+def _dtype(values: Tensor) -> str:
+    return str(values.dtype).removeprefix("torch.")
+
+
 def _batches(given: Any, size: int) -> Iterable[Any]:
     """Batches of images and labels, as they are given; a pair of arrays is divided into some.
 
     Raises:
-        GCPError: arrays of different lengths.
+        GCPError: arrays of different lengths; while they are passed through, images or labels of a wrong kind.
     """
     if not (isinstance(given, (tuple, list)) and len(given) == 2) or _is_batch(given[0]):
-        return given  # type: ignore[no-any-return]
+        return _Checked(given)
     images, labels = torch.as_tensor(given[0]), torch.as_tensor(given[1])
     if labels.dim() != 1 or len(images) != len(labels):
         shapes = f"{list(images.shape)} and {list(labels.shape)}"
         raise GCPError(f"A pair of arrays is images [N, C, H, W] and labels [N], not {shapes}.")
-    return DataLoader(TensorDataset(images, labels), size)
+    return _Checked(DataLoader(TensorDataset(images, labels), size))
 
 
 def _is_batch(given: Any) -> bool:
@@ -145,7 +201,7 @@ def _features(backbone: Backbone, batches: Iterable[Any], directions: Directions
     """
     found = FeatureArrays(directions)
     for images, labels in batches:
-        found.add(backbone.features(images), torch.as_tensor(labels))
+        found.add(backbone.features(images), labels)
     if not found.images:
         raise GCPError("There is no image to fit to; give batches that can be passed through more than once.")
     return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import GCPError
 from ..predictions import PredictionRecorder
 from .classifiers import Fit, fit_logistic, fit_ridge, float64_device, nearest_neighbours, temperature_of
 from .directions import Directions
@@ -43,10 +44,9 @@ class Result:
     seconds: float
 
     @property
-    def accuracy(self) -> float:
-        """Validation accuracy, or that of leave-one-out without an evaluation split; per cent."""
-        found = self.validation if self.validation is not None else self.left_out
-        return 0.0 if found is None else found
+    def accuracy(self) -> float | None:
+        """Validation accuracy, or that of leave-one-out without an evaluation split; per cent; None without either."""
+        return self.validation if self.validation is not None else self.left_out
 
 
 def _title(first_order: str | None, second: str) -> str:
@@ -77,6 +77,9 @@ class Fits:
         say: takes lines for the user.
         device: where pooling and regression run; other devices than the CPU and CUDA lack float64, and the CPU takes
             their place.
+
+    Raises:
+        GCPError: all training images are of one class.
     """
 
     def __init__(
@@ -97,7 +100,10 @@ class Fits:
         self.right: dict[str, Tensor] = {}
         self._scores: tuple[Tensor | None, Tensor | None] = None, None  # of the first head: left out, validation
         self._factor = 1.0  # by which they become logits
-        missing = classes - len(self.labels.unique())
+        present = len(self.labels.unique())
+        if present < 2:
+            raise GCPError("A probe needs training images of two classes or more, and all of these are of one class.")
+        missing = classes - present
         if missing:
             say(f"{missing} of {classes} classes have no training image.")
 
@@ -188,10 +194,10 @@ class Fits:
             accuracy = 100 * float((validation.argmax(1) == self.evaluation.labels()).double().mean())
         seconds = round(time.monotonic() - began, 1)
         self.results.append(Result(title, features, top1, accuracy, strength, seconds))
-        shown = ", ".join(
+        shown = [
             f"{what} {value:.2f}" for what, value in (("left out", top1), ("validation", accuracy)) if value is not None
-        )
-        self.say(f"{title}: {shown}, {seconds:.1f} s")
+        ]
+        self.say(f"{title}: {', '.join([*shown, f'{seconds:.1f} s'])}")
 
     def recorded(self) -> PredictionRecorder | None:
         """Predictions of the first head: of the evaluation split, else of training images, each left out in turn.

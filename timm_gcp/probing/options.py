@@ -4,12 +4,29 @@ from dataclasses import dataclass, field
 
 from ..data.options import DatasetOptions, InputOptions, LoadingOptions, TrainingDataOptions
 from ..errors import GCPError
+from ..methods import get_method
 from ..tasks import SINGLE_LABEL
+from ..text import nearest
 
-__all__ = ["HEADS", "FeatureOptions", "HeadOptions", "MomentSettings", "ProbeOptions"]
+__all__ = [
+    "CLASSIFIERS",
+    "FIRST_ORDERS",
+    "HEADS",
+    "VIEWS",
+    "FeatureOptions",
+    "HeadOptions",
+    "MomentSettings",
+    "ProbeOptions",
+]
 
 HEADS = ("covariance", "mp")
 """Heads of a probe: the triangle of a covariance's root, or Moment Probing."""
+CLASSIFIERS = ("ridge", "logistic")
+"""Classifiers of the first: ridge regression, or multinomial logistic regression."""
+FIRST_ORDERS = ("auto", "none", "mean", "class", "mean+class")
+"""Vectors beside the covariance."""
+VIEWS = (1, 2)
+"""Views of a training image: the image, or the image and its mirror image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +113,10 @@ class HeadOptions:
     moment: MomentSettings = field(default_factory=MomentSettings)
 
     def __post_init__(self) -> None:
-        """Refuses a head that there is not."""
+        """Refuses a head or a classifier that there is not."""
         if self.head not in HEADS:
             raise GCPError(f"Unknown head '{self.head}' of a probe; there are {', '.join(HEADS)}.")
+        _require_one_of("classifier", self.classifier, CLASSIFIERS)
 
 
 @dataclass(kw_only=True)
@@ -112,10 +130,23 @@ class ProbeOptions(TrainingDataOptions, FeatureOptions, HeadOptions):
     views: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses a head that there is not, and data that its classifiers cannot take."""
+        """Refuses a head that there is not, values out of range, and data that its classifiers cannot take."""
         super().__post_init__()
+        _require_one_of("first_order", self.first_order, FIRST_ORDERS)
+        if self.views not in VIEWS:
+            raise GCPError(f"`views={self.views}`: give 1, or 2 to add the mirror image of every image.")
+        if self.batch_size < 1:
+            raise GCPError(f"`batch_size={self.batch_size}`: give 1 or more.")
+        if get_method(self.method).of_sigma is None:
+            raise GCPError(f"`method={self.method}` is no function of the covariance; use isqrt, or another root.")
         if self.task is not SINGLE_LABEL:
             raise GCPError(
                 f"A probe fits classifiers with one label per image, and `dataset={self.dataset}` is {self.task.name}; "
                 "train a classifier by timm-gcp train --train-only classifier."
             )
+
+
+def _require_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        near = nearest(str(value), known)
+        raise GCPError(f"`{name}={value}` of a probe is unknown; there are {', '.join(known)}{near}")

@@ -111,12 +111,14 @@ class Probe:
         )
 
     def __rich__(self) -> Table:
-        """The table of the heads, best first."""
+        """The table of the heads, best first; those that were not measured come last."""
         table = Table(title="Classifiers on frozen features, top-1 %")
         table.add_column("head")
         for name in ("features", "leave-one-out", "validation", "seconds"):
             table.add_column(name, justify="right")
-        for each in sorted(self.results, key=lambda result: result.accuracy, reverse=True):
+        measured = [each for each in self.results if each.accuracy is not None]
+        ranked = sorted(measured, key=lambda result: result.accuracy or 0.0, reverse=True)
+        for each in (*ranked, *(each for each in self.results if each.accuracy is None)):
             shown = ("–" if value is None else f"{value:.2f}" for value in (each.left_out, each.validation))
             table.add_row(each.head, str(each.features), *shown, f"{each.seconds:.1f}")
         return table

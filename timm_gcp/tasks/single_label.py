@@ -27,7 +27,10 @@ class SingleLabel(Task):
         return logits.softmax(-1)
 
     def meter(self, device: torch.device) -> Meter:
-        """Mean cross-entropy, and top-1 and top-5 accuracy; with fewer than five classes, top-5 is always right."""
+        """Mean cross-entropy, and top-1 and top-5 accuracy.
+
+        With fewer than five classes, top-5 is always right. An image whose logits are not all finite is wrong in both.
+        """
         return _Accuracy(device)
 
     def recorder(self) -> Recorder:
@@ -51,6 +54,7 @@ class _Accuracy(Meter):
         check_labels(low, high, logits.shape[1])
         losses = F.cross_entropy(logits, targets, reduction="none")
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
+        top &= logits.isfinite().all(1, keepdim=True)  # topk ranks NaN first
         rows = torch.stack([losses, top[:, 0].float(), top.any(1).float(), torch.ones_like(losses)])
         self._sums += rows.double().sum(1).to(self._sums.device)
 
@@ -75,7 +79,7 @@ def check_labels(low: float, high: float, classes: int) -> None:
     if low < 0 or high >= classes:
         raise GCPError(
             f"Label {int(low if low < 0 else high)} lies outside the model's {classes} classes (0 to {classes - 1}); "
-            "correct the data set's labels or give --num-classes."
+            "correct the data set's labels, or give a model with more classes (train: --num-classes)."
         )
 
 

@@ -1,6 +1,7 @@
 """Evaluates a model on a data set: the metrics of its task and the loss, in one call or on a loader."""
 
 import contextlib
+import logging
 import math
 import sys
 import time
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from timm.utils import unwrap_model
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -17,7 +19,8 @@ from ..data.class_names import check_classes, class_names
 from ..data.loaders import evaluation_loader
 from ..data.open_dataset import open_dataset
 from ..data.options import DatasetOptions, InputOptions, LoadingOptions
-from ..data.preprocessing import preprocessing
+from ..data.preprocessing import image_dtype, preprocessing
+from ..distributed import summed
 from ..errors import GCPError
 from ..output import BAR
 from ..pooling import find_pools
@@ -26,6 +29,8 @@ from .allocator import keep_heap
 from .out_of_memory import naming_the_batch
 
 __all__ = ["Evaluation", "EvaluationOptions", "evaluate", "evaluate_model"]
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -97,12 +102,16 @@ class Evaluation:
         return self.metrics.get("top5", math.nan)
 
 
-def evaluate_model(model: Any, options: EvaluationOptions) -> Evaluation:
+def evaluate_model(
+    model: Any, options: EvaluationOptions, examine: Callable[[Any], None] = lambda dataset: None
+) -> Evaluation:
     """Evaluates a model on a data set.
 
     Args:
-        model: a timm model; its ``pretrained_cfg`` tells the preprocessing that the options leave open.
+        model: a timm model, compiled or not, of any floating-point dtype; its ``pretrained_cfg`` tells the
+            preprocessing that the options leave open.
         options: data, preprocessing, device and loading.
+        examine: a further check of the data set, before its images are opened and before a part of it is taken.
 
     Raises:
         GCPError: a data set that cannot be had, whose classes are not the model's or that is empty; or memory that
@@ -117,7 +126,8 @@ def evaluate_model(model: Any, options: EvaluationOptions) -> Evaluation:
     keep_heap(device)
     model = model.to(device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format)
     data_config = preprocessing(options, model, use_test_size=True)
-    dataset, split = _open(options, model, data_config["input_size"][0])
+    plain = unwrap_model(model)
+    dataset, split = _open(options, plain, data_config["input_size"][0], examine)
     recorder = options.task.recorder()
     less = naming_the_batch(options.batch_size, device, "lower -b or --img-size, or add --amp")
     with less, evaluation_loader(options, dataset, data_config, device, options.batch_size) as loader:
@@ -132,7 +142,7 @@ def evaluate_model(model: Any, options: EvaluationOptions) -> Evaluation:
             record=recorder.add,
             task=options.task,
         )
-    pools = find_pools(model)
+    pools = find_pools(plain)
     return Evaluation(
         loss=metrics.pop("loss"),
         count=int(metrics.pop("count")),
@@ -146,13 +156,20 @@ def evaluate_model(model: Any, options: EvaluationOptions) -> Evaluation:
         crop_pct=data_config["crop_pct"],
         interpolation=data_config["interpolation"],
         tta=options.tta,
-        predictions=recorder.predictions(dataset, split, class_names(model, dataset)),
+        predictions=recorder.predictions(dataset, split, class_names(plain, dataset)),
         images=dataset,
     )
 
 
-def _open(options: EvaluationOptions, model: nn.Module, channels: int) -> tuple[Any, str]:
+def _open(
+    options: EvaluationOptions, model: nn.Module, channels: int, examine: Callable[[Any], None]
+) -> tuple[Any, str]:
     """The images to evaluate, and what they are."""
+
+    def check(opened: Any) -> None:
+        check_classes(model, opened)
+        examine(opened)
+
     fraction, seed = options.val_fraction, options.val_seed
     divided = split_to_evaluate(options.dataset, options.data_dir, options.split, fraction)
     dataset = open_dataset(
@@ -161,7 +178,7 @@ def _open(options: EvaluationOptions, model: nn.Module, channels: int) -> tuple[
         channels,
         is_training=divided is not None,
         download=options.dataset_download,
-        examine=lambda opened: check_classes(model, opened),
+        examine=check,
     )
     if divided is None:
         return dataset, options.split
@@ -183,6 +200,8 @@ def evaluate(
     task: Task = SINGLE_LABEL,
 ) -> dict[str, float]:
     """Evaluates a classifier on a data set, exactly: every image counts once, also in a short last batch.
+
+    A warning counts the images whose logits are not all finite.
 
     Args:
         model: the model; it is left in evaluation mode.
@@ -206,11 +225,13 @@ def evaluate(
     """
     model.eval()
     meter = task.meter(device)
+    dtype = image_dtype(model)
+    odd = torch.zeros((), dtype=torch.int64, device=device)
     began = time.monotonic()
     quiet = not description or not sys.stderr.isatty()
     batches = tqdm(loader, description, len(loader), leave=False, disable=quiet, dynamic_ncols=True, bar_format=BAR)
     for images, labels, real in _without_padding(batches, loader):
-        images, labels = images.to(device), labels.to(device)
+        images, labels = images.to(device, dtype), labels.to(device)
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with autocast():
@@ -218,6 +239,7 @@ def evaluate(
             if tta == "mirror":
                 logits = (logits + model(images.flip(-1))) / 2
         logits, labels = logits.float()[:real], labels[:real]
+        odd += (~logits.isfinite()).any(1).sum()
         meter.add(logits, labels)
         if record is not None:
             record(logits, labels)
@@ -225,6 +247,13 @@ def evaluate(
     metrics = meter.result(device)
     if not metrics["count"]:
         raise GCPError("There is no image to evaluate; check --data-dir and the split.")
+    if number := int(summed(odd, device)):
+        _logger.warning(
+            "The logits of %d of %d images are not finite, and count as wrong: check the weights, or evaluate without "
+            "--amp.",
+            number,
+            metrics["count"],
+        )
     metrics["images_per_second"] = metrics["count"] / max(time.monotonic() - began, 1e-9)
     return metrics
 

@@ -9,7 +9,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
 from ..data.multi_label import MULTI_LABEL_SETS
-from ..data.options import TrainingDataOptions
+from ..data.options import DatasetOptions, TrainingDataOptions
 from ..errors import GCPError
 from ..files import sha256_of
 from ..models.folder import training_record
@@ -26,11 +26,13 @@ __all__ = [
     "data_of",
     "data_record",
     "data_text",
+    "name_of_data",
     "origin_of_weights",
     "origin_text",
     "start_of",
     "start_text",
     "started_from",
+    "trained_on",
 ]
 
 RANDOM = "random weights"
@@ -87,15 +89,35 @@ def origin_of_weights(name: str, file: str, pretrained: bool, model: nn.Module) 
 
 
 def _of_file(file: Path) -> dict[str, Any]:
-    known: dict[str, Any] = {"name": file.name, "sha256": sha256_of(file)}
-    if file.suffix != ".safetensors":
-        try:
-            record = load_training_checkpoint(file).get("gcp")
-        except GCPError:
-            record = None  # weights alone
-        if isinstance(record, Mapping):
-            known.update({key: record.get(key) for key in ("architecture", "data", "started_from")})
-    return _without_none(known)
+    record = _record_in(file)
+    known = {key: record.get(key) for key in ("architecture", "data", "started_from")}
+    return _without_none({"name": file.name, "sha256": sha256_of(file), **known})
+
+
+def _record_in(file: Path) -> Mapping[str, Any]:
+    """What a checkpoint says of its model and run; empty for weights alone."""
+    if file.suffix == ".safetensors":
+        return {}
+    try:
+        record = load_training_checkpoint(file).get("gcp")
+    except GCPError:
+        return {}
+    return record if isinstance(record, Mapping) else {}
+
+
+def trained_on(name: str, file: str) -> Mapping[str, Any]:
+    """The `data_record` of weights; empty where they have none.
+
+    Args:
+        name: registered name, model folder or ``hf-hub:`` id.
+        file: the checkpoint that they are loaded from; '' for those that belong to the name.
+    """
+    if file:
+        data = _record_in(Path(file)).get("data")
+    else:
+        source, _, place = source_of(name).partition(":")
+        data = training_record(place).get("data") if source == "local-dir" else None
+    return data if isinstance(data, Mapping) else {}
 
 
 def _of_folder(folder: Path, cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,16 +158,21 @@ def data_record(options: TrainingDataOptions, train: Any, evaluation: Any, class
         classes: number of classes.
     """
     sets = {options.train_split: train, options.val_split: evaluation}
-    folder = Path(options.data_dir).resolve().name if options.data_dir else None
     record: dict[str, Any] = {
-        "name": folder if options.dataset in ("", "list", *MULTI_LABEL_SETS) and folder else options.dataset,
-        "kind": options.dataset or "image folders",
+        **name_of_data(options),
         "classes": classes,
         "images": {split: len(data) for split, data in sets.items() if data is not None and hasattr(data, "__len__")},
     }
     if options.held_out:
         record["held_out"] = {"fraction": options.val_fraction, "seed": options.val_seed, "split": options.val_split}
     return record
+
+
+def name_of_data(options: DatasetOptions) -> dict[str, str]:
+    """Name and kind of a data set in a `data_record`."""
+    folder = Path(options.data_dir).resolve().name if options.data_dir else None
+    named = folder if options.dataset in ("", "list", *MULTI_LABEL_SETS) and folder else options.dataset
+    return {"name": named, "kind": options.dataset or "image folders"}
 
 
 def data_of(run: Run) -> dict[str, Any]:

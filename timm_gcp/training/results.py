@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 
 from ..data.loaders import evaluation_loader
 from ..errors import GCPError
-from ..files import save_text
+from ..files import json_text, save_text
 from ..models.folder import architecture, check_model_folder, loading_code, save_folder
 from ..models.named import set_method
 from ..pooling import find_pools
@@ -97,7 +97,7 @@ def finish(run: Run, report: Report | None = None) -> None:
         write_history(run.folder, segments)
     if run.trains or not _has_result(run):
         # The last of all: it says that the folder is complete.
-        save_text(run.folder / RESULT, json.dumps(result, indent=2, default=str) + "\n")
+        save_text(run.folder / RESULT, json_text(result))
     if note := unranked_note(run, result["epoch"]):
         run.progress.say(note)
     run.progress.say(text)
