@@ -8,7 +8,7 @@ from timm_gcp.plots import new_figure, save_figure
 from timm_gcp.text import markdown_table
 
 from . import probe_images
-from .finetune_settings import EPOCHS, HEADS, PIXELS
+from .finetune_settings import HEADS, PIXELS
 from .intervals import difference_over_images
 from .probe_images import NAMES
 from .record import read_table
@@ -21,19 +21,16 @@ FROZEN = dict(
 )
 
 
-def section(rows: pd.DataFrame, final: pd.DataFrame, folder: Path) -> str:
+def section(runs: pd.DataFrame, folder: Path) -> str:
     """Table and picture, which is written into the folder; '' where no run has a part of the images.
 
     Args:
-        rows: of ``finetune.csv``.
-        final: those on all training images.
+        runs: final runs; ``images`` is the number of images per class or 'all'.
         folder: of the results.
     """
-    few = rows[(rows["part"] == "test") & rows["images"].notna() & (rows["epochs"] == EPOCHS)]
+    few = runs[runs["images"] != "all"]
     if few.empty:
         return ""
-    few = few.assign(images=few["images"].astype(int).astype(str))
-    runs = pd.concat([few, final[final["set"].isin(few["set"])].assign(images="all")])
     means = runs.groupby(["set", "images", "head"])["top1"].mean()
     sizes = runs.groupby("set")["count"].first()
     lines = []
@@ -64,7 +61,7 @@ def _figure(means: pd.Series, names: list[str], folder: Path) -> None:
     frozen = read_table(folder / "probe_images.csv", ("data", "pixels", "images", "head", "top1"))
     frozen = frozen[frozen["pixels"] == PIXELS]
     frozen = frozen.assign(images=frozen["images"].astype(str)).groupby(["data", "images", "head"])["top1"].mean()
-    figure = new_figure(figsize=(4.2 * len(names), 3.6), layout="constrained")
+    figure = new_figure(figsize=(4.2 * len(names), 4.4), layout="constrained")
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
         for table, heads, style in ((frozen, FROZEN, "--"), (means, TRAINED, "-")):
@@ -76,5 +73,5 @@ def _figure(means: pd.Series, names: list[str], folder: Path) -> None:
         axes.set_xlabel("training images per class")
         axes.set_ylabel("test top-1, %")
         axes.grid(alpha=0.3)
-    panels[0].legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center")
     save_figure(figure, folder / "finetune_images.png", dpi=110)

@@ -7,7 +7,7 @@ import pandas as pd
 from timm_gcp.text import markdown_table
 
 from . import finetune_images
-from .finetune_settings import EPOCHS, HEADS, SEARCH_SET, SEARCHED, TABLE, chosen_rate
+from .finetune_settings import EPOCHS, HEADS, IMAGES, SEARCH_SET, SEARCHED, TABLE, chosen_rate
 from .intervals import Interval, difference_over_images
 from .record import read_table
 
@@ -19,52 +19,60 @@ def section(results: Path) -> str:
         results: folder with ``finetune.csv``.
     """
     rows = read_table(results / TABLE)
-    parts = (_search(rows), _final(rows), finetune_images.section(rows, final_runs(rows), results))
+    runs = pd.concat([final_runs(rows, images).assign(images=str(images or "all")) for images in (*IMAGES, None)])
+    parts = (_search(rows), _final(rows), finetune_images.section(runs, results))
     return "\n\n".join(part for part in parts if part)
 
 
-def beside_average(rows: pd.DataFrame, name: str, head: str) -> pd.DataFrame:
-    """Test top-1 of a head and of average pooling, both trained on all images, each at its chosen learning rate.
+def beside_average(rows: pd.DataFrame, name: str, head: str, images: int | None = None) -> pd.DataFrame:
+    """Test top-1 of a head and of average pooling, each at its chosen learning rate.
 
     Args:
         rows: of ``finetune.csv``.
         name: a data set.
         head: a head.
+        images: training images per class; None for all.
 
     Returns:
         Columns `head` and 'average', a row for each seed that both have, and none where they share no seed.
     """
-    final = final_runs(rows)
+    final = final_runs(rows, images)
     scores = final[final["set"] == name].pivot_table(index="seed", columns="head", values="top1")
     return scores.reindex(columns=[head, "average"]).dropna()
 
 
-def gain(rows: pd.DataFrame, name: str, head: str) -> Interval | None:
+def gain(rows: pd.DataFrame, name: str, head: str, images: int | None = None) -> Interval | None:
     """Mean of the first column of `beside_average` minus that of the second, with an interval over the test images.
 
     Args:
         rows: of ``finetune.csv``.
         name: a data set.
         head: a head.
+        images: training images per class; None for all.
 
     Returns:
         None where they share no seed.
     """
-    scores = beside_average(rows, name, head)
+    scores = beside_average(rows, name, head, images)
     if scores.empty:
         return None
-    images = rows[(rows["set"] == name) & (rows["part"] == "test")]["count"].iloc[0]
-    return difference_over_images(scores[head].mean(), scores["average"].mean(), int(images))
+    count = rows[(rows["set"] == name) & (rows["part"] == "test")]["count"].iloc[0]
+    return difference_over_images(scores[head].mean(), scores["average"].mean(), int(count))
 
 
-def final_runs(rows: pd.DataFrame) -> pd.DataFrame:
-    """The runs of full length on all training images and a test part, at the best rate that a head was trained with.
+def final_runs(rows: pd.DataFrame, images: int | None = None) -> pd.DataFrame:
+    """The runs of full length that are evaluated on a test part, at the best rate that a head was trained with.
 
     Which rate is the best, validation says (`search_results`). It is the chosen rate, except where the runs of a head
     on a data set with that rate are still to be made.
+
+    Args:
+        rows: of ``finetune.csv``.
+        images: training images per class; None for all.
     """
     found = search_results(rows)
-    final = rows[(rows["part"] == "test") & rows["images"].isna() & (rows["epochs"] == EPOCHS)]
+    as_many = rows["images"].isna() if images is None else rows["images"] == images
+    final = rows[(rows["part"] == "test") & as_many & (rows["epochs"] == EPOCHS)]
     kept = []
     for (_, head), own in final.groupby(["set", "head"], sort=False):
         trained = {rate: top1 for rate, top1 in found.get(HEADS[head].rate_of, {}).items() if rate in set(own["lr"])}

@@ -9,7 +9,7 @@ import pandas as pd
 from timm_gcp.text import markdown_table
 
 from . import experiment_report, finetune_report, probe_images
-from .finetune_settings import PIXELS, TABLE
+from .finetune_settings import IMAGES, PIXELS, TABLE
 from .intervals import Interval, difference_over_images, paired
 from .probe_images import NAMES
 from .record import read_table
@@ -68,12 +68,13 @@ def _fine_tuned(results: Path) -> Iterator[Row]:
     if not (results / TABLE).exists():
         return
     rows = read_table(results / TABLE)
-    for name in NAMES:
-        gain = finetune_report.gain(rows, name, "isqrt")
+    for name, images in product(NAMES, (*IMAGES, None)):
+        gain = finetune_report.gain(rows, name, "isqrt", images)
         if gain is None:
             continue
-        own = finetune_report.beside_average(rows, name, "isqrt").mean()
-        what = ("EfficientNet-Lite0, pretrained", f"all weights, all images, {PIXELS} px", NAMES[name])
+        own = finetune_report.beside_average(rows, name, "isqrt", images).mean()
+        number = f"{images} images per class" if images else "all images"
+        what = ("EfficientNet-Lite0, pretrained", f"all weights, {number}, {PIXELS} px", NAMES[name])
         yield _row(what, (own["average"], own["isqrt"]), gain, f"{gain.number} test images")
 
 

@@ -130,7 +130,7 @@ def _number(own: pd.Series) -> str:
 
 def _figure(rows: pd.DataFrame, path: Path) -> None:
     names = list(dict.fromkeys(rows["data"]))
-    figure = new_figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
+    figure = new_figure(figsize=(4.2 * len(names), 3.9), layout="constrained")
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
         for number, pixels in enumerate(sorted(set(rows.loc[rows["data"] == name, "pixels"]))):
@@ -149,5 +149,6 @@ def _figure(rows: pd.DataFrame, path: Path) -> None:
         axes.set_xlabel("training images")
         axes.set_ylabel("top-1 on the evaluation images, %")
         axes.grid(alpha=0.3)
-    panels[-1].legend()
+    handles, labels = max((axes.get_legend_handles_labels() for axes in panels), key=lambda found: len(found[1]))
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     save_figure(figure, path, dpi=110)

@@ -156,7 +156,9 @@ SECTIONS = (
         "SETTINGS='--val-split test --model tf_efficientnet_lite0 --checkpoint LITE0 --channels-last -j 1'\n"
         "python -m eval probe_images --name grocery --cache probe/grocery --dataset grocery --data-dir GROCERY \\\n"
         "    $SETTINGS\n"
-        "python -m eval probe_images --name cars --cache probe/cars --dataset list --data-dir CARS $SETTINGS",
+        "python -m eval probe_images --name cars --cache probe/cars --dataset list --data-dir CARS $SETTINGS\n"
+        "python -m eval probe_images --name cars --cache probe/cars448 --dataset list --data-dir CARS $SETTINGS \\\n"
+        "    --img-size 448",
         probe_images.section,
     ),
     Section(
