@@ -49,6 +49,8 @@ def test_a_graft_loads_again(kind, save, tmp_path):
 
 @pytest.mark.parametrize("save", [timms, save_folder])
 def test_the_method_in_force_is_the_one_that_loads(save, tmp_path):
+    if save is timms and not RECORDS_ARGUMENTS:
+        pytest.skip("this timm's save_for_hf records the architecture that the model was made with, and no arguments")
     for model in (timm.create_model("test_resnet_svdpade"), timm_gcp.graft(timm.create_model("test_resnet"))):
         model.global_pool.method = "isqrt"
         save(model, tmp_path / "m")
@@ -73,6 +75,8 @@ SWITCHES = {"pool": _set, "classifier": lambda model, method: model.reset_classi
     ],
 )
 def test_the_arguments_saved_are_those_of_the_method_in_force(method, given, later, switch, save, tmp_path):
+    if save is timms and not RECORDS_ARGUMENTS:
+        pytest.skip("this timm's save_for_hf records the architecture that the model was made with, and no arguments")
     created = timm.create_model(f"test_resnet_{method}", num_classes=3, method_args=given)
     grafted = timm_gcp.graft(timm.create_model("test_resnet", num_classes=3), method, method_args=given)
     for number, model in enumerate((created, grafted)):
