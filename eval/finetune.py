@@ -25,7 +25,7 @@ from typing import Any
 from timm_gcp import GCPError
 from timm_gcp.commands.option_types import path_object
 
-from .finetune_report import search_results
+from .finetune_runs import search_results
 from .finetune_settings import EPOCHS, HEADS, KEY, SETS, TABLE, Run, stages
 from .folds import write_subset
 from .record import RESULTS, append_row, provenance, read_cells, read_table

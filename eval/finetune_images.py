@@ -1,5 +1,6 @@
 """The part of the report about fine-tuning with few training images, beside a classifier on frozen features."""
 
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -8,8 +9,8 @@ from timm_gcp.plots import new_figure, save_figure
 from timm_gcp.text import markdown_table
 
 from . import probe_images
-from .finetune_settings import HEADS, PIXELS
-from .intervals import difference_over_images
+from .finetune_runs import compare, final_runs
+from .finetune_settings import HEADS, IMAGES, PIXELS
 from .probe_images import NAMES
 from .record import read_table
 
@@ -21,29 +22,27 @@ FROZEN = dict(
 )
 
 
-def section(runs: pd.DataFrame, folder: Path) -> str:
+def section(rows: pd.DataFrame, folder: Path) -> str:
     """Table and picture, which is written into the folder; '' where no run has a part of the images.
 
     Args:
-        runs: final runs; ``images`` is the number of images per class or 'all'.
+        rows: of ``finetune.csv``.
         folder: of the results.
     """
+    runs = pd.concat([final_runs(rows, images).assign(images=str(images or "all")) for images in (*IMAGES, None)])
     few = runs[runs["images"] != "all"]
     if few.empty:
         return ""
     means = runs.groupby(["set", "images", "head"])["top1"].mean()
-    sizes = runs.groupby("set")["count"].first()
     lines = []
-    for name in dict.fromkeys(few["set"]):
-        for images in _in_order(runs[runs["set"] == name]["images"]):
-            own = means[name, images]
-            for head in (each for each in HEADS if each in own.index and each != "average"):
-                gain = ""
-                if "average" in own.index:
-                    difference = difference_over_images(own[head], own["average"], int(sizes[name]))
-                    gain = f"{difference}, {difference.verdict()}"
-                base = f"{own['average']:.1f}" if "average" in own.index else ""
-                lines.append((NAMES[name], images, base, f"`{head}`", f"{own[head]:.1f}", gain))
+    for name, images in product(dict.fromkeys(few["set"]), (*IMAGES, None)):
+        label = str(images or "all")
+        for head in (each for each in HEADS if each != "average" and (name, label, each) in means.index):
+            compared = compare(rows, name, head, images)
+            base, gain = "", ""
+            if compared is not None:
+                base, gain = f"{compared.average:.1f}", f"{compared.gain}, {compared.gain.verdict()}"
+            lines.append((NAMES[name], label, base, f"`{head}`", f"{means[name, label, head]:.1f}", gain))
     titles = ("data", "images per class", "average", "head", "test top-1", "minus average")
     _figure(means, list(dict.fromkeys(few["set"])), folder)
     picture = (

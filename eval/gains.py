@@ -8,7 +8,8 @@ import pandas as pd
 
 from timm_gcp.text import markdown_table
 
-from . import experiment_report, finetune_report, probe_images
+from . import experiment_report, probe_images
+from .finetune_runs import compare
 from .finetune_settings import IMAGES, PIXELS, TABLE
 from .intervals import Interval, difference_over_images, paired
 from .probe_images import NAMES
@@ -33,21 +34,26 @@ def _row(what: tuple[str, str, str], scores: tuple[float, float], gain: Interval
     return (*what, f"{scores[0]:.1f}", f"{scores[1]:.1f}", f"{gain}, {gain.verdict()}", over)
 
 
+def _number(images: int | None) -> str:
+    return f"{images} images per class" if images else "all images"
+
+
 def _frozen(results: Path) -> Iterator[Row]:
     """A classifier on frozen features: the mean, and the mean with the covariance."""
     if not (results / "probe_images.csv").exists():
         return
     rows = read_table(results / "probe_images.csv")
     sizes = _test_sizes(results)
-    for name, pixels, images in product(NAMES, sorted(set(rows["pixels"])), ("5", "20", "all")):
-        own = rows[(rows["data"] == name) & (rows["pixels"] == pixels) & (rows["images"].astype(str) == images)]
+    for name, pixels, images in product(NAMES, sorted(set(rows["pixels"])), (5, 20, None)):
+        own = rows[
+            (rows["data"] == name) & (rows["pixels"] == pixels) & (rows["images"].astype(str) == str(images or "all"))
+        ]
         mean, both = (own[own["head"] == head.value].set_index("draw")["top1"] for head in probe_images.HEADS)
         if both.empty or mean.empty:
             continue
         scores = float(mean.mean()), float(both.mean())
-        number = "all images" if images == "all" else f"{images} images per class"
-        what = ("EfficientNet-Lite0, frozen", f"classifier, {number}, {pixels} px", NAMES[name])
-        if images != "all":
+        what = ("EfficientNet-Lite0, frozen", f"classifier, {_number(images)}, {pixels} px", NAMES[name])
+        if images is not None:
             gain = paired(both, mean)
             assert gain is not None
             yield _row(what, scores, gain, f"{gain.number} draws")
@@ -69,13 +75,11 @@ def _fine_tuned(results: Path) -> Iterator[Row]:
         return
     rows = read_table(results / TABLE)
     for name, images in product(NAMES, (*IMAGES, None)):
-        gain = finetune_report.gain(rows, name, "isqrt", images)
-        if gain is None:
+        found = compare(rows, name, "isqrt", images)
+        if found is None:
             continue
-        own = finetune_report.beside_average(rows, name, "isqrt", images).mean()
-        number = f"{images} images per class" if images else "all images"
-        what = ("EfficientNet-Lite0, pretrained", f"all weights, {number}, {PIXELS} px", NAMES[name])
-        yield _row(what, (own["average"], own["isqrt"]), gain, f"{gain.number} test images")
+        what = ("EfficientNet-Lite0, pretrained", f"all weights, {_number(images)}, {PIXELS} px", NAMES[name])
+        yield _row(what, (found.average, found.head), found.gain, f"{found.gain.number} test images")
 
 
 def _from_scratch(results: Path) -> Iterator[Row]:

@@ -7,6 +7,7 @@ evaluated on the evaluation split. Draws that have a row already are skipped.
 
 import argparse
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import pandas as pd
@@ -32,7 +33,6 @@ IMAGES = (5, 10, 20, None)
 DRAWS = 5
 KEY = ("data", "pixels", "head", "images", "draw")
 """Columns that identify a row; ``pixels`` is the height and width of the images."""
-
 
 _STYLES = ("-", "--", ":")
 """Lines of the picture: by the size of the images, ascending."""
@@ -133,12 +133,12 @@ def _figure(rows: pd.DataFrame, path: Path) -> None:
     figure = new_figure(figsize=(4.2 * len(names), 3.9), layout="constrained")
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
-        for number, pixels in enumerate(sorted(set(rows.loc[rows["data"] == name, "pixels"]))):
+        for pixels, line in zip(sorted(set(rows.loc[rows["data"] == name, "pixels"])), cycle(_STYLES), strict=False):
             for colour, head in enumerate(HEADS):
                 own = rows[(rows["data"] == name) & (rows["pixels"] == pixels) & (rows["head"] == head.value)]
                 points = own.groupby("images").agg(x=("training_images", "mean"), y=("top1", "mean"), e=("top1", "std"))
                 points = points.sort_values("x").fillna({"e": 0})
-                style = {"color": f"C{colour}", "linestyle": _STYLES[number], "label": f"{head.value}, {pixels} px"}
+                style = {"color": f"C{colour}", "linestyle": line, "label": f"{head.value}, {pixels} px"}
                 axes.errorbar(points["x"], points["y"], points["e"], marker="o", capsize=3, **style)
         axes.set_xscale("log")
         low, high = axes.get_xlim()

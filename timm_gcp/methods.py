@@ -42,7 +42,7 @@ from .spectral.regularised import (
 from .spectral.spectral_function import EXACT_ROOT, ClippedRoot, power
 from .text import nearest
 
-__all__ = ["METHODS", "add_method", "get_method"]
+__all__ = ["METHODS", "add_method", "covariance_method", "get_method"]
 
 _ALPHA = Argument("alpha", float, 0.5, "power of the eigenvalues; 0.5 is the root")
 
@@ -358,6 +358,23 @@ def get_method(name: str) -> Method:
     if name not in _BY_NAME:
         raise GCPError(f"Unknown method '{name}'; there are {', '.join(METHODS)}{nearest(name, METHODS)}")
     return _BY_NAME[name]
+
+
+def covariance_method(name: str, given: str = "") -> Method:
+    """The row of a method that is a function of the covariance.
+
+    Args:
+        name: of the method.
+        given: how the user named it, for the message, such as ``--method bcnn``.
+
+    Raises:
+        GCPError: no such method, or one that is no function of the covariance.
+    """
+    row = get_method(name)
+    if row.of_sigma is None:
+        what = given or f"Method '{name}'"
+        raise GCPError(f"{what} is no function of the covariance; use isqrt, or another root.")
+    return row
 
 
 def add_method(method: Method) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval import finetune_report, gains
+from eval import finetune_report, finetune_runs, gains
 from eval import finetune_settings as settings
 from eval.record import read_table, write_table
 
@@ -55,7 +55,7 @@ def results(tmp_path):
 
 
 def test_final_runs_have_the_rate_that_validation_chose(results):
-    final = finetune_report.final_runs(read_table(results / "finetune.csv"))
+    final = finetune_runs.final_runs(read_table(results / "finetune.csv"))
     assert {(row.head, row.lr) for row in final.itertuples()} == {("average", 0.03), ("isqrt", 0.01)}
     assert 1 not in set(final["top1"])
     text = finetune_report.section(results)

@@ -1,7 +1,6 @@
 """``timm-gcp doctor``: looks at a data set before training."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from ..diagnosis.findings import ERROR, WARNING
 from ..diagnosis.options import DiagnosisOptions
 from ..diagnosis.page import save_report
 from ..errors import GCPError
-from ..files import check_output, check_output_folder, make_parents, save_text
+from ..files import check_output, check_output_folder, json_text, make_parents, save_text
 from ..models.named import register_named, source_of
 from ..training.progress import clock
 from .config import read_mapping
@@ -51,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _show(found)
     if args.json:
         make_parents(args.json)
-        save_text(args.json, json.dumps(found.as_dict(), indent=2) + "\n")
+        save_text(args.json, json_text(found.as_dict()))
         print(f"JSON: {args.json}")
     if args.report:
         print(f"Report: {save_report(Path(args.report), found)}")

@@ -10,7 +10,7 @@ import torch
 from ..data.options import default_device
 from ..data.preprocessing import image_mode
 from ..errors import GCPError
-from ..methods import get_method
+from ..methods import covariance_method
 from ..models.names import plain_name
 from ..text import nearest
 
@@ -49,8 +49,7 @@ def check_backbone(args: argparse.Namespace, method: str) -> None:
         args.model, args.method = plain.of_backbone, args.method or plain.method
     args.method = args.method or method
     check_common(args)
-    if get_method(args.method).of_sigma is None:
-        raise GCPError(f"--method {args.method} is no function of the covariance; use isqrt, or another root.")
+    covariance_method(args.method, f"--method {args.method}")
     at_least(args, "components", 1)
     if not args.model and not args.checkpoint:
         raise GCPError("Give the backbone by --model NAME, such as --model vit_small_patch14_dinov2.")

@@ -76,6 +76,6 @@ def class_names(model: nn.Module, dataset: Any) -> list[str] | None:
     """
     trained = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
     if isinstance(trained, (list, tuple)) and trained:
-        return [printable(str(name)) for name in trained]
+        return [str(name) for name in trained]
     names = getattr(dataset, "class_names", None)
     return list(names) if names else None

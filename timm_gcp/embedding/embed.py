@@ -12,7 +12,7 @@ from ..data.open_dataset import open_dataset
 from ..data.splits import splits_in
 from ..data.unlabelled import has_loose_images, open_unlabelled, without_labels
 from ..errors import GCPError
-from ..methods import get_method
+from ..methods import covariance_method
 from ..probing.backbone import Backbone
 from ..probing.cache import store_features
 from ..probing.features import FeatureSet
@@ -79,8 +79,7 @@ def embed(model: nn.Module, options: EmbeddingOptions, folder: Path) -> Embeddin
     Raises:
         GCPError: bad input of any kind; the message names the remedy.
     """
-    if get_method(options.method).of_sigma is None:
-        raise GCPError(f"`method={options.method}` is no function of the covariance; use isqrt, or another root.")
+    covariance_method(options.method, f"`method={options.method}`")
     backbone = Backbone(model, options)
     dataset = _open(options, backbone.data_config["input_size"][0])
     directions, features, _ = store_features(backbone, dataset, None, folder, options.components)
@@ -110,9 +109,10 @@ def embed(model: nn.Module, options: EmbeddingOptions, folder: Path) -> Embeddin
 def _open(options: EmbeddingOptions, channels: int) -> Any:
     """The images: of a split, of the class folders, or all in a folder that has images beside its subfolders."""
     root = Path(options.data_dir or "")
-    if not options.dataset and not options.split and root.is_dir() and (splits := splits_in(root)):
+    whole_folder = not options.dataset and not options.split
+    if whole_folder and root.is_dir() and (splits := splits_in(root)):
         raise GCPError(f"{str(root)!r} holds splits ({', '.join(splits)}); choose one, such as --split {splits[0]}.")
-    loose = not options.dataset and not options.split and has_loose_images(options.data_dir or "")
+    loose = whole_folder and has_loose_images(options.data_dir or "")
     if not loose:
         opened = open_dataset(options, options.split, channels, download=options.dataset_download)
         return opened if options.task is SINGLE_LABEL else without_labels(opened)  # vectors need no labels

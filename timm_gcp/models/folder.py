@@ -137,7 +137,7 @@ def check_model_folder(path: str | os.PathLike[str], option: str = "The model fo
     names = {each.name for each in folder.iterdir()} if folder.is_dir() else set()
     if not names:
         return
-    if not _is_model_config(folder / "config.json"):
+    if not _is_model_folder(folder):
         raise GCPError(f"{option} {path} exists and is not a model folder; choose another.")
     if more := sorted(names.difference(_FILES)):
         raise GCPError(
@@ -148,13 +148,12 @@ def check_model_folder(path: str | os.PathLike[str], option: str = "The model fo
         raise GCPError(f"{option} {path} is a model folder already; choose another, or give --overwrite to replace it.")
 
 
-def _is_model_config(file: Path) -> bool:
-    """Whether a file is the ``config.json`` of a timm model."""
+def _is_model_folder(folder: Path) -> bool:
+    """Whether a folder has the ``config.json`` of a timm model."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return "architecture" in read_config(folder)
+    except GCPError:
         return False
-    return isinstance(content, dict) and "architecture" in content
 
 
 def save_folder(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import GCPError
 from ..functional import pool_features
-from ..methods import get_method
+from ..methods import covariance_method
 from .directions import directions_of
 from .parts import triangle_scaling
 
@@ -59,8 +59,7 @@ class CovariancePooling(TransformerMixin, BaseEstimator):
             GCPError: another number of dimensions, a single position, values that are not finite, more components than
                 channels, or a method that is no function of the covariance.
         """
-        if get_method(self.method).of_sigma is None:
-            raise GCPError(f"Method '{self.method}' is no function of the covariance; use 'isqrt', or another root.")
+        covariance_method(self.method)
         directions = directions_of(_batches(X), self.n_components)
         self.components_: NDArray[np.float32] = directions.matrix.numpy()
         self.explained_variance_ratio_ = directions.variance

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from ..data.options import DatasetOptions, InputOptions, LoadingOptions, TrainingDataOptions
 from ..errors import GCPError
-from ..methods import get_method
+from ..methods import covariance_method
 from ..tasks import SINGLE_LABEL
 from ..text import nearest
 
@@ -137,8 +137,7 @@ class ProbeOptions(TrainingDataOptions, FeatureOptions, HeadOptions):
             raise GCPError(f"`views={self.views}`: give 1, or 2 to add the mirror image of every image.")
         if self.batch_size < 1:
             raise GCPError(f"`batch_size={self.batch_size}`: give 1 or more.")
-        if get_method(self.method).of_sigma is None:
-            raise GCPError(f"`method={self.method}` is no function of the covariance; use isqrt, or another root.")
+        covariance_method(self.method, f"`method={self.method}`")
         if self.task is not SINGLE_LABEL:
             raise GCPError(
                 f"A probe fits classifiers with one label per image, and `dataset={self.dataset}` is {self.task.name}; "

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..data.open_dataset import download_splits, open_splits
 from ..errors import GCPError
-from ..methods import get_method
+from ..methods import covariance_method
 from ..models.folder import save_folder
 from ..output import as_text
 from ..pooling import GlobalCovariancePool
@@ -116,9 +116,7 @@ class Probe:
         table.add_column("head")
         for name in ("features", "leave-one-out", "validation", "seconds"):
             table.add_column(name, justify="right")
-        measured = [each for each in self.results if each.accuracy is not None]
-        ranked = sorted(measured, key=lambda result: result.accuracy or 0.0, reverse=True)
-        for each in (*ranked, *(each for each in self.results if each.accuracy is None)):
+        for each in sorted(self.results, key=lambda it: (it.accuracy is not None, it.accuracy or 0.0), reverse=True):
             shown = ("–" if value is None else f"{value:.2f}" for value in (each.left_out, each.validation))
             table.add_row(each.head, str(each.features), *shown, f"{each.seconds:.1f}")
         return table
@@ -237,8 +235,7 @@ def fit_head(
             f"A probe's head has a linear reduction, and the model has one of kind '{pool.options.reduction}'; give "
             "`reduction=linear`."
         )
-    if get_method(pool.method).of_sigma is None:
-        raise GCPError(f"Method '{pool.method}' is no function of the covariance; use 'isqrt', or another root.")
+    covariance_method(pool.method)
     part = CovariancePart(
         pool.method,
         tuple(pool.method_args.items()),

@@ -7,7 +7,7 @@ from torch import nn
 from ..map_pool import find_map_pools
 from .optimizer import classifiers
 
-__all__ = ["PARTS", "freeze_all_but"]
+__all__ = ["PARTS", "freeze_all_but", "is_frozen"]
 
 PARTS = ("head", "classifier")
 """What ``--train-only`` takes: pool, hidden layers and classifier; or the classifier alone."""
@@ -33,9 +33,14 @@ def freeze_all_but(model: nn.Module, part: str) -> list[nn.Module]:
     return list(_frozen(model))
 
 
-def _frozen(module: nn.Module) -> Iterator[nn.Module]:
+def is_frozen(module: nn.Module) -> bool:
+    """Whether a module has parameters and none of them is trained."""
     parameters = list(module.parameters())
-    if parameters and not any(p.requires_grad for p in parameters):
+    return bool(parameters) and not any(p.requires_grad for p in parameters)
+
+
+def _frozen(module: nn.Module) -> Iterator[nn.Module]:
+    if is_frozen(module):
         yield module
     else:
         for child in module.children():

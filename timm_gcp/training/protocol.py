@@ -7,6 +7,7 @@ from torch import nn
 from ..errors import GCPError
 from ..hybrid import ConditioningMonitor, HybridSchedule
 from ..pooling import find_pools
+from .freezing import is_frozen
 from .options import TrainOptions
 
 __all__ = ["Protocol", "make_protocol"]
@@ -42,7 +43,7 @@ def make_protocol(options: TrainOptions, model: nn.Module) -> Protocol:
     """
     schedule = options.schedule(model)
     monitor, pools = None, find_pools(model)
-    if options.switch_conditioning and options.train_only and all(_frozen(pool.reduce) for pool in pools):
+    if options.switch_conditioning and options.train_only and all(is_frozen(pool.reduce) for pool in pools):
         raise GCPError(
             f"--switch-conditioning has no effect with --train-only {options.train_only}: the features before the "
             "covariance stand still, so their conditioning is not measured; give --switch-epoch alone."
@@ -50,8 +51,3 @@ def make_protocol(options: TrainOptions, model: nn.Module) -> Protocol:
     if options.monitor_every and pools:
         monitor = ConditioningMonitor(model, every=options.monitor_every).attach()
     return Protocol(schedule, monitor)
-
-
-def _frozen(module: nn.Module) -> bool:
-    parameters = list(module.parameters())
-    return bool(parameters) and not any(p.requires_grad for p in parameters)
