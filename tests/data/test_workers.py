@@ -183,6 +183,29 @@ def test_few_file_handles_and_many_workers(handles, images, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_the_end_of_the_killed_processes_does_not_hide_the_failure():
+    """A process starts, then the next one cannot: torch's handler of ended processes is still in force."""
+
+    def died(*_):
+        raise RuntimeError("DataLoader worker is killed")
+
+    class Short:
+        dataset = ()
+
+        def __iter__(self):
+            multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True).start()
+            signal.signal(signal.SIGCHLD, died)
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        with pytest.raises(LoaderError, match="open files"):
+            next(iter(GuardedLoader(Short())))
+        assert not multiprocessing.active_children()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 # ------------------------------------------------------------------------------------------------------- endings
 
 ORPHAN = """

@@ -102,6 +102,7 @@ class GuardedLoader:
             except GCPError:
                 raise
             except Exception as error:
+                _defer_deaths()  # close() kills processes
                 self._remember(before if first else None)
                 reason = _reason(error, self._workers)
                 if reason is None:
