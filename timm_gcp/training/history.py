@@ -10,7 +10,7 @@ from typing import Any
 import timm
 import torch
 
-from ..files import save_text
+from ..files import json_text, save_text
 from ..version import __version__
 
 __all__ = ["closed", "describe_differences", "past_segments", "segment", "versions", "write_history"]
@@ -76,7 +76,7 @@ def closed(segments: Sequence[Mapping[str, Any]], epoch: int, batches: int | Non
 
 def write_history(folder: Path, segments: Sequence[Mapping[str, Any]]) -> None:
     """Writes ``history.json`` of a run folder."""
-    save_text(folder / FILE, json.dumps(segments, indent=2, default=str) + "\n")
+    save_text(folder / FILE, json_text(segments))
 
 
 def describe_differences(differences: Mapping[str, Sequence[Any]]) -> str:

@@ -1,6 +1,5 @@
 """The curve of a learning-rate range test: losses by rate, smoothed, and the rule that chooses a rate from them."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import GCPError
-from ..files import save_text
+from ..files import json_text, save_text
 from ..plots import new_figure, save_figure
 
 __all__ = ["CSV_FILE", "JSON_FILE", "PICTURE", "RULE", "RangeCurve", "smoothed"]
@@ -94,7 +93,7 @@ class RangeCurve:
         ]
         save_text(folder / CSV_FILE, "\n".join(lines) + "\n")
         record = {"lr": chosen, "rule": RULE, "lowest_at": self.rates[self.lowest], "lr_without_test": default}
-        save_text(folder / JSON_FILE, json.dumps(record, indent=2) + "\n")
+        save_text(folder / JSON_FILE, json_text(record))
         self._draw(folder / PICTURE, curve, chosen, default)
 
     def _draw(self, path: Path, curve: np.ndarray, chosen: float, default: float) -> None:

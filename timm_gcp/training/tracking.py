@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GCPError
-from ..files import save_text
+from ..files import json_text, save_text
 from ..text import one_line
 from .run import Run
 
@@ -170,4 +170,4 @@ def _identifier(folder: Path, name: str) -> str | None:
 
 
 def _remember(folder: Path, name: str, identifier: str) -> None:
-    save_text(folder / _FILE, json.dumps({**_identifiers(folder), name: identifier}, indent=2) + "\n")
+    save_text(folder / _FILE, json_text({**_identifiers(folder), name: identifier}))
