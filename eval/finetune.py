@@ -2,13 +2,14 @@
 
 The same epochs, augmentation, batches and order for all heads: recipe ``finetune``, 12 epochs, random crops and mirror
 images. The learning rates are chosen on the validation part of Cars, in runs as long as the final ones: one for average
-pooling and one for covariance heads, each from a fresh head and from the head of a probe on the frozen backbone. Final
-runs train on the training part, and each is evaluated on the test part once, with the weights of the last epoch.
+pooling and one for covariance heads, each from a fresh head, with all training images, and from the head of a probe on
+the frozen backbone, with 5 images per class. Final runs train on the training part, and each is evaluated on the test
+part once, with the weights of the last epoch.
 
 Every run is a ``timm-gcp train`` and adds one row to ``finetune.csv`` when it is finished. Started again, the command
 continues where it stopped. Stages: 1 and 2 the search; 3 and 4 the main heads on Cars and on Grocery; 5 and 6 two
-further seeds of the better start of average pooling and of the covariance; 7 these on 5 and 10 images per class of
-Cars; 8 and 9 further heads and options on Cars and on Grocery.
+further seeds of average pooling and of `isqrt`; 7 few images, 5 and 10 per class; 8 the moment of the switch, on
+validation; 9 and 10 further heads and options on Cars and on Grocery.
 """
 
 import argparse

@@ -14,12 +14,15 @@ from .finetune_settings import HEADS, IMAGES, PIXELS
 from .probe_images import NAMES
 from .record import read_table
 
-TRAINED = {"average": "fine-tuned, average pooling", "isqrt": "fine-tuned, covariance"}
-"""Heads of the picture, with their names there."""
+TRAINED = {"-": ("average", "isqrt"), ":": ("average, probe", "isqrt, probe")}
+"""Line of the picture → heads with average and with covariance pooling."""
 
-FROZEN = dict(
-    zip((head.value for head in probe_images.HEADS), ("frozen, mean", "frozen, mean and covariance"), strict=True)
-)
+LABELS = {
+    "--": ("frozen, mean", "frozen, mean and covariance"),
+    "-": ("fine-tuned, average pooling", "fine-tuned, covariance"),
+    ":": ("fine-tuned from a probe, average pooling", "fine-tuned from a probe, covariance"),
+}
+"""Line of the picture → its two names."""
 
 
 def section(rows: pd.DataFrame, folder: Path) -> str:
@@ -37,13 +40,11 @@ def section(rows: pd.DataFrame, folder: Path) -> str:
     lines = []
     for name, images in product(dict.fromkeys(few["set"]), (*IMAGES, None)):
         label = str(images or "all")
-        for head in (each for each in HEADS if each != "average" and (name, label, each) in means.index):
+        for head in (each for each in HEADS if (name, label, each) in means.index):
             compared = compare(rows, name, head, images)
-            base, gain = "", ""
-            if compared is not None:
-                base, gain = f"{compared.average:.1f}", f"{compared.gain}, {compared.gain.verdict()}"
-            lines.append((NAMES[name], label, base, f"`{head}`", f"{means[name, label, head]:.1f}", gain))
-    titles = ("data", "images per class", "average", "head", "test top-1", "minus average")
+            gain = f"{compared.gain}, {compared.gain.verdict()}" if compared else ""
+            lines.append((NAMES[name], label, f"`{head}`", f"{means[name, label, head]:.1f}", gain))
+    titles = ("data", "images per class", "head", "test top-1", "minus average, same start")
     _figure(means, list(dict.fromkeys(few["set"])), folder)
     picture = (
         "![test top-1 against the number of training images per class, frozen and fine-tuned](finetune_images.png)"
@@ -63,11 +64,13 @@ def _figure(means: pd.Series, names: list[str], folder: Path) -> None:
     figure = new_figure(figsize=(4.2 * len(names), 4.4), layout="constrained")
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
-        for table, heads, style in ((frozen, FROZEN, "--"), (means, TRAINED, "-")):
-            for number, (head, label) in enumerate(heads.items()):
+        drawn = [("--", frozen, [head.value for head in probe_images.HEADS])]
+        drawn += [(line, means, heads) for line, heads in TRAINED.items()]
+        for line, table, heads in drawn:
+            for number, (head, label) in enumerate(zip(heads, LABELS[line], strict=True)):
                 own = {key[1]: value for key, value in table.items() if (key[0], key[2]) == (name, head)}
                 order = _in_order(pd.Series(list(own), dtype=object))
-                axes.plot(order, [own[each] for each in order], f"o{style}", color=f"C{number}", label=label)
+                axes.plot(order, [own[each] for each in order], f"o{line}", color=f"C{number}", label=label)
         axes.set_title(NAMES[name])
         axes.set_xlabel("training images per class")
         axes.set_ylabel("test top-1, %")

@@ -7,8 +7,10 @@ import pandas as pd
 from timm_gcp.text import markdown_table
 
 from . import finetune_images
-from .finetune_runs import compare, final_runs, search_results
-from .finetune_settings import HEADS, SEARCHED, TABLE, chosen_rate
+from .finetune_runs import compare, final_runs, search_results, with_images
+from .finetune_settings import HEADS, SEARCH_SET, SEARCHED, SWITCH, SWITCH_IMAGES, TABLE, chosen_rate
+from .intervals import difference_over_images
+from .probe_images import NAMES
 from .record import read_table
 
 
@@ -19,7 +21,7 @@ def section(results: Path) -> str:
         results: folder with ``finetune.csv``.
     """
     rows = read_table(results / TABLE)
-    parts = (_search(rows), _final(rows), finetune_images.section(rows, results))
+    parts = (_search(rows), _final(rows), finetune_images.section(rows, results), _switch(rows))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -30,9 +32,31 @@ def _search(rows: pd.DataFrame) -> str:
     for head in (each for each in SEARCHED if each in found):
         own, chosen = found[head], chosen_rate(found[head])
         cells = [("**{:.1f}**" if r == chosen else "{:.1f}").format(own[r]) if r in own else "" for r in rates]
-        lines.append((f"`{head}`", *cells))
-    titles = ("validation top-1 on Cars, by lr", *(f"{rate:g}" for rate in rates))
+        lines.append((f"`{head}`", str(SEARCHED[head] or "all"), *cells))
+    titles = ("validation top-1 on Cars, by lr", "images per class", *(f"{rate:g}" for rate in rates))
     return f"{markdown_table(titles, lines)}\n\nBold: the chosen rate."
+
+
+def _switch(rows: pd.DataFrame) -> str:
+    """The moments of the switch on the validation part; '' where they are not measured."""
+    runs = rows[(rows["part"] == "val") & (rows["set"] == SEARCH_SET) & with_images(rows, SWITCH_IMAGES)]
+    searched = search_results(rows).get(HEADS[next(iter(SWITCH))].rate_of)
+    if not searched:
+        return ""
+    runs = runs[(runs["seed"] == 0) & (runs["lr"] == chosen_rate(searched)) & runs["head"].isin(list(SWITCH))]
+    top1 = runs.set_index("head")["top1"].reindex(list(SWITCH))
+    if top1.isna().any():
+        return ""
+    never, images = float(top1.iloc[0]), int(runs["count"].iloc[0])
+    lines = []
+    for head, moment in SWITCH.items():
+        own = float(top1[head])
+        lines.append((f"`{head}`", moment, f"{own:.1f}", f"{difference_over_images(own, never, images)}"))
+    titles = ("head", "switch", "validation top-1", "minus never")
+    return (
+        f"### The moment of the switch\n\n{NAMES[SEARCH_SET]}, {SWITCH_IMAGES} images per class, seed 0.\n\n"
+        f"{markdown_table(titles, lines)}"
+    )
 
 
 def _final(rows: pd.DataFrame) -> str:
@@ -45,7 +69,7 @@ def _final(rows: pd.DataFrame) -> str:
             if own.empty:
                 continue
             rate = own["lr"].iloc[0]
-            compared = compare(rows, name, head) if head != "average" else None
+            compared = compare(rows, name, head)
             tops = ", ".join(f"{value:.1f}" for value in own["top1"])
             if list(own["seed"]) != list(range(len(own))):
                 tops += f" (seed {', '.join(map(str, own['seed']))})"
@@ -69,7 +93,7 @@ def _final(rows: pd.DataFrame) -> str:
         "head",
         "lr",
         "test top-1 by seed",
-        "minus average",
+        "minus average, same start",
         "top-5",
         "parameters, M",
         "κ",

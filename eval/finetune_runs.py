@@ -10,7 +10,7 @@ from .intervals import Interval, difference_over_images
 
 @dataclass(frozen=True)
 class Comparison:
-    """A head beside average pooling, on the seeds that both have.
+    """A head beside average pooling from the same start (`Head.baseline`), on the seeds that both have.
 
     Attributes:
         average: mean test top-1 of average pooling, per cent.
@@ -24,7 +24,7 @@ class Comparison:
 
 
 def compare(rows: pd.DataFrame, name: str, head: str, images: int | None = None) -> Comparison | None:
-    """Compares a head with average pooling, each at its chosen learning rate.
+    """Compares a head with average pooling from the same start, each at its chosen learning rate.
 
     Args:
         rows: of ``finetune.csv``.
@@ -33,14 +33,17 @@ def compare(rows: pd.DataFrame, name: str, head: str, images: int | None = None)
         images: training images per class; None for all.
 
     Returns:
-        None where they share no seed.
+        None where they share no seed, or where the head is average pooling itself.
     """
+    baseline = HEADS[head].baseline
+    if head == baseline:
+        return None
     final = final_runs(rows, images)
     final = final[final["set"] == name]
-    scores = final.pivot_table(index="seed", columns="head", values="top1").reindex(columns=[head, "average"]).dropna()
+    scores = final.pivot_table(index="seed", columns="head", values="top1").reindex(columns=[head, baseline]).dropna()
     if scores.empty:
         return None
-    own, average = float(scores[head].mean()), float(scores["average"].mean())
+    own, average = float(scores[head].mean()), float(scores[baseline].mean())
     return Comparison(average, own, difference_over_images(own, average, int(final["count"].iloc[0])))
 
 
@@ -55,8 +58,7 @@ def final_runs(rows: pd.DataFrame, images: int | None = None) -> pd.DataFrame:
         images: training images per class; None for all.
     """
     found = search_results(rows)
-    as_many = rows["images"].isna() if images is None else rows["images"] == images
-    final = rows[(rows["part"] == "test") & as_many & (rows["epochs"] == EPOCHS)]
+    final = rows[(rows["part"] == "test") & with_images(rows, images) & (rows["epochs"] == EPOCHS)]
     kept = []
     for (_, head), own in final.groupby(["set", "head"], sort=False):
         trained = {rate: top1 for rate, top1 in found.get(HEADS[head].rate_of, {}).items() if rate in set(own["lr"])}
@@ -66,16 +68,24 @@ def final_runs(rows: pd.DataFrame, images: int | None = None) -> pd.DataFrame:
 
 
 def search_results(rows: pd.DataFrame, epochs: int = EPOCHS) -> dict[str, dict[float, float]]:
-    """Top-1 on the validation part of the search, of seed 0 on all training images: head → learning rate → accuracy.
+    """Top-1 on the validation part of the search, of seed 0 on as many images as `SEARCHED` says.
 
     Args:
         rows: of ``finetune.csv``.
         epochs: length of the runs.
+
+    Returns:
+        head → learning rate → accuracy; without the heads that have no run yet.
     """
     runs = rows[(rows["part"] == "val") & (rows["set"] == SEARCH_SET) & (rows["epochs"] == epochs)]
-    runs = runs[runs["images"].isna() & (runs["seed"] == 0)]
-    return {
-        str(head): dict(zip(own["lr"].astype(float), own["top1"].astype(float), strict=True))
-        for head, own in runs.groupby("head")
-        if head in SEARCHED
-    }
+    found = {}
+    for head, images in SEARCHED.items():
+        own = runs[(runs["head"] == head) & (runs["seed"] == 0) & with_images(runs, images)]
+        if not own.empty:
+            found[head] = dict(zip(own["lr"].astype(float), own["top1"].astype(float), strict=True))
+    return found
+
+
+def with_images(rows: pd.DataFrame, images: int | None) -> "pd.Series[bool]":
+    """Which rows are of runs on so many images per class; None for all images."""
+    return rows["images"].isna() if images is None else rows["images"] == images

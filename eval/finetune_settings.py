@@ -21,12 +21,17 @@ class Head:
     Attributes:
         suffix: of the model's name.
         arguments: of ``timm-gcp train``.
-        rate_of: the head whose learning rate it takes; itself if the rate is searched for.
+        rate_of: the head whose learning rate it takes, a key of `SEARCHED`.
     """
 
     suffix: str
     arguments: tuple[str, ...]
     rate_of: str
+
+    @property
+    def baseline(self) -> str:
+        """The head with average pooling that starts in the same way: from a fresh classifier or from a probe's."""
+        return "average, probe" if "--init-head" in self.arguments else "average"
 
 
 def _pooled(
@@ -71,7 +76,11 @@ HEADS = {
 }
 """Name → head. The recipe trains the classifier at ten times the rate of the backbone."""
 
-SEARCHED = tuple(name for name, head in HEADS.items() if head.rate_of == name)
+SEARCHED = {"average": None, "isqrt": None, "average, probe": 5, "isqrt, probe": 5}
+"""Heads whose learning rates are searched for → training images per class of the search; None for all.
+
+A head from a probe matters most where there are few images, so its rate is searched there.
+"""
 RATES = (0.01, 0.03)
 """Learning rates of the search, for batches of 32. Each head then tries a third one (`further_rate`)."""
 
@@ -90,6 +99,22 @@ SEARCH_SET = "cars"
 """The data set whose validation part chooses the rates; the one of the grocery data has 296 photographs, too few."""
 
 MAIN = ("average", "isqrt", "average, probe", "isqrt, probe", "svdpade", "polar", "svdpade, last decay")
+REPEATED = ("average", "isqrt")
+"""Heads with further seeds."""
+
+FEW = ("average", "isqrt", "average, probe", "isqrt, probe", "svdpade", "svdpade, last decay")
+"""Heads that are also trained on a part of the training images."""
+
+SWITCH = {
+    "isqrt": "never: Newton–Schulz throughout",
+    "svdpade": "at a tenth of the peak rate, within epoch 10",
+    "svdpade, last decay": "before the last epoch",
+}
+"""Heads that validation compares → the moment at which they switch to SVD-Padé."""
+
+SWITCH_IMAGES = 5
+"""Training images per class of that comparison."""
+
 PACKAGED = "isqrt, 160 channels"
 """The head of the packaged model: small enough for a package of 10 MB."""
 
@@ -197,23 +222,26 @@ def stages(found: dict[str, dict[float, float]]) -> dict[int, list[Run]]:
     Args:
         found: results of the search: head → learning rate → validation accuracy.
     """
-    planned = {1: [Run(SEARCH_SET, "val", head, rate) for rate in RATES for head in SEARCHED]}
+
+    def search(head: str, rate: float) -> Run:
+        return Run(SEARCH_SET, "val", head, rate, images=SEARCHED[head])
+
+    planned = {1: [search(head, rate) for rate in RATES for head in SEARCHED]}
     if not all(set(RATES) <= set(found.get(head, ())) for head in SEARCHED):
         return planned
-    planned[2] = [Run(SEARCH_SET, "val", head, further_rate(found[head])) for head in SEARCHED]
+    planned[2] = [search(head, further_rate(found[head])) for head in SEARCHED]
     if any(run.rate not in found[run.head] for run in planned[2]):
         return planned
     rates = {head: chosen_rate(own) for head, own in found.items()}
 
-    def final(name: str, heads: Sequence[str], seeds: Sequence[int] = (0,), images: int | None = None) -> list[Run]:
-        return [Run(name, "test", head, rates[HEADS[head].rate_of], seed, images) for seed in seeds for head in heads]
+    def runs(
+        name: str, heads: Sequence[str], seeds: Sequence[int] = (0,), images: int | None = None, part: str = "test"
+    ) -> list[Run]:
+        return [Run(name, part, head, rates[HEADS[head].rate_of], seed, images) for seed in seeds for head in heads]
 
-    def better_start(kind: str) -> str:
-        return max((head for head in SEARCHED if head.startswith(kind)), key=lambda head: max(found[head].values()))
-
-    repeated = [better_start(kind) for kind in ("average", "isqrt")]
-    planned[3], planned[4] = final("cars", MAIN), final("grocery", (*MAIN, PACKAGED))
-    planned[5], planned[6] = (final(name, repeated, SEEDS[1:]) for name in ("cars", "grocery"))
-    planned[7] = [run for count in IMAGES for run in final("cars", repeated, images=count)]
-    planned[8], planned[9] = final("cars", OPTIONS), final("grocery", OPTIONS)
+    planned[3], planned[4] = runs("cars", MAIN), runs("grocery", (*MAIN, PACKAGED))
+    planned[5], planned[6] = (runs(name, REPEATED, SEEDS[1:]) for name in ("cars", "grocery"))
+    planned[7] = [run for name in SETS for images in IMAGES for run in runs(name, FEW, images=images)]
+    planned[8] = runs(SEARCH_SET, tuple(SWITCH), images=SWITCH_IMAGES, part="val")
+    planned[9], planned[10] = runs("cars", OPTIONS), runs("grocery", OPTIONS)
     return planned

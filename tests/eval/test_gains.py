@@ -59,7 +59,7 @@ def test_final_runs_have_the_rate_that_validation_chose(results):
     assert {(row.head, row.lr) for row in final.itertuples()} == {("average", 0.03), ("isqrt", 0.01)}
     assert 1 not in set(final["top1"])
     text = finetune_report.section(results)
-    assert "| `isqrt` | **71.0** | 70.0 |" in text
+    assert "| `isqrt` | all | **71.0** | 70.0 |" in text
     assert "| grocery | `isqrt` | 0.01 | 85.0, 86.0 | +5.0 ± 2.1, higher |" in text
     assert "| cars | `isqrt` | 0.01 | 70.0 | +0.0 ± 2.5, not significant |" in text
     assert "With few" in text
@@ -71,7 +71,7 @@ def test_without_runs_at_the_chosen_rate_those_at_the_next_best_one_are_shown_an
     rows = [*rows.to_dict("records"), finetuned("cars", "val", "isqrt", 0.1, 90)]
     write_table(results / "finetune.csv", rows)
     text = finetune_report.section(results)
-    assert "| `isqrt` | 71.0 | 70.0 | **90.0** |" in text
+    assert "| `isqrt` | all | 71.0 | 70.0 | **90.0** |" in text
     assert "| grocery | `isqrt` | 0.01* | 85.0, 86.0 |" in text
     assert "still to be made" in text
     write_table(results / "finetune.csv", [*rows, finetuned("grocery", "test", "isqrt", 0.1, 60)])
@@ -84,10 +84,35 @@ def test_few_training_images(results):
     rows += [finetuned("cars", "test", "isqrt", 0.01, 46, images=10)]
     write_table(results / "finetune.csv", [row for row in rows if row["top1"] != 1])
     text = finetune_report.section(results)
-    assert "| Stanford Cars | 5 | 20.0 | `isqrt` | 27.0 | +7.0 ± 2.3, higher |" in text
-    assert "| Stanford Cars | 10 |  | `isqrt` | 46.0 |  |" in text
-    assert "| Stanford Cars | all | 70.0 | `isqrt` | 70.0 | +0.0 ± 2.5, not significant |" in text
+    assert "| Stanford Cars | 5 | `isqrt` | 27.0 | +7.0 ± 2.3, higher |" in text
+    assert "| Stanford Cars | 10 | `isqrt` | 46.0 |  |" in text
+    assert "| Stanford Cars | all | `isqrt` | 70.0 | +0.0 ± 2.5, not significant |" in text
     assert (results / "finetune_images.png").is_file()
+
+
+def test_heads_from_a_probe_are_searched_on_few_images_and_compared_with_each_other(results):
+    rows = read_table(results / "finetune.csv").to_dict("records")
+    for head, top1 in (("average, probe", 30), ("isqrt, probe", 36)):
+        rows.append(finetuned("cars", "val", head, 0.03, 90))  # all images: no part of the search
+        rows += [finetuned("cars", "val", head, lr, top1 - 100 * lr, images=5) for lr in (0.01, 0.03)]
+        rows += [finetuned("cars", "test", head, lr, top1 + 100 * lr, images=5) for lr in (0.01, 0.03)]
+    write_table(results / "finetune.csv", rows)
+    text = finetune_report.section(results)
+    assert "| `isqrt, probe` | 5 | **35.0** | 33.0 |" in text
+    assert "| Stanford Cars | 5 | `average, probe` | 31.0 |  |" in text
+    assert "| Stanford Cars | 5 | `isqrt, probe` | 37.0 | +6.0 ± 2.6, higher |" in text
+
+
+def test_the_moment_of_the_switch(results):
+    rows = read_table(results / "finetune.csv").to_dict("records")
+    rows = [row for row in rows if row["images"] != 5]
+    scores = zip(settings.SWITCH, (50.0, 52.0, 51.0), strict=True)
+    rows += [finetuned("cars", "val", head, 0.01, top1, images=5) for head, top1 in scores]
+    write_table(results / "finetune.csv", rows[:-1])
+    assert "moment of the switch" not in finetune_report.section(results)
+    write_table(results / "finetune.csv", rows)
+    text = finetune_report.section(results)
+    assert "| `svdpade` | at a tenth of the peak rate, within epoch 10 | 52.0 | +2.0 ± 2.8 |" in text
 
 
 def test_the_first_table(results):
