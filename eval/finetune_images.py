@@ -14,7 +14,7 @@ from .finetune_settings import HEADS, IMAGES, PIXELS
 from .probe_images import NAMES
 from .record import read_table
 
-TRAINED = {"-": ("average", "isqrt"), ":": ("average, probe", "isqrt, probe")}
+TRAINED: dict[str, tuple[str, ...]] = {"-": ("average", "isqrt"), ":": ("average, probe", "isqrt, probe")}
 """Line of the picture → heads with average and with covariance pooling."""
 
 LABELS = {
@@ -64,16 +64,20 @@ def _figure(means: pd.Series, names: list[str], folder: Path) -> None:
     figure = new_figure(figsize=(4.2 * len(names), 4.4), layout="constrained")
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
-        drawn = [("--", frozen, [head.value for head in probe_images.HEADS])]
+        drawn = [("--", frozen, tuple(head.value for head in probe_images.HEADS))]
         drawn += [(line, means, heads) for line, heads in TRAINED.items()]
         for line, table, heads in drawn:
             for number, (head, label) in enumerate(zip(heads, LABELS[line], strict=True)):
                 own = {key[1]: value for key, value in table.items() if (key[0], key[2]) == (name, head)}
+                if not own:
+                    continue
                 order = _in_order(pd.Series(list(own), dtype=object))
                 axes.plot(order, [own[each] for each in order], f"o{line}", color=f"C{number}", label=label)
         axes.set_title(NAMES[name])
         axes.set_xlabel("training images per class")
         axes.set_ylabel("test top-1, %")
         axes.grid(alpha=0.3)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center")
+    shown = [axes.get_legend_handles_labels() for axes in panels]
+    named = {label: handle for handles, labels in shown for handle, label in zip(handles, labels, strict=True)}
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=2)
     save_figure(figure, folder / "finetune_images.png", dpi=110)

@@ -74,11 +74,12 @@ def _fine_tuned(results: Path) -> Iterator[Row]:
     if not (results / TABLE).exists():
         return
     rows = read_table(results / TABLE)
-    for name, images in product(NAMES, (*IMAGES, None)):
-        found = compare(rows, name, "isqrt", images)
+    starts = {"isqrt": "all weights", "isqrt, probe": "all weights, from a probe"}
+    for name, images, (head, trained) in product(NAMES, (*IMAGES, None), starts.items()):
+        found = compare(rows, name, head, images)
         if found is None:
             continue
-        what = ("EfficientNet-Lite0, pretrained", f"all weights, {_number(images)}, {PIXELS} px", NAMES[name])
+        what = ("EfficientNet-Lite0, pretrained", f"{trained}, {_number(images)}, {PIXELS} px", NAMES[name])
         yield _row(what, (found.average, found.head), found.gain, f"{found.gain.number} test images")
 
 

@@ -101,6 +101,9 @@ def test_heads_from_a_probe_are_searched_on_few_images_and_compared_with_each_ot
     assert "| `isqrt, probe` | 5 | **35.0** | 33.0 |" in text
     assert "| Stanford Cars | 5 | `average, probe` | 31.0 |  |" in text
     assert "| Stanford Cars | 5 | `isqrt, probe` | 37.0 | +6.0 ± 2.6, higher |" in text
+    assert "| all weights, from a probe, 5 images per class, 224 px | Stanford Cars | 31.0 | 37.0 |" in gains.table(
+        results
+    )
 
 
 def test_the_moment_of_the_switch(results):
