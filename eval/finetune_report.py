@@ -34,7 +34,9 @@ def _search(rows: pd.DataFrame) -> str:
         cells = [("**{:.1f}**" if r == chosen else "{:.1f}").format(own[r]) if r in own else "" for r in rates]
         lines.append((f"`{head}`", str(SEARCHED[head] or "all"), *cells))
     titles = ("validation top-1 on Cars, by lr", "images per class", *(f"{rate:g}" for rate in rates))
-    return f"{markdown_table(titles, lines)}\n\nBold: the chosen rate."
+    return (
+        f"{markdown_table(titles, lines)}\n\nBold: the chosen rate, the lowest within one standard error of the best."
+    )
 
 
 def _switch(rows: pd.DataFrame) -> str:

@@ -104,6 +104,13 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
     raise_failures([])
 
 
+def test_the_lowest_rate_within_one_standard_error_is_chosen():
+    assert settings.chosen_rate({0.01: 27.9, 0.03: 31.2, 0.1: 31.8}) == 0.03
+    assert settings.chosen_rate({0.01: 27.9, 0.03: 30.2, 0.1: 31.8}) == 0.1
+    assert settings.chosen_rate({0.003: 60.0, 0.01: 60.0}) == 0.003
+    assert settings.chosen_rate({0.03: 100.0, 0.01: 99.9}) == 0.03
+
+
 def test_every_head_has_a_rate_and_a_stage():
     planned = stages({head: {0.003: 1.0, 0.01: 3.0, 0.03: 2.0} for head in settings.SEARCHED})
     assert {run.head for runs in planned.values() for run in runs} == set(HEADS)
