@@ -14,15 +14,16 @@ from .finetune_settings import HEADS, IMAGES, PIXELS
 from .probe_images import NAMES
 from .record import read_table
 
-TRAINED: dict[str, tuple[str, ...]] = {"-": ("average", "isqrt"), ":": ("average, probe", "isqrt, probe")}
-"""Line of the picture → heads with average and with covariance pooling."""
-
-LABELS = {
-    "--": ("frozen, mean", "frozen, mean and covariance"),
-    "-": ("fine-tuned, average pooling", "fine-tuned, covariance"),
-    ":": ("fine-tuned from a probe, average pooling", "fine-tuned from a probe, covariance"),
+_MEAN, _BOTH = (head.value for head in probe_images.HEADS)
+LINES = {
+    _MEAN: ("C0", "--", "frozen, mean"),
+    _BOTH: ("C1", "--", "frozen, mean and covariance"),
+    "average": ("C0", "-", "fine-tuned, average pooling"),
+    "isqrt": ("C1", "-", "fine-tuned, covariance"),
+    "average, probe": ("C0", ":", "fine-tuned from a probe, average pooling"),
+    "isqrt, probe": ("C1", ":", "fine-tuned from a probe, covariance"),
 }
-"""Line of the picture → its two names."""
+"""Heads of the picture, on frozen features and fine-tuned → colour, line and label."""
 
 
 def section(rows: pd.DataFrame, folder: Path) -> str:
@@ -61,18 +62,15 @@ def _figure(means: pd.Series, names: list[str], folder: Path) -> None:
     frozen = read_table(folder / "probe_images.csv", ("data", "pixels", "images", "head", "top1"))
     frozen = frozen[frozen["pixels"] == PIXELS]
     frozen = frozen.assign(images=frozen["images"].astype(str)).groupby(["data", "images", "head"])["top1"].mean()
+    scores = pd.concat([frozen, means])
     figure = new_figure(figsize=(4.2 * len(names), 4.4), layout="constrained")
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
-        drawn = [("--", frozen, tuple(head.value for head in probe_images.HEADS))]
-        drawn += [(line, means, heads) for line, heads in TRAINED.items()]
-        for line, table, heads in drawn:
-            for number, (head, label) in enumerate(zip(heads, LABELS[line], strict=True)):
-                own = {key[1]: value for key, value in table.items() if (key[0], key[2]) == (name, head)}
-                if not own:
-                    continue
+        for head, (color, line, label) in LINES.items():
+            own = {key[1]: value for key, value in scores.items() if (key[0], key[2]) == (name, head)}
+            if own:
                 order = _in_order(pd.Series(list(own), dtype=object))
-                axes.plot(order, [own[each] for each in order], f"o{line}", color=f"C{number}", label=label)
+                axes.plot(order, [own[each] for each in order], f"o{line}", color=color, label=label)
         axes.set_title(NAMES[name])
         axes.set_xlabel("training images per class")
         axes.set_ylabel("test top-1, %")

@@ -82,6 +82,7 @@ SEARCHED = {"average": None, "isqrt": None, "average, probe": 5, "isqrt, probe":
 
 A head from a probe matters most where there are few images, so its rate is searched there.
 """
+
 RATES = (0.01, 0.03)
 """Learning rates of the search, for batches of 32. Each head then tries a third one (`further_rate`)."""
 
@@ -103,6 +104,8 @@ SEARCH_COUNT = 1228
 """Photographs of its validation part."""
 
 MAIN = ("average", "isqrt", "average, probe", "isqrt, probe", "svdpade", "polar", "svdpade, last decay")
+"""Heads that are trained on all images of both data sets."""
+
 REPEATED = ("average", "isqrt")
 """Heads with further seeds."""
 
