@@ -16,11 +16,13 @@ class Comparison:
         average: mean test top-1 of average pooling, per cent.
         head: that of the head.
         gain: their difference, with an interval over the test images.
+        seeds: number of seeds.
     """
 
     average: float
     head: float
     gain: Interval
+    seeds: int
 
 
 def compare(rows: pd.DataFrame, name: str, head: str, images: int | None = None) -> Comparison | None:
@@ -44,7 +46,8 @@ def compare(rows: pd.DataFrame, name: str, head: str, images: int | None = None)
     if scores.empty:
         return None
     own, average = float(scores[head].mean()), float(scores[baseline].mean())
-    return Comparison(average, own, difference_over_images(own, average, int(final["count"].iloc[0])))
+    gain = difference_over_images(own, average, int(final["count"].iloc[0]))
+    return Comparison(average, own, gain, len(scores))
 
 
 def final_runs(rows: pd.DataFrame, images: int | None = None) -> pd.DataFrame:

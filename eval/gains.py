@@ -80,7 +80,8 @@ def _fine_tuned(results: Path) -> Iterator[Row]:
         if found is None:
             continue
         what = ("EfficientNet-Lite0, pretrained", f"{trained}, {_number(images)}, {PIXELS} px", NAMES[name])
-        yield _row(what, (found.average, found.head), found.gain, f"{found.gain.number} test images")
+        over = f"{found.gain.number} test images" + (f", {found.seeds} seeds" if found.seeds > 1 else "")
+        yield _row(what, (found.average, found.head), found.gain, over)
 
 
 def _from_scratch(results: Path) -> Iterator[Row]:
