@@ -325,6 +325,27 @@ def test_the_folder_starts_fine_tuning(probed, images, tmp_path, capsys):
     assert "with its classifier of 3 classes" in capsys.readouterr().out
 
 
+def test_a_backbone_that_was_trained_on_the_images(images, backbones, tmp_path, capsys):
+    """Its features of the training images are too good, so the evaluation split says whether covariance is worth it."""
+    given = ["--data-dir", str(images), "--model", f"local-dir:{backbones['test_resnet']}", "--output", str(tmp_path)]
+    assert main(["train", *given, *COMMON, "--epochs", "1", "--no-report", "--experiment", "x"]) == 0
+    assert probe(images, tmp_path / "x", tmp_path / "seen", "--compare") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "trained on images of this name, so leave-one-out is too high" in shown
+    assert "points of validation accuracy" in shown
+    result = json.loads((tmp_path / "seen" / "result.json").read_text())
+    best = {
+        of: max(head["validation"] for head in result["heads"] if ("covariance" in head["head"]) is of)
+        for of in (True, False)
+    }
+    assert result["validation_gain"][0] == pytest.approx(best[True] - best[False])
+
+    assert probe(images, backbones["test_resnet"], tmp_path / "unseen", "--compare") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "too high" not in shown
+    assert "points of leave-one-out accuracy" in shown
+
+
 def test_a_backbone_that_had_a_covariance_pool(images, tmp_path):
     """Its backbone is probed, and the pool of the probe takes the place of its own."""
     assert probe(images, "test_resnet_svdpade.grocery", tmp_path, "--components", "16", "--first-order", "none") == 0

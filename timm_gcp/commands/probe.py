@@ -22,7 +22,7 @@ from ..probing.options import CLASSIFIERS, FIRST_ORDERS, HEADS, VIEWS, MomentSet
 from ..probing.probe import Probe, fit_probe
 from ..text import nearest, without_places
 from ..training.history import versions
-from ..training.provenance import data_record, data_text, origin_of_weights, start_text
+from ..training.provenance import data_record, data_text, is_of_data, origin_of_weights, start_text, trained_on
 from .option_types import file_path
 from .options import (
     add_backbone,
@@ -62,11 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_model_folder(out / "model")
     model = load_model(choice)
     start = origin_of_weights(*choice.sources(), True, model)
+    seen = is_of_data(trained_on(*choice.sources()), options)
     probe = fit_probe(model, options, out / "cache")
     _save_model(out / "model", probe, options, start, command)
     _save_results(out, probe, command)
     page = report_probe(out, probe, options, command, write=not args.no_report)
-    _show(probe, out)
+    _show(probe, out, seen)
     if page is not None:
         print(f"Report: {page}")
     return 0
@@ -93,6 +94,7 @@ def _save_results(out: Path, probe: Probe, command: str) -> None:
         "variance": round(probe.head.directions.variance, 4),
         "heads": [asdict(each) for each in probe.results],
         "gain": probe.gain,
+        "validation_gain": probe.validation_gain,
         "images": [len(each) for each in (probe.train, probe.evaluation) if each is not None],
         "seconds": probe.seconds,
         "versions": versions(),
@@ -125,11 +127,20 @@ def _draw(results: Sequence[Result], path: Path) -> None:
     save_figure(figure, path)
 
 
-def _show(probe: Probe, out: Path) -> None:
+def _show(probe: Probe, out: Path, seen: bool) -> None:
     console = Console()
     console.print(probe)
-    if probe.gain is not None:
-        console.print(_verdict(*probe.gain), highlight=False)
+    if seen:
+        console.print(
+            "The backbone was trained on images of this name, so leave-one-out is too high; the evaluation split "
+            "counts.",
+            highlight=False,
+        )
+    gain, measure = probe.gain, "leave-one-out"
+    if seen or gain is None:
+        gain, measure = probe.validation_gain, "validation"
+    if gain is not None:
+        console.print(_verdict(*gain, measure), highlight=False)
     console.print(
         f"Model folder: {loading_code(architecture(probe.model), out / 'model')}",
         highlight=False,
@@ -137,8 +148,8 @@ def _show(probe: Probe, out: Path) -> None:
     )
 
 
-def _verdict(gain: float, error: float) -> str:
-    difference = f"{gain:+.1f} points of leave-one-out accuracy (standard error {error:.1f})"
+def _verdict(gain: float, error: float, measure: str) -> str:
+    difference = f"{gain:+.1f} points of {measure} accuracy (standard error {error:.1f})"
     if gain > 2 * error:
         return f"Covariance is worth it here: {difference} over the best first-order classifier."
     return f"Covariance is not worth it here: {difference} against the best first-order classifier."

@@ -19,7 +19,7 @@ from ..files import check_output, check_output_folder, is_stream, json_text, mak
 from ..methods import get_method
 from ..models.named import load_model
 from ..training.evaluate import Evaluation, EvaluationOptions, evaluate_model
-from ..training.provenance import name_of_data, trained_on
+from ..training.provenance import is_of_data, trained_on
 from .keywords import namespace_of, read_keywords
 from .option_types import file_path, model_name
 from .options import (
@@ -181,7 +181,7 @@ def _check_divided(args: argparse.Namespace, options: EvaluationOptions, data: M
             warned of.
     """
     held, counts = data.get("held_out"), data.get("images") or {}
-    if options.val_fraction or not held or any(data.get(key) != value for key, value in name_of_data(options).items()):
+    if options.val_fraction or not held or not is_of_data(data, options):
         return
     if not same_images(options.dataset, options.data_dir, options.split, next(iter(counts), "train")):
         return

@@ -101,8 +101,8 @@ def _batch_size(balance: Balance) -> Suggestion:
 def _recipe(balance: Balance) -> Suggestion:
     basis = (
         "eval/results/probe_images.csv: with 5, 10 and 20 images per class a probe reaches 64, 71 and 75 % on Grocery "
-        "and 35, 48 and 60 % on Cars, in minutes; eval/results/finetune.csv: fine-tuned with 5 images per class, 68 % on "
-        "Grocery and 31 % on Cars at most"
+        "and 35, 48 and 60 % on Cars, in minutes; eval/results/finetune.csv: fine-tuned with 5 images per class, 68 % "
+        "on Grocery and 31 % on Cars at most"
     )
     if balance.median < FEW:
         rule = (

@@ -1,7 +1,7 @@
 """Fits the heads of a probe to features and compares their accuracy."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,8 @@ __all__ = ["FIRST_WEIGHT", "Fits", "Result", "covariance_head"]
 
 FIRST_WEIGHT = 0.3
 """Weight of the first-order part beside the triangle, both of mean squared length one."""
+MOMENT = "Moment Probing"
+"""In the title of its head."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Fits:
         self.kernels: dict[Part, Kernel] = {}
         self.results: list[Result] = []
         self.right: dict[str, Tensor] = {}
+        self.right_in_validation: dict[str, Tensor] = {}
         self._scores: tuple[Tensor | None, Tensor | None] = None, None  # of the first head: left out, validation
         self._factor = 1.0  # by which they become logits
         present = len(self.labels.unique())
@@ -141,7 +144,7 @@ class Fits:
         head, scores = fit_moment(
             self.train, self.evaluation, directions, self.classes, first_order, settings, device, self.say
         )
-        self._add(_title(first_order, "Moment Probing"), head.weights.shape[1], None, scores, None, began)
+        self._add(_title(first_order, MOMENT), head.weights.shape[1], None, scores, None, began)
         return head
 
     def fit(self, head: Head) -> tuple[Fit, Tensor, Tensor]:
@@ -191,7 +194,8 @@ class Fits:
             top1 = 100 * float(self.right[title].mean())
         accuracy = None
         if validation is not None and self.evaluation is not None:
-            accuracy = 100 * float((validation.argmax(1) == self.evaluation.labels()).double().mean())
+            self.right_in_validation[title] = (validation.argmax(1) == self.evaluation.labels()).double().cpu()
+            accuracy = 100 * float(self.right_in_validation[title].mean())
         seconds = round(time.monotonic() - began, 1)
         self.results.append(Result(title, features, top1, accuracy, strength, seconds))
         shown = [
@@ -216,14 +220,16 @@ class Fits:
         return recorder
 
     def gain(self) -> tuple[float, float] | None:
-        """Covariance over the best other head, in points of leave-one-out accuracy, with its standard error."""
-        covariance = [r for r in self.results if "covariance" in r.head and r.head in self.right]
-        others = [r for r in self.results if "covariance" not in r.head and r.head in self.right]
-        if not covariance or not others:
-            return None
-        best, other = (max(group, key=lambda r: r.left_out or 0.0) for group in (covariance, others))
-        difference = self.right[best.head] - self.right[other.head]
-        return 100 * float(difference.mean()), 100 * float(difference.std() / len(difference) ** 0.5)
+        """The best head with covariance over the best first-order one, in points of leave-one-out accuracy.
+
+        Returns:
+            The difference and its standard error; None where one of the two is missing.
+        """
+        return _gain(self.right)
+
+    def validation_gain(self) -> tuple[float, float] | None:
+        """As `gain`, on the evaluation split."""
+        return _gain({title: own for title, own in self.right_in_validation.items() if MOMENT not in title})
 
     def compare(self, covariance: CovariancePart, first_order: str | None) -> None:
         """Fits first-order heads, nearest neighbours and, where it was not fitted yet, the covariance alone.
@@ -241,3 +247,19 @@ class Fits:
             self.neighbours(part)
         if first_order is not None:
             self.fit(covariance_head(covariance, None))
+
+
+def _gain(right: Mapping[str, Tensor]) -> tuple[float, float] | None:
+    """The difference of two accuracies in points, and its standard error over the images.
+
+    Args:
+        right: title of a head → for each image 1 where the head is right, else 0.
+    """
+    covariance, others = (
+        [own for title, own in right.items() if ("covariance" in title) is of] for of in (True, False)
+    )
+    if not covariance or not others:
+        return None
+    best, other = (max(group, key=lambda own: float(own.mean())) for group in (covariance, others))
+    difference = best - other
+    return 100 * float(difference.mean()), 100 * float(difference.std() / len(difference) ** 0.5)

@@ -43,7 +43,9 @@ class Probe:
         head: directions and classifier.
         results: accuracy of all heads that were fitted; the first one is that of the probe.
         gain: covariance over the best first-order head, in points of leave-one-out accuracy, and the standard error of
-            that difference; None without ``compare``.
+            that difference; None without ``compare``. Biased where the backbone was trained on these
+            images.
+        validation_gain: the same on the evaluation split; None without one.
         class_names: by label, or None.
         data_config: preprocessing.
         seconds: name of a phase → its time.
@@ -55,6 +57,7 @@ class Probe:
     head: FittedHead = field(repr=False)
     results: list[Result]
     gain: tuple[float, float] | None
+    validation_gain: tuple[float, float] | None
     class_names: list[str] | None
     data_config: dict[str, Any] = field(repr=False)
     seconds: dict[str, float]
@@ -203,6 +206,7 @@ def fit_to_features(
         head=head,
         results=fits.results,
         gain=fits.gain() if options.compare else None,
+        validation_gain=fits.validation_gain() if options.compare else None,
         class_names=None,
         data_config=backbone.data_config,
         seconds={"classifiers": round(time.monotonic() - began, 1)},

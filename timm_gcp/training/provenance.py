@@ -26,6 +26,7 @@ __all__ = [
     "data_of",
     "data_record",
     "data_text",
+    "is_of_data",
     "name_of_data",
     "origin_of_weights",
     "origin_text",
@@ -173,6 +174,16 @@ def name_of_data(options: DatasetOptions) -> dict[str, str]:
     folder = Path(options.data_dir).resolve().name if options.data_dir else None
     named = folder if options.dataset in ("", "list", *MULTI_LABEL_SETS) and folder else options.dataset
     return {"name": named, "kind": options.dataset or "image folders"}
+
+
+def is_of_data(data: Mapping[str, Any], options: DatasetOptions) -> bool:
+    """Whether a `data_record` has the name and kind of a data set; not for an empty one.
+
+    Args:
+        data: of weights (`trained_on`).
+        options: that name the data set.
+    """
+    return all(data.get(key) == value for key, value in name_of_data(options).items())
 
 
 def data_of(run: Run) -> dict[str, Any]:
