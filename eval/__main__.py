@@ -16,6 +16,7 @@ COMMANDS = {
     "report": "write one page of tables, plots and comparisons from all results",
     "memory": "measure the memory of a training step with and without recomputation",
     "finetune": "fine-tune a pretrained backbone with every pooling head on Cars and Grocery, in stages",
+    "refit": "fit classifiers anew to the features of the fine-tuned networks, with and without covariance",
     "experiment": "train every pooling head from scratch on the Grocery Store photographs, in stages",
 }
 

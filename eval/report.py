@@ -23,6 +23,7 @@ from . import (
     memory,
     probe,
     probe_images,
+    refit,
     speed,
     training_step,
 )
@@ -173,6 +174,12 @@ SECTIONS = (
         "# LITE0 holds the ImageNet weights of timm's tf_efficientnet_lite0\n"
         "python -m eval finetune --cars CARS --grocery GROCERY --weights LITE0 --device cuda --jobs 8 --workers 2",
         finetune_report.section,
+    ),
+    Section(
+        "refit",
+        "A classifier fitted anew to a fine-tuned network",
+        "python -m eval refit --cars CARS --grocery GROCERY --work runs/finetune",
+        refit.section,
     ),
     Section(
         "two_stages",
