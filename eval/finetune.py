@@ -36,8 +36,7 @@ from .training_runs import Workers, missing_runs, raise_failures, train_in_paral
 def main(argv: list[str]) -> None:
     """Runs the command ``finetune``."""
     parser = argparse.ArgumentParser(prog="python -m eval finetune", description=__doc__.split("\n")[0])
-    for name in SETS:
-        parser.add_argument(f"--{name}", type=path_object, metavar="DIR", help=f"folder of the {name} data set")
+    add_sets(parser)
     parser.add_argument(
         "--weights", type=path_object, required=True, metavar="FILE", help="ImageNet weights of tf_efficientnet_lite0"
     )
@@ -51,14 +50,46 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--stage", type=int, nargs="+", help="only these stages (default: all in turn)")
     parser.add_argument("--heads", nargs="+", choices=HEADS, metavar="HEAD", help="only these heads")
     args = parser.parse_args(argv)
-    sets = {name: folder for name in SETS if (folder := getattr(args, name)) is not None}
-    for name, folder in sets.items():
-        if not (folder / "train.txt").is_file():
-            raise GCPError(f"No train.txt in {folder}; --{name} takes the folder of that data set.")
+    sets = sets_of(args)
     loading = ("--device", args.device, "--workers", str(args.workers), *precision(args.device))
     Experiment(sets, args.weights, args.work, args.results, args.jobs, loading, args.minutes).run(
         args.stage, args.heads or tuple(HEADS), args.epochs
     )
+
+
+def add_sets(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that name the folders of the data sets."""
+    for name in SETS:
+        parser.add_argument(f"--{name}", type=path_object, metavar="DIR", help=f"folder of the {name} data set")
+
+
+def sets_of(args: argparse.Namespace) -> dict[str, Path]:
+    """The data sets that were given → their folders.
+
+    Raises:
+        GCPError: a folder without ``train.txt``.
+    """
+    sets = {name: folder for name in SETS if (folder := getattr(args, name)) is not None}
+    for name, folder in sets.items():
+        if not (folder / "train.txt").is_file():
+            raise GCPError(f"No train.txt in {folder}; --{name} takes the folder of that data set.")
+    return sets
+
+
+def data_of(run: Run, source: Path, work: Path) -> Path:
+    """The folder with the list that a run trains on; a list of a part of the images is written.
+
+    Args:
+        run: the run.
+        source: folder of its data set.
+        work: folder of the runs.
+    """
+    return source if run.images is None else write_subset(source, work / "subsets" / run.set, run.images)
+
+
+def checkpoint_of(run: Run, work: Path) -> Path:
+    """The checkpoint of a run after its last epoch."""
+    return work / run.name / "last.pth.tar"
 
 
 def precision(device: str) -> tuple[str, ...]:
@@ -145,14 +176,14 @@ class Experiment:
         if time.monotonic() > stop:
             return None
         source, folder = self.sets[run.set], self.work / run.name
-        data = source if run.images is None else write_subset(source, self.work / "subsets" / run.set, run.images)
+        data = data_of(run, source, self.work)
         log = self.work / f"{run.name}.log"
         command = run.command(data, self.weights, self.work, *self.loading)
         if not (folder / "result.json").exists():
             workers.run([*command, "--resume", "auto"], log)
         out = folder / f"{run.part}.json"
         if not out.exists():
-            evaluate = ["validate", "--checkpoint", str(folder / "last.pth.tar"), "--dataset", SETS[run.set]]
+            evaluate = ["validate", "--checkpoint", str(checkpoint_of(run, self.work)), "--dataset", SETS[run.set]]
             evaluate += ["--data-dir", str(source), "--split", run.part, "-b", "128", *self.loading]
             workers.run([*evaluate, "--results-file", str(out)], log)
         result, found = json.loads((folder / "result.json").read_text()), json.loads(out.read_text())

@@ -17,9 +17,9 @@ from timm_gcp.probing.cache import store_features
 from timm_gcp.probing.fits import Fits
 from timm_gcp.text import markdown_table
 
+from .finetune import add_sets, checkpoint_of, data_of, sets_of
 from .finetune_settings import EPOCHS, KEY, SETS, Run
 from .finetune_settings import TABLE as RUNS
-from .folds import write_subset
 from .intervals import difference_over_images
 from .probe import inputs_of
 from .probe_images import HEADS, NAMES
@@ -34,16 +34,15 @@ _MEAN, _BOTH = HEADS
 def main(argv: list[str]) -> None:
     """Runs the command ``refit``."""
     parser = argparse.ArgumentParser(prog="python -m eval refit", description=__doc__.split("\n")[0])
-    for name in SETS:
-        parser.add_argument(f"--{name}", type=path_object, metavar="DIR", help=f"folder of the {name} data set")
+    add_sets(parser)
     parser.add_argument("--work", type=path_object, default=Path("runs/finetune"), help="folder of runs (%(default)s)")
     parser.add_argument("--results", type=path_object, default=RESULTS, help="folder of the results (%(default)s)")
     parser.add_argument("--device", default="cpu", help="where the features are computed (%(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that load images (%(default)s)")
     args = parser.parse_args(argv)
-    sets = {name: folder for name in SETS if (folder := getattr(args, name)) is not None}
+    sets = sets_of(args)
     done = set(read_cells(args.results / TABLE, KEY)[list(KEY)].itertuples(index=False, name=None))
-    runs = [run for run in _runs(args.results) if run.set in sets and _checkpoint(run, args.work).is_file()]
+    runs = [run for run in _runs(args.results) if run.set in sets and checkpoint_of(run, args.work).is_file()]
     if not runs:
         raise GCPError(f"{args.work} has no checkpoint of a run in {args.results / RUNS}; give --work and the data.")
     for run in runs:
@@ -63,10 +62,6 @@ def _runs(results: Path) -> list[Run]:
     ]
 
 
-def _checkpoint(run: Run, work: Path) -> Path:
-    return work / run.name / "last.pth.tar"
-
-
 def measure(run: Run, source: Path, work: Path, loading: tuple[str, ...]) -> dict[str, Any]:
     """Fits both classifiers to the features of a network, and evaluates them.
 
@@ -79,9 +74,9 @@ def measure(run: Run, source: Path, work: Path, loading: tuple[str, ...]) -> dic
     Returns:
         The row of the network.
     """
-    data = source if run.images is None else write_subset(source, work / "subsets" / run.set, run.images)
     given = [
-        *("--checkpoint", str(_checkpoint(run, work)), "--dataset", SETS[run.set], "--data-dir", str(data)),
+        *("--checkpoint", str(checkpoint_of(run, work)), "--dataset", SETS[run.set]),
+        *("--data-dir", str(data_of(run, source, work))),
         *("--train-split", run.split, "--val-split", run.part, "--no-check-images", *loading),
     ]
     backbone, train, evaluation = inputs_of(given)

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from eval import refit
+from eval.finetune import data_of
 from eval.finetune_settings import KEY, Run
-from eval.folds import write_subset
 from eval.record import append_row, read_cells
 from timm_gcp import GCPError
 from timm_gcp.__main__ import main
@@ -16,7 +16,7 @@ MODELS = {"average": "test_resnet", "isqrt": "test_resnet_isqrt"}
 
 def train(run, photographs, work):
     """Trains a network for an epoch, as the folder of the run has it."""
-    data = write_subset(photographs, work / "subsets" / run.set, run.images) if run.images else photographs
+    data = data_of(run, photographs, work)
     given = ["--data-dir", data, "--dataset", "grocery", "--train-split", run.split, "--val-split", ""]
     given += ["--model", MODELS[run.head], "--img-size", "64", "-b", "8", "--epochs", "1", "--device", "cpu", "-j", "0"]
     given += ["--no-hybrid", "--no-report", "--output", work, "--experiment", run.name]

@@ -5,7 +5,7 @@ import csv
 import io
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ..probing.options import CLASSIFIERS, FIRST_ORDERS, HEADS, VIEWS, MomentSet
 from ..probing.probe import Probe, fit_probe
 from ..text import nearest, without_places
 from ..training.history import versions
-from ..training.provenance import data_record, data_text, is_of_data, origin_of_weights, start_text, trained_on
+from ..training.provenance import data_record, data_text, is_of_data, origin_of_weights, start_text
 from .option_types import file_path
 from .options import (
     add_backbone,
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_model_folder(out / "model")
     model = load_model(choice)
     start = origin_of_weights(*choice.sources(), True, model)
-    seen = is_of_data(trained_on(*choice.sources()), options)
+    seen = isinstance(start, Mapping) and is_of_data(start.get("data"), options)
     probe = fit_probe(model, options, out / "cache")
     _save_model(out / "model", probe, options, start, command)
     _save_results(out, probe, command)

@@ -21,6 +21,7 @@ __all__ = ["FIRST_WEIGHT", "Fits", "Result", "covariance_head"]
 
 FIRST_WEIGHT = 0.3
 """Weight of the first-order part beside the triangle, both of mean squared length one."""
+
 MOMENT = "Moment Probing"
 """In the title of its head."""
 
@@ -255,9 +256,8 @@ def _gain(right: Mapping[str, Tensor]) -> tuple[float, float] | None:
     Args:
         right: title of a head → for each image 1 where the head is right, else 0.
     """
-    covariance, others = (
-        [own for title, own in right.items() if ("covariance" in title) is of] for of in (True, False)
-    )
+    covariance = [own for title, own in right.items() if "covariance" in title]
+    others = [own for title, own in right.items() if "covariance" not in title]
     if not covariance or not others:
         return None
     best, other = (max(group, key=lambda own: float(own.mean())) for group in (covariance, others))

@@ -43,8 +43,7 @@ class Probe:
         head: directions and classifier.
         results: accuracy of all heads that were fitted; the first one is that of the probe.
         gain: covariance over the best first-order head, in points of leave-one-out accuracy, and the standard error of
-            that difference; None without ``compare``. Biased where the backbone was trained on these
-            images.
+            that difference; None without ``compare``. Biased where the backbone was trained on these images.
         validation_gain: the same on the evaluation split; None without one.
         class_names: by label, or None.
         data_config: preprocessing.

@@ -176,14 +176,14 @@ def name_of_data(options: DatasetOptions) -> dict[str, str]:
     return {"name": named, "kind": options.dataset or "image folders"}
 
 
-def is_of_data(data: Mapping[str, Any], options: DatasetOptions) -> bool:
-    """Whether a `data_record` has the name and kind of a data set; not for an empty one.
+def is_of_data(data: Any, options: DatasetOptions) -> bool:
+    """Whether a record of data has the name and kind of a data set.
 
     Args:
-        data: of weights (`trained_on`).
+        data: the `data_record` of weights; an empty one, or anything else, is of no data set.
         options: that name the data set.
     """
-    return all(data.get(key) == value for key, value in name_of_data(options).items())
+    return isinstance(data, Mapping) and all(data.get(key) == value for key, value in name_of_data(options).items())
 
 
 def data_of(run: Run) -> dict[str, Any]:
