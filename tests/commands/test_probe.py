@@ -340,7 +340,28 @@ def test_a_backbone_that_was_trained_on_the_images(images, backbones, tmp_path, 
     }
     assert result["validation_gain"][0] == pytest.approx(best[True] - best[False])
 
+    assert probe(images, tmp_path / "x", tmp_path / "alone", "--val-split", "") == 0
+    assert "give a --val-split of other images" in " ".join(capsys.readouterr().out.split())
+
     assert probe(images, backbones["test_resnet"], tmp_path / "unseen", "--compare") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "too high" not in shown
+    assert "points of leave-one-out accuracy" in shown
+
+
+@pytest.mark.parametrize("first", ["probe", "train-only"])
+def test_a_backbone_under_a_trained_head_has_not_seen_the_images(images, backbones, tmp_path, capsys, first):
+    """A probe, and a run with ``--train-only``, train the head alone, so leave-one-out stays right."""
+    if first == "probe":
+        assert probe(images, backbones["test_resnet"], tmp_path) == 0
+        start = tmp_path / "model"
+    else:
+        given = ["--data-dir", str(images), "--model", f"local-dir:{backbones['test_resnet']}", "--train-only", "head"]
+        start = tmp_path / "x"
+        assert (
+            main(["train", *given, *COMMON, *("--epochs", "1"), *("--output", str(tmp_path), "--experiment", "x")]) == 0
+        )
+    assert probe(images, start, tmp_path / "second", "--compare") == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "too high" not in shown
     assert "points of leave-one-out accuracy" in shown

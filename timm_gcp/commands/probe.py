@@ -5,7 +5,7 @@ import csv
 import io
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ..probing.options import CLASSIFIERS, FIRST_ORDERS, HEADS, VIEWS, MomentSet
 from ..probing.probe import Probe, fit_probe
 from ..text import nearest, without_places
 from ..training.history import versions
-from ..training.provenance import data_record, data_text, is_of_data, origin_of_weights, start_text
+from ..training.provenance import backbone_data, data_record, data_text, is_of_data, origin_of_weights, start_text
 from .option_types import file_path
 from .options import (
     add_backbone,
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_model_folder(out / "model")
     model = load_model(choice)
     start = origin_of_weights(*choice.sources(), True, model)
-    seen = isinstance(start, Mapping) and is_of_data(start.get("data"), options)
+    seen = is_of_data(backbone_data(start), options)
     probe = fit_probe(model, options, out / "cache")
     _save_model(out / "model", probe, options, start, command)
     _save_results(out, probe, command)
@@ -76,7 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _save_model(folder: Path, probe: Probe, options: ProbeOptions, start: Any, command: str) -> None:
     """Writes the model folder with the record of its data, its backbone and its command."""
     data = data_record(options, probe.train, probe.evaluation, len(probe.head.weights))
-    training = {"data": data, "started_from": start, "command": without_places(command), "versions": versions()}
+    training = {
+        "data": data,
+        "trained": "classifier",
+        "started_from": start,
+        "command": without_places(command),
+        "versions": versions(),
+    }
     probe.save(
         folder,
         origin=f"A linear classifier on frozen features of {start_text(start)}, fitted by `timm-gcp probe`.",
@@ -131,9 +137,9 @@ def _show(probe: Probe, out: Path, seen: bool) -> None:
     console = Console()
     console.print(probe)
     if seen:
+        counts = "the evaluation split counts." if probe.evaluation else "give a --val-split of other images."
         console.print(
-            "The backbone was trained on images of this name, so leave-one-out is too high; the evaluation split "
-            "counts.",
+            f"The backbone was trained on images of this name, so leave-one-out is too high; {counts}",
             highlight=False,
         )
     gain, measure = probe.gain, "leave-one-out"

@@ -20,9 +20,11 @@ from .options import ModelOptions
 from .run import Run
 
 __all__ = [
+    "ALL",
     "NOT_RECORDED",
     "RANDOM",
     "about",
+    "backbone_data",
     "data_of",
     "data_record",
     "data_text",
@@ -36,6 +38,8 @@ __all__ = [
     "trained_on",
 ]
 
+ALL = "all"
+"""Part of the model that was trained, in a record, unless ``--train-only`` or a probe names another."""
 RANDOM = "random weights"
 NOT_RECORDED = "not recorded"
 _FILES = ("model.safetensors", "pytorch_model.bin")
@@ -91,7 +95,7 @@ def origin_of_weights(name: str, file: str, pretrained: bool, model: nn.Module) 
 
 def _of_file(file: Path) -> dict[str, Any]:
     record = _record_in(file)
-    known = {key: record.get(key) for key in ("architecture", "data", "started_from")}
+    known = {key: record.get(key) for key in ("architecture", "data", "trained", "started_from")}
     return _without_none({"name": file.name, "sha256": sha256_of(file), **known})
 
 
@@ -121,6 +125,21 @@ def trained_on(name: str, file: str) -> Mapping[str, Any]:
     return data if isinstance(data, Mapping) else {}
 
 
+def backbone_data(start: Any) -> Mapping[str, Any]:
+    """The `data_record` that the weights below the head were trained on; empty where none is known.
+
+    A probe, and a run with ``--train-only``, leave the backbone as it was, so the record of its own start counts. A
+    record that does not say which part was trained is of a run that trained all of it.
+
+    Args:
+        start: as from `origin_of_weights`.
+    """
+    while isinstance(start, Mapping) and start.get("trained", ALL) != ALL:
+        start = start.get("started_from")
+    data = start.get("data") if isinstance(start, Mapping) else None
+    return data if isinstance(data, Mapping) else {}
+
+
 def _of_folder(folder: Path, cfg: Mapping[str, Any]) -> dict[str, Any]:
     training = training_record(folder)
     file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
@@ -131,6 +150,7 @@ def _of_folder(folder: Path, cfg: Mapping[str, Any]) -> dict[str, Any]:
         "license": cfg.get("license"),
         "sha256": sha256_of(file) if file else None,
         "data": training.get("data"),
+        "trained": training.get("trained"),
         "started_from": training.get("started_from"),
     }
     return _without_none(known)
@@ -197,6 +217,7 @@ def about(run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
     shown = ("first_epoch", "last_epoch", "started", "versions")
     training = {
         "data": data,
+        "trained": run.options.train_only or ALL,
         "started_from": run.started_from,
         "epochs": result["epochs"],
         "best_epoch": result["epoch"],

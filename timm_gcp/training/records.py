@@ -9,7 +9,7 @@ from ..pooling import find_pools
 from .checkpoint import RunSaver
 from .history import describe_differences, past_segments, segment, write_history
 from .optimizer import default_rate
-from .provenance import data_of, start_of
+from .provenance import ALL, data_of, start_of
 from .resume import differences
 from .run import Run
 from .summary import read_summary, write_summary
@@ -85,6 +85,7 @@ def _state(run: Run) -> dict[str, Any]:
             "seconds": run.seconds,
             "segments": run.segments,
             "started_from": run.started_from,
+            "trained": options.train_only or ALL,
             "data": data_of(run),
         }
     }
