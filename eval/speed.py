@@ -37,13 +37,6 @@ from .upstream_layers import LAYERS, load
 
 Layer = Callable[[Tensor], Tensor]
 
-TARGETS = {
-    ("svdpade", "SVD_Pade"): {14: 4.0, 7: 20.0},
-    ("isqrt", "MPNCOV"): {14: 3.0, 7: 12.0},
-    ("polar", "SVD_Pade"): {14: 6.0, 7: 30.0},
-}
-"""(Our method, published layer) → side of the map → the speed-up aimed at (2 threads, batch 16, 256 channels)."""
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
@@ -254,20 +247,19 @@ def table(rows: pd.DataFrame) -> str:
         numbers = own[list(COLUMNS)].map("{:.2f}".format).values
         lines = ((name, *cells) for name, cells in zip(names, numbers, strict=True))
         parts.append(markdown_table(("layer", *COLUMNS.values()), lines))
-        if against := comparison(own, side):
-            parts.append(markdown_table(("", "speed-up", "aim", "memory relative to the published layer"), against))
+        if against := comparison(own):
+            parts.append(markdown_table(("", "speed-up", "memory relative to the published layer"), against))
     return "\n\n".join(parts)
 
 
-def comparison(rows: pd.DataFrame, side: int) -> list[tuple[str, str, str, str]]:
+def comparison(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
     """One row for each of our methods whose published layer was timed in the same run.
 
     Args:
         rows: the layers of one shape.
-        side: height and width of its maps.
 
     Returns:
-        The pair, the speed-up, the speed-up aimed at, and the memory relative to the published layer.
+        The pair, the speed-up, and the memory relative to the published layer.
     """
     by_layer = rows.set_index("layer")
     lines = []
@@ -276,9 +268,7 @@ def comparison(rows: pd.DataFrame, side: int) -> list[tuple[str, str, str, str]]
             if layer.name in by_layer.index and ours in by_layer.index:
                 theirs, mine = by_layer.loc[layer.name], by_layer.loc[ours]
                 faster, memory = theirs["ms"] / mine["ms"], mine["extra_mib"] / theirs["extra_mib"]
-                aim = TARGETS.get((ours, layer.name), {}).get(side)
-                aimed = f"{aim:g}×" if aim else ""
-                lines.append((f"`{ours}` against {layer.name}", f"{faster:.1f}×", aimed, f"{memory:.2f}"))
+                lines.append((f"`{ours}` against {layer.name}", f"{faster:.1f}×", f"{memory:.2f}"))
     return lines
 
 

@@ -367,6 +367,16 @@ def test_a_backbone_under_a_trained_head_has_not_seen_the_images(images, backbon
     assert "points of leave-one-out accuracy" in shown
 
 
+def test_the_function_builds_the_model_of_the_command(images, backbones, tmp_path):
+    """A ViT for images of another size than its own, from a model folder or the folder of an earlier run."""
+    output, size = tmp_path / "probe", {"img_size": 64, "device": "cpu", "workers": 0}
+    assert probe(images, backbones["test_vit"], output, "--components", "8") == 0
+    for model in (backbones["test_vit"], output):
+        found = timm_gcp.probe(str(model), str(images), components=8, say=lambda line: None, **size)
+        assert found.model.patch_embed.img_size == (64, 64)
+        assert found.results[0].validation == json.loads((output / "result.json").read_text())["heads"][0]["validation"]
+
+
 def test_a_backbone_that_had_a_covariance_pool(images, tmp_path):
     """Its backbone is probed, and the pool of the probe takes the place of its own."""
     assert probe(images, "test_resnet_svdpade.grocery", tmp_path, "--components", "16", "--first-order", "none") == 0

@@ -98,7 +98,7 @@ def add_learning_rate(group: argparse._ArgumentGroup) -> None:
         default="",
         choices=("", "linear", "sqrt"),
         help="the ratio of the batch sizes itself or its square root "
-        "(default: sqrt for optimisers named after Ada or LAMB, else linear)",
+        "(default: sqrt for optimisers whose name contains ada or lamb, such as adamw; else linear)",
     )
     add(
         "--lr-noise",

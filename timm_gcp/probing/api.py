@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from ..data.options import TrainingDataOptions
 from ..errors import GCPError
 from ..models.deepcopy import copy_model
-from ..models.named import create_model
+from ..models.named import ModelChoice, load_model
 from ..models.names import plain_name
 from ..text import nearest
 from .backbone import Backbone
@@ -41,9 +41,9 @@ def probe(
     """Fits a classifier with covariance features to a frozen backbone.
 
     Args:
-        model: a timm model, or its name, whose pretrained weights are loaded
-            (``<backbone>_<method>.init-<tag>`` stands for ``<backbone>.<tag>`` and that method). It is not changed; the
-            probe's model is a copy in float32, without the wrapper of a compiled one.
+        model: a timm model; or a name, model folder or run folder, whose weights are loaded
+            (``<backbone>_<method>.init-<tag>`` stands for ``<backbone>.<tag>`` and that method). A model is not
+            changed; the probe's model is a copy in float32, without the wrapper of a compiled one.
         train: a folder of images; or batches of images ``[B, C, H, W]``, preprocessed for the model, and labels
             ``[B]``, from a ``DataLoader``, a list or anything else that can be passed through twice; or a pair of
             arrays, images ``[N, C, H, W]`` and labels ``[N]``. Images are floating-point numbers, labels whole numbers
@@ -63,7 +63,7 @@ def probe(
 
     Example::
 
-        found = timm_gcp.probe("vit_small_patch14_dinov2", "my-photos", compare=True)
+        found = timm_gcp.probe("vit_small_patch14_dinov2", "my-photos", img_size=224, compare=True)
         print(found)
         found.save("my-classifier")
     """
@@ -75,9 +75,10 @@ def probe(
         model, options = plain.of_backbone, {"method": plain.method, **options}
     chosen = ProbeOptions(**options)
     # The head that is fitted is in float32, so the copy of the backbone is.
-    network = (
-        create_model(model, pretrained=True) if isinstance(model, str) else copy_model(unwrap_model(model)).float()
-    )
+    if isinstance(model, str):
+        network = load_model(ModelChoice(model=model, in_chans=chosen.channels, image_size=chosen.image_size))
+    else:
+        network = copy_model(unwrap_model(model)).float()
     if not isinstance(train, (str, PathLike)):
         of_data = {each.name for each in fields(TrainingDataOptions)} | {"views"}
         for name in of_data & set(options):
