@@ -23,7 +23,9 @@ def check_login() -> None:
         GCPError: there is none.
     """
     if get_token() is None:
-        raise GCPError("Not logged in to the Hugging Face Hub; run `hf auth login` with a token that may write, or set HF_TOKEN.")
+        raise GCPError(
+            "Not logged in to the Hugging Face Hub; run `hf auth login` with a token that may write, or set HF_TOKEN."
+        )
 
 
 def check_repo_id(repo: str, option: str) -> str:
