@@ -47,7 +47,7 @@ def _pooled(
 
 
 _PROBE = ("--init-head", "probe")
-_MEAN = ("first_order=mean", "normalize_parts=True")  # without the scaling the longer part is learned first
+_MEAN = "first_order=mean"
 HEADS = {
     "average": Head("", (), "average"),
     "isqrt": _pooled("isqrt"),
@@ -60,8 +60,9 @@ HEADS = {
     "isqrt, 160 channels": _pooled("isqrt", width=160),
     "isqrt, linear": _pooled("isqrt", "reduction=linear"),
     "isqrt, linear_norm": _pooled("isqrt", "reduction=linear_norm"),
-    "isqrt, linear, mean": _pooled("isqrt", "reduction=linear", *_MEAN),
-    "isqrt, mean": _pooled("isqrt", *_MEAN),
+    "isqrt, linear, mean": _pooled("isqrt", "reduction=linear", _MEAN),
+    "isqrt, mean": _pooled("isqrt", _MEAN),
+    "isqrt, mean, normalize_parts": _pooled("isqrt", _MEAN, "normalize_parts=True"),
     "isqrt, 4 groups": _pooled("isqrt", "groups=4"),
     "isqrt, sketch": _pooled("isqrt", "count_sketch=8192"),
     "cov": _pooled("cov"),
@@ -133,6 +134,7 @@ OPTIONS = (
     "isqrt, linear",
     "isqrt, linear_norm",
     "isqrt, mean",
+    "isqrt, mean, normalize_parts",
     "corr",
     "gaussian",
     "bdc",

@@ -21,9 +21,9 @@ from timm_gcp.commands import probe as commands
 from timm_gcp.commands.validate import parse_validate_args, validate
 from timm_gcp.models.folder import save_folder, training_record
 from timm_gcp.probing import cache as caches
-from timm_gcp.probing import heads
+from timm_gcp.probing import fits, heads
 from timm_gcp.probing.backbone import Backbone
-from timm_gcp.probing.fits import Result
+from timm_gcp.probing.fits import Gain, Result
 from timm_gcp.probing.options import ProbeOptions
 
 COMMON = ("--img-size", "64", "-j", "0", "-b", "8", "--device", "cpu")
@@ -334,11 +334,8 @@ def test_a_backbone_that_was_trained_on_the_images(images, backbones, tmp_path, 
     assert "trained on images of this name, so leave-one-out is too high" in shown
     assert "points of validation accuracy" in shown
     result = json.loads((tmp_path / "seen" / "result.json").read_text())
-    best = {
-        of: max(head["validation"] for head in result["heads"] if ("covariance" in head["head"]) is of)
-        for of in (True, False)
-    }
-    assert result["validation_gain"][0] == pytest.approx(best[True] - best[False])
+    best = max(head["validation"] for head in result["heads"] if "covariance" not in head["head"])
+    assert result["validation_gain"]["points"] == pytest.approx(result["heads"][0]["validation"] - best, abs=1e-3)
 
     assert probe(images, tmp_path / "x", tmp_path / "alone", "--val-split", "") == 0
     assert "give a --val-split of other images" in " ".join(capsys.readouterr().out.split())
@@ -365,6 +362,46 @@ def test_a_backbone_under_a_trained_head_has_not_seen_the_images(images, backbon
     shown = " ".join(capsys.readouterr().out.split())
     assert "too high" not in shown
     assert "points of leave-one-out accuracy" in shown
+
+
+@pytest.mark.parametrize("more", [["--train-split", "", "--val-split", ""], ["--val-fraction", "0.4"]])
+def test_one_training_image_per_class(backbones, tmp_path, capsys, more):
+    """There is no leave-one-out, hence none in the table, the record and the card; probabilities are usable."""
+    folder = write_images(tmp_path / "photos", per_class=1 if more[0] == "--train-split" else 2, splits=("train",))
+    where = folder / "train" if more[0] == "--train-split" else folder
+    assert probe(where, backbones["test_resnet"], tmp_path / "out", "--compare", "--components", "8", *more) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "No class has two training images, so there is no leave-one-out" in shown
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["gain"] is None
+    assert {head["left_out"] for head in result["heads"]} == {None}
+    assert "top1_left_out" not in (tmp_path / "out" / "model" / "README.md").read_text()
+    argv = ["predict", str(where), "--model", str(tmp_path / "out" / "model"), "--csv", str(tmp_path / "found.csv")]
+    assert main([*argv, "--device", "cpu"]) == 0
+    with open(tmp_path / "found.csv", newline="") as file:
+        confidences = [float(row["probability_1"]) for row in csv.DictReader(file)]
+    assert max(confidences) > 0.5  # 1/3 is chance
+
+
+@pytest.mark.parametrize(
+    ("only_head", "only_baseline", "text"),
+    [
+        (12, 2, "Covariance is worth it here: 'both' has +20.0 points of validation accuracy against 'mean'"),
+        (2, 12, "Covariance is not worth it here: 'both' has -20.0 points"),
+        (3, 1, "It is open whether covariance is worth it here: 'both' has +4.0 points"),
+        (0, 0, "It is open whether covariance is worth it here: 'both' has +0.0 points"),
+    ],
+)
+def test_the_verdict_is_of_the_head_that_is_saved(only_head, only_baseline, text):
+    """Significant for and against, and neither; few images are no certainty."""
+    gain = Gain("both", "mean", 50, only_head, only_baseline)
+    assert commands._verdict(gain, "validation").startswith(text)
+    right = torch.tensor([1.0] * only_head + [0.0] * only_baseline + [1.0] * (50 - only_head - only_baseline))
+    other = torch.tensor([0.0] * only_head + [1.0] * only_baseline + [1.0] * (50 - only_head - only_baseline))
+    better = torch.ones(50)
+    found = fits._gain({"mean and isqrt of the covariance": right, "mean": other, "isqrt of the covariance": better})
+    assert found == Gain("mean and isqrt of the covariance", "mean", 50, only_head, only_baseline)
+    assert found.error == pytest.approx(100 * float((right - other).std(unbiased=False)) / 50**0.5)
 
 
 def test_the_function_builds_the_model_of_the_command(images, backbones, tmp_path):

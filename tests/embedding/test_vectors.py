@@ -86,6 +86,13 @@ def test_near_duplicates_are_connected_groups():
     assert near_duplicates(Neighbours(index, similarity), 0.999) == []
 
 
+def test_an_image_alone_in_its_class_is_no_label_error():
+    torch.manual_seed(0)
+    maps, labels = torch.randn(7, 4, 4, 4), [0, 0, 0, 1, 1, 1, 2]
+    assert all(each.label != 2 for each in label_errors(features_of(maps, labels), 3, "isqrt", "mean"))
+    assert label_errors(features_of(maps, list(range(7))), 7, "isqrt", "mean") == []
+
+
 def test_planted_label_errors_come_first():
     labels = torch.arange(60) % 3
     scale = torch.ones(60, 6, 1)

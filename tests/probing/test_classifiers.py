@@ -87,3 +87,20 @@ def test_temperature():
     logits = torch.tensor([[1.0, 0.0]] * 80 + [[0.0, 1.0]] * 20, dtype=torch.float64)
     factor = temperature_of(logits, torch.zeros(100, dtype=torch.int64))
     assert torch.tensor([factor, 0.0]).softmax(0)[0].item() == pytest.approx(0.8, abs=0.02)
+
+
+def test_images_alone_in_their_class_do_not_change_the_temperature():
+    """Left out, they are wrong whatever the classifier is."""
+    scores = torch.tensor([[1.0, 0.0, 0.0]] * 9 + [[0.0, 1.0, 0.0]] * 11, dtype=torch.float64)
+    labels = torch.tensor([0] * 10 + [1] * 10)
+    more = torch.cat([scores, torch.tensor([[0.9, 0.1, 0.0]], dtype=torch.float64)])
+    assert temperature_of(more, torch.cat([labels, torch.tensor([2])])) == temperature_of(scores, labels)
+
+
+def test_one_image_per_class_has_no_leave_one_out():
+    torch.manual_seed(0)
+    features = torch.randn(5, 7, dtype=torch.float64)
+    fit = fit_ridge(centred(features @ features.T), torch.arange(5), 5)
+    assert fit.left_out is None
+    factor = temperature_of(None, torch.arange(5))
+    assert (factor * torch.eye(5)).softmax(1).diagonal().min() > 0.9

@@ -76,6 +76,25 @@ def test_interval_of_the_mean_average_precision_is_that_of_the_bootstrap():
     assert (found.high - found.low) / 2 / Z == pytest.approx(np.std(draws), rel=0.12)
 
 
+@pytest.mark.parametrize("name", ["balanced_accuracy", "macro_f1"])
+@pytest.mark.parametrize(("right", "classes", "images"), [(10, 10, 1), (6, 10, 1), (0, 10, 1), (20, 10, 2), (15, 5, 3)])
+def test_few_images_per_class_are_no_certainty(name, right, classes, images):
+    """The interval is about as wide as that of the share of right predictions of as many images."""
+    labels = np.arange(classes * images) % classes
+    predicted = np.where(np.arange(len(labels)) < right, labels, (labels + 1) % classes)
+    found, top1 = metrics_of(made_up(labels, predicted)), wilson(right, len(labels))
+    own = getattr(found, name)
+    assert own.low <= own.value <= own.high
+    assert own.high - own.low > 0.6 * (top1.high - top1.low)
+
+
+def test_perfect_average_precision_is_no_certainty():
+    targets = np.array([[True, False], [False, True], [True, True]])
+    found = mean_average_precision(MultiLabelPredictions(["a", "b", "c"], targets, 4.0 * targets - 2, ["x", "y"]))
+    assert found.value == 1
+    assert found.low == pytest.approx(wilson(3, 3).low)
+
+
 def test_a_single_image_has_metrics():
     metrics = metrics_of(made_up([1], [0]))
     assert (metrics.top1.value, metrics.macro_f1.value, metrics.balanced_accuracy.value) == (0, 0, 0)

@@ -40,22 +40,8 @@ def test_the_run_starts_with_the_probe(images, weights, tmp_path, capsys):
     assert train(images, weights, tmp_path, *STILL, "--no-hybrid", "--experiment", "x") == 0
     assert "Head: fitted to the frozen features of the training images" in capsys.readouterr().out
     given = ["--model", "test_resnet", "--checkpoint", str(weights), "--output", str(tmp_path / "probe")]
-    probe = [
-        *given,
-        "--method",
-        "svdpade",
-        "--components",
-        "64",
-        "--img-size",
-        "64",
-        "-j",
-        "0",
-        "-b",
-        "8",
-        "--device",
-        "cpu",
-    ]
-    assert main(["probe", str(images), *probe]) == 0
+    more = ["--method", "svdpade", "--components", "64", "--img-size", "64", "-j", "0", "-b", "8", "--device", "cpu"]
+    assert main(["probe", str(images), *given, *more]) == 0
     trained, probed = model_of(tmp_path / "x" / "model"), model_of(tmp_path / "probe" / "model")
     assert trained.global_pool.options == probed.global_pool.options
     for name, tensor in probed.state_dict().items():

@@ -17,9 +17,10 @@ from ..files import check_output_folder, json_text, save_text
 from ..models.folder import architecture, check_model_folder, loading_code
 from ..models.named import load_model
 from ..plots import new_figure, save_figure
-from ..probing.fits import Result
+from ..probing.fits import Gain, Result
 from ..probing.options import CLASSIFIERS, FIRST_ORDERS, HEADS, VIEWS, MomentSettings, ProbeOptions
 from ..probing.probe import Probe, fit_probe
+from ..reports.paired import mcnemar
 from ..text import nearest, without_places
 from ..training.history import versions
 from ..training.provenance import backbone_data, data_record, data_text, is_of_data, origin_of_weights, start_text
@@ -40,6 +41,9 @@ from .reporting import report_probe
 from .value_checks import check_backbone
 
 __all__ = ["main"]
+
+SIGNIFICANT = 0.05
+"""A smaller p value makes a difference significant."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,8 +103,8 @@ def _save_results(out: Path, probe: Probe, command: str) -> None:
         "components": len(probe.head.directions),
         "variance": round(probe.head.directions.variance, 4),
         "heads": [asdict(each) for each in probe.results],
-        "gain": probe.gain,
-        "validation_gain": probe.validation_gain,
+        "gain": _gain_record(probe.gain),
+        "validation_gain": _gain_record(probe.validation_gain),
         "images": [len(each) for each in (probe.train, probe.evaluation) if each is not None],
         "seconds": probe.seconds,
         "versions": versions(),
@@ -112,6 +116,11 @@ def _save_results(out: Path, probe: Probe, command: str) -> None:
     writer.writerows(asdict(each) for each in probe.results)
     save_text(out / "heads.csv", buffer.getvalue())
     _draw(probe.results, out / "heads.png")
+
+
+def _gain_record(gain: Gain | None) -> dict[str, Any] | None:
+    """A gain as entries of ``result.json``."""
+    return None if gain is None else {**asdict(gain), "points": round(gain.points, 4), "error": round(gain.error, 4)}
 
 
 def _draw(results: Sequence[Result], path: Path) -> None:
@@ -146,7 +155,7 @@ def _show(probe: Probe, out: Path, seen: bool) -> None:
     if seen or gain is None:
         gain, measure = probe.validation_gain, "validation"
     if gain is not None:
-        console.print(_verdict(*gain, measure), highlight=False)
+        console.print(_verdict(gain, measure), highlight=False)
     console.print(
         f"Model folder: {loading_code(architecture(probe.model), out / 'model')}",
         highlight=False,
@@ -154,11 +163,17 @@ def _show(probe: Probe, out: Path, seen: bool) -> None:
     )
 
 
-def _verdict(gain: float, error: float, measure: str) -> str:
-    difference = f"{gain:+.1f} points of {measure} accuracy (standard error {error:.1f})"
-    if gain > 2 * error:
-        return f"Covariance is worth it here: {difference} over the best first-order classifier."
-    return f"Covariance is not worth it here: {difference} against the best first-order classifier."
+def _verdict(gain: Gain, measure: str) -> str:
+    """Whether the difference of the two heads is significant by McNemar's exact test, and how large it is."""
+    p = mcnemar(gain.only_head, gain.only_baseline)
+    if p >= SIGNIFICANT:
+        finding = "It is open whether covariance is worth it here"
+    else:
+        finding = f"Covariance is {'' if gain.points > 0 else 'not '}worth it here"
+    return (
+        f"{finding}: '{gain.head}' has {gain.points:+.1f} points of {measure} accuracy against '{gain.baseline}', the "
+        f"best first-order classifier ({gain.images} images, p {p:.2g} by McNemar's test)."
+    )
 
 
 def probe_parser() -> Parser:

@@ -157,7 +157,8 @@ def divide(dataset: Any, fraction: float, seed: int) -> tuple[Any, Any]:
     if not held:
         raise GCPError(
             "--val-fraction has nothing to hold out, since no class has two images: add images, or give "
-            "--val-fraction 0 --val-split '' to train without evaluation."
+            "--val-fraction 0 --val-split '' to train without evaluation (and --train-split '' where the class folders "
+            "are not in a folder 'train')."
         )
     without = set(labels) - {label for name, label in zip(names, labels, strict=True) if name in held}
     if without:

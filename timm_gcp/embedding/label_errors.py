@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..probing.classifiers import temperature_of
+from ..probing.classifiers import alone, temperature_of
 from ..probing.features import FeatureSet
 from ..probing.fits import Fits, covariance_head
 from ..probing.parts import CovariancePart
@@ -37,7 +37,8 @@ def label_errors(features: FeatureSet, classes: int, method: str, first_order: s
 
     The scores are those of the exact leave-one-out of a probe (`timm_gcp.probing.classifiers.fit_ridge`), made into
     probabilities by the temperature that suits them best. A wrong label makes its own image doubtful, and correct
-    images as well where a class has few images or two classes look alike: the list is to be looked at.
+    images as well where a class has few images or two classes look alike: the list is to be looked at. An image that
+    is the only one of its class is not judged.
 
     Args:
         features: of the images with labels, one view of each.
@@ -51,14 +52,13 @@ def label_errors(features: FeatureSet, classes: int, method: str, first_order: s
     labels = features.labels()
     fits = Fits(features, None, classes, "ridge", lambda _: None)
     fit, _, _ = fits.fit(covariance_head(CovariancePart(method), first_order))
-    assert fit.left_out is not None
-    return _doubtful(fit.left_out, labels)
+    return [] if fit.left_out is None else _doubtful(fit.left_out, labels)
 
 
 def _doubtful(left_out: Tensor, labels: Tensor) -> list[LabelError]:
     probabilities = (temperature_of(left_out, labels) * left_out).softmax(1)
     best, suggested = probabilities.max(1)
     own = probabilities.gather(1, labels[:, None]).squeeze(1)
-    doubtful = (suggested != labels).nonzero().squeeze(1)
+    doubtful = ((suggested != labels) & ~alone(labels)).nonzero().squeeze(1)
     order = doubtful[torch.argsort(own[doubtful] - best[doubtful], stable=True)].tolist()
     return [LabelError(i, int(labels[i]), int(suggested[i]), float(own[i]), float(best[i])) for i in order]

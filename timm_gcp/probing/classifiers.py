@@ -11,10 +11,23 @@ from torch import Tensor
 
 from ..errors import GCPError
 
-__all__ = ["Fit", "centred", "fit_logistic", "fit_ridge", "float64_device", "nearest_neighbours", "temperature_of"]
+__all__ = [
+    "Fit",
+    "alone",
+    "centred",
+    "fit_logistic",
+    "fit_ridge",
+    "float64_device",
+    "nearest_neighbours",
+    "temperature_of",
+]
 
 _GRID = torch.logspace(-5, 1, 25, dtype=torch.float64)
 """Ridge strengths to try, in units of the mean eigenvalue of the kernel."""
+
+_FACTOR = 10.0
+"""By which scores become logits where no image can be left out: scores of 1 for a class and 0 for nine others then
+give a probability of 0.9996."""
 
 
 @dataclass
@@ -26,7 +39,7 @@ class Fit:
         intercept: ``[classes]``.
         strength: the chosen ridge strength, or the inverse one of logistic regression.
         left_out: scores of each image by a classifier that was fitted without it, ``[images, classes]``; None where
-            they are not exact.
+            they are not exact, and where no class has two images, since a class without images is never predicted.
     """
 
     coefficients: Tensor
@@ -90,7 +103,17 @@ def fit_ridge(kernel: Tensor, labels: Tensor, classes: int, views: int = 1) -> F
             best, chosen = quality, Fit(coefficients, intercept, strength, left_out)
     assert chosen is not None
     assert chosen.left_out is not None
-    return Fit(chosen.coefficients.cpu(), chosen.intercept.cpu(), chosen.strength, chosen.left_out.cpu())
+    left_out = None if bool(alone(labels).all()) else chosen.left_out.cpu()
+    return Fit(chosen.coefficients.cpu(), chosen.intercept.cpu(), chosen.strength, left_out)
+
+
+def alone(labels: Tensor) -> Tensor:
+    """Whether an image is the only one of its class, for each image.
+
+    Args:
+        labels: ``[images]``.
+    """
+    return labels.bincount()[labels] == 1
 
 
 def fit_logistic(kernel: Tensor, labels: Tensor, classes: int, views: int = 1, inverse_strength: float = 1.0) -> Fit:
@@ -152,13 +175,19 @@ def nearest_neighbours(
     return votes.scatter_add_(1, labels[index], ((near - 1) / 0.07).exp())
 
 
-def temperature_of(scores: Tensor, labels: Tensor) -> float:
+def temperature_of(scores: Tensor | None, labels: Tensor) -> float:
     """The factor that makes scores into logits: it minimises their cross-entropy, so that probabilities mean something.
 
+    Images that are the only one of their class are not counted: without them their class is unknown.
+
     Args:
-        scores: of images that were left out, ``[images, classes]``.
+        scores: of images that were left out, ``[images, classes]``; None gives a usual factor.
         labels: ``[images]``.
     """
+    if scores is None:
+        return _FACTOR
+    known = ~alone(labels)
+    scores, labels = scores[known], labels[known]
     factors = torch.logspace(-1, 3, 81, dtype=torch.float64)
     losses = [torch.nn.functional.cross_entropy(factor * scores, labels).item() for factor in factors]
     return float(factors[losses.index(min(losses))])

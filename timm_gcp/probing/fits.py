@@ -1,5 +1,6 @@
 """Fits the heads of a probe to features and compares their accuracy."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ..errors import GCPError
 from ..predictions import PredictionRecorder
-from .classifiers import Fit, fit_logistic, fit_ridge, float64_device, nearest_neighbours, temperature_of
+from .classifiers import Fit, alone, fit_logistic, fit_ridge, float64_device, nearest_neighbours, temperature_of
 from .directions import Directions
 from .features import FeatureSet
 from .heads import FittedHead, Head, Kernel, kernel_of, linear_layer, scores_of
@@ -17,7 +18,7 @@ from .moment import MomentHead, fit_moment
 from .options import MomentSettings
 from .parts import CPU, MEAN, TOKEN, CovariancePart, FirstOrderPart, Part, first_order_parts
 
-__all__ = ["FIRST_WEIGHT", "Fits", "Result", "covariance_head"]
+__all__ = ["FIRST_WEIGHT", "Fits", "Gain", "Result", "covariance_head"]
 
 FIRST_WEIGHT = 0.3
 """Weight of the first-order part beside the triangle, both of mean squared length one."""
@@ -33,7 +34,8 @@ class Result:
     Attributes:
         head: its title.
         features: their number.
-        left_out: top-1 accuracy on the training images, each left out in turn, per cent; None where it is not exact.
+        left_out: top-1 accuracy on the training images, each left out in turn, per cent; None where it is not exact,
+            and where no class has two images.
         validation: top-1 accuracy on the evaluation split, per cent; None without one.
         strength: of the ridge, or scikit-learn's C.
         seconds: of fitting, once the features are there.
@@ -50,6 +52,36 @@ class Result:
     def accuracy(self) -> float | None:
         """Validation accuracy, or that of leave-one-out without an evaluation split; per cent; None without either."""
         return self.validation if self.validation is not None else self.left_out
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much more accurate one head is than another on the same images.
+
+    Attributes:
+        head: title of the head with covariance: that of the probe.
+        baseline: title of the best first-order head.
+        images: their number.
+        only_head: images that only the first head recognises.
+        only_baseline: images that only the second one recognises.
+    """
+
+    head: str
+    baseline: str
+    images: int
+    only_head: int
+    only_baseline: int
+
+    @property
+    def points(self) -> float:
+        """Difference of the accuracies in points."""
+        return 100 * (self.only_head - self.only_baseline) / self.images
+
+    @property
+    def error(self) -> float:
+        """Standard error of `points`."""
+        share = (self.only_head + self.only_baseline) / self.images
+        return 100 * math.sqrt(max(share - (self.points / 100) ** 2, 0.0) / self.images)
 
 
 def _title(first_order: str | None, second: str) -> str:
@@ -110,6 +142,12 @@ class Fits:
         missing = classes - present
         if missing:
             say(f"{missing} of {classes} classes have no training image.")
+        single = int(alone(self.labels).sum())
+        self.none_can_be_left_out = single == len(self.labels)
+        if self.none_can_be_left_out:
+            say("No class has two training images, so there is no leave-one-out, and probabilities are not calibrated.")
+        elif single:
+            say(f"{single} training images are the only ones of their class, so they are wrong when they are left out.")
 
     def covariance(self, directions: Directions, part: CovariancePart, first_order: str | None) -> FittedHead:
         """Fits a classifier to the output of a covariance pool and a first-order vector beside it.
@@ -120,10 +158,10 @@ class Fits:
             first_order: 'mean', 'class', 'mean+class' or None.
 
         Returns:
-            The head; its scores are scaled to be logits where left-out scores tell by how much.
+            The head; the scores of ridge regression are scaled to be logits.
         """
         fit, weights, bias = self.fit(covariance_head(part, first_order))
-        if fit.left_out is not None:
+        if self.make is fit_ridge:
             factor = temperature_of(fit.left_out, self.labels)
             if len(self.results) == 1:
                 self._factor = factor
@@ -171,7 +209,7 @@ class Fits:
         """Evaluates the nearest neighbours in a first-order vector."""
         began = time.monotonic()
         features = self.train.first(part.name).view(self.train.images, self.train.views, -1).mean(1)
-        left_out = nearest_neighbours(features, self.labels, self.classes)
+        left_out = None if self.none_can_be_left_out else nearest_neighbours(features, self.labels, self.classes)
         validation = None
         if self.evaluation is not None:
             new = self.evaluation.first(part.name)
@@ -220,15 +258,16 @@ class Fits:
             return None
         return recorder
 
-    def gain(self) -> tuple[float, float] | None:
-        """The best head with covariance over the best first-order one, in points of leave-one-out accuracy.
+    def gain(self) -> Gain | None:
+        """The head of the probe against the best first-order one, in leave-one-out accuracy.
 
         Returns:
-            The difference and its standard error; None where one of the two is missing.
+            The difference; None where one of the two is missing. Where the head is Moment Probing, the covariance
+            beside the first-order part takes its place.
         """
         return _gain(self.right)
 
-    def validation_gain(self) -> tuple[float, float] | None:
+    def validation_gain(self) -> Gain | None:
         """As `gain`, on the evaluation split."""
         return _gain({title: own for title, own in self.right_in_validation.items() if MOMENT not in title})
 
@@ -250,16 +289,16 @@ class Fits:
             self.fit(covariance_head(covariance, None))
 
 
-def _gain(right: Mapping[str, Tensor]) -> tuple[float, float] | None:
-    """The difference of two accuracies in points, and its standard error over the images.
+def _gain(right: Mapping[str, Tensor]) -> Gain | None:
+    """The first head with covariance against the best one without.
 
     Args:
-        right: title of a head → for each image 1 where the head is right, else 0.
+        right: title of a head → for each image 1 where the head is right, else 0; in the order of fitting.
     """
-    covariance = [own for title, own in right.items() if "covariance" in title]
-    others = [own for title, own in right.items() if "covariance" not in title]
-    if not covariance or not others:
+    head = next((title for title in right if "covariance" in title), None)
+    others = [title for title in right if "covariance" not in title]
+    if head is None or not others:
         return None
-    best, other = (max(group, key=lambda own: float(own.mean())) for group in (covariance, others))
-    difference = best - other
-    return 100 * float(difference.mean()), 100 * float(difference.std() / len(difference) ** 0.5)
+    baseline = max(others, key=lambda title: float(right[title].mean()))
+    difference = right[head] - right[baseline]
+    return Gain(head, baseline, len(difference), int((difference > 0).sum()), int((difference < 0).sum()))

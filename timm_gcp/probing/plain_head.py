@@ -54,10 +54,9 @@ def fit_plain_head(model: nn.Module, train: Any, options: ProbeOptions) -> tuple
     kernel = centred(wide @ wide.T)
     scale = float(kernel.diagonal().mean()) or 1.0
     fit = fit_ridge(kernel / scale, labels, classes)
-    assert fit.left_out is not None
     weights = fit.coefficients.T @ features / scale
     factor = temperature_of(fit.left_out, labels)
-    left_out = 100 * float((fit.left_out.argmax(1) == labels).double().mean())
+    left_out = None if fit.left_out is None else 100 * float((fit.left_out.argmax(1) == labels).double().mean())
     seconds = round(time.monotonic() - began, 1)
     result = Result("pooled features", features.shape[1], left_out, None, fit.strength, seconds)
     return PlainHead(factor * weights, factor * (fit.intercept - weights @ mean)), result

@@ -22,7 +22,7 @@ from .backbone import Backbone
 from .cache import store_features
 from .directions import Directions
 from .features import FeatureSet
-from .fits import Fits, Result
+from .fits import Fits, Gain, Result
 from .fold import fold
 from .heads import FittedHead
 from .options import ProbeOptions
@@ -42,8 +42,8 @@ class Probe:
         model: the backbone with the head of the probe, in evaluation mode; a timm model.
         head: directions and classifier.
         results: accuracy of all heads that were fitted; the first one is that of the probe.
-        gain: covariance over the best first-order head, in points of leave-one-out accuracy, and the standard error of
-            that difference; None without ``compare``. Biased where the backbone was trained on these images.
+        gain: the head of the probe against the best first-order one, in leave-one-out accuracy; None without
+            ``compare``. Biased where the backbone was trained on these images.
         validation_gain: the same on the evaluation split; None without one.
         class_names: by label, or None.
         data_config: preprocessing.
@@ -55,8 +55,8 @@ class Probe:
     model: nn.Module = field(repr=False)
     head: FittedHead = field(repr=False)
     results: list[Result]
-    gain: tuple[float, float] | None
-    validation_gain: tuple[float, float] | None
+    gain: Gain | None
+    validation_gain: Gain | None
     class_names: list[str] | None
     data_config: dict[str, Any] = field(repr=False)
     seconds: dict[str, float]

@@ -4,7 +4,9 @@ The intervals of shares are Wilson's (J. Am. Stat. Assoc. 22, 1927). Those of av
 method: balanced accuracy and macro F1 are functions of the shares of the images in the cells of the confusion matrix,
 homogeneous of degree 0, so the gradient of the function at an image's cell has mean zero over the images, and the root
 of its mean square over √n is the standard error (for F1: Takahashi et al., Applied Intelligence 52, 2022). So is the
-mean average precision of multi-label predictions a function of the shares of the images.
+mean average precision of multi-label predictions a function of the shares of the images. Where every image has the same
+gradient, as with predictions that are all right, the method gives no width, and Wilson's interval of an equal share is
+taken.
 """
 
 import math
@@ -30,6 +32,8 @@ __all__ = [
 
 LEVEL = 0.95
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+_SINGLE = 2 / 9
+"""Variance of the recall of a class with one image: that of Laplace's estimate p = (right + 1) / (1 + 2), p (1 − p)."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ def metrics_of(predictions: Predictions) -> Metrics:
     )
 
 
-def wilson(right: int, n: int) -> Interval:
+def wilson(right: float, n: int) -> Interval:
     """Wilson's score interval of a share.
 
     Args:
@@ -141,27 +145,34 @@ def wilson(right: int, n: int) -> Interval:
     share, square = right / n, Z * Z / n
     centre = (share + square / 2) / (1 + square)
     half = Z / (1 + square) * math.sqrt(share * (1 - share) / n + square / (4 * n))
-    return Interval(share, max(centre - half, 0.0), min(centre + half, 1.0))
+    return Interval(share, max(min(centre - half, share), 0.0), min(max(centre + half, share), 1.0))  # rounding
 
 
 def _balanced_accuracy(predictions: Predictions, counts: ClassCounts) -> Interval:
-    """(1/K) Σ_k R_k; gradient at an image of class i: ([right] − R_i) / (K r_i), r_i the share of the class."""
+    """(1/K) Σ_k R_k; gradient at an image of class i: ([right] − R_i) / (K r_i), r_i the share of the class.
+
+    The recall of a class with one image is 0 or 1, so its gradient is zero. Its variance is taken to be `_SINGLE`.
+    """
     present = counts.images > 0
     recall, share = counts.recall, counts.images / len(predictions)
     own = np.searchsorted(counts.labels, predictions.labels)
     gradient = (predictions.right - recall[own]) / (present.sum() * share[own])
-    return _by_delta(float(recall[present].mean()), gradient)
+    single = int((counts.images == 1).sum())
+    return _by_delta(float(recall[present].mean()), gradient, single * _SINGLE / int(present.sum()) ** 2)
 
 
 def _macro_f1(predictions: Predictions, counts: ClassCounts) -> Interval:
     """(1/K) Σ_k F_k; gradient at an image of class i that is taken for j: (2 [i = j] − F_i)/(K d_i) − F_j/(K d_j).
 
-    d_k is the share of the images of the class plus that of the predictions of it.
+    d_k is the share of the images of the class plus that of the predictions of it. A class with one image changes by
+    F_k between right and wrong, with the variance that it has in `_balanced_accuracy`.
     """
     f1, share = counts.f1, (counts.images + counts.predicted) / len(predictions)
     own, guess = (np.searchsorted(counts.labels, each) for each in (predictions.labels, predictions.predicted))
     gradient = (2 * predictions.right - f1[own]) / share[own] - f1[guess] / share[guess]
-    return _by_delta(float(f1.mean()), gradient / len(f1))
+    single = counts.images == 1
+    change = 2 / (1 + counts.predicted + 1 - counts.right)[single]  # F_k if its image is right; it is 0 otherwise
+    return _by_delta(float(f1.mean()), gradient / len(f1), _SINGLE * float(np.square(change).sum()) / len(f1) ** 2)
 
 
 def mean_average_precision(predictions: MultiLabelPredictions) -> Interval:
@@ -170,6 +181,16 @@ def mean_average_precision(predictions: MultiLabelPredictions) -> Interval:
     return _by_delta(value, average_precision_gradient(predictions.targets, predictions.logits))
 
 
-def _by_delta(value: float, gradient: np.ndarray) -> Interval:
-    half = Z * math.sqrt(float(np.square(gradient).mean()) / len(gradient))
+def _by_delta(value: float, gradient: np.ndarray, more: float = 0.0) -> Interval:
+    """The interval of a function of the shares.
+
+    Args:
+        value: of the function.
+        gradient: at each image.
+        more: variance that the gradient does not show.
+    """
+    variance = float(np.square(gradient).mean()) / len(gradient) + more
+    if variance < 1e-24:  # zero but for rounding
+        return wilson(value * len(gradient), len(gradient))
+    half = Z * math.sqrt(variance)
     return Interval(value, max(value - half, 0.0), min(value + half, 1.0))

@@ -61,7 +61,8 @@ def _initial_head(run: Run) -> list[str]:
     found = run.network.initial_head
     if found is None:
         return []
-    return [f"Head: fitted to the frozen features of the training images; {found.left_out:.2f} % leave-one-out top-1."]
+    accuracy = "" if found.left_out is None else f"; {found.left_out:.2f} % leave-one-out top-1"
+    return [f"Head: fitted to the frozen features of the training images{accuracy}."]
 
 
 def _data(run: Run) -> list[str]:
