@@ -3,12 +3,13 @@
 import contextlib
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -114,7 +115,7 @@ class Workers:
     """Processes that share the cores and run ``timm-gcp`` again and again.
 
     What a process prepares once serves all its runs: imports, the choice of convolution algorithms on a GPU, compiled
-    kernels. On a GPU that takes longer than a short run.
+    kernels. On a GPU that takes longer than a short run. If this process is killed, they save their runs and end.
 
     Args:
         number: of processes.
@@ -123,7 +124,7 @@ class Workers:
     def __init__(self, number: int) -> None:
         threads = max(1, (os.cpu_count() or 1) // number)
         spawn = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(number, spawn, initializer=torch.set_num_threads, initargs=(threads,))
+        self._pool = ProcessPoolExecutor(number, spawn, initializer=_prepare, initargs=(threads,))
 
     def run(self, arguments: Sequence[str], log: Path) -> None:
         """Runs a command in one of the processes; as `run_command`."""
@@ -135,10 +136,28 @@ class Workers:
         self._pool.shutdown()
 
 
+def _prepare(threads: int) -> None:
+    """Prepares a process of `Workers`."""
+    torch.set_num_threads(threads)
+    Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """Waits for the end of the parent process; then asks the run to save and stop, or ends this idle process."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def run_here(arguments: Sequence[str], log: Path) -> int:
     """Runs a command in this process, its output added to a log file; returns its exit status."""
     with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        return main(arguments)
+        status = main(arguments)
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        os._exit(status)  # the pool, which would end this process, is gone
+    return status
 
 
 def _check(status: int, log: Path) -> None:
