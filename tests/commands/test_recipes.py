@@ -40,6 +40,18 @@ def arguments(name, *more):
     return args
 
 
+def test_the_rate_of_a_recipe_with_another_optimiser(caplog):
+    """It was chosen for the optimiser of the recipe."""
+    arguments("finetune", "--opt", "adamw")
+    assert "--opt adamw has the learning rate of the recipe or configuration, which is one for sgd" in caplog.text
+    caplog.clear()
+    arguments("finetune", "--opt", "adamw", "--lr", "0.001")
+    arguments("finetune", "--opt", "adamw", "--lr", "auto")
+    arguments("finetune", "--opt", "sgd")
+    parse_train_args(["--opt", "adamw"])
+    assert not caplog.text
+
+
 # The files
 
 

@@ -60,6 +60,13 @@ def test_vectors_and_pages_of_labelled_images(photographs, tmp_path, capsys):
         assert "<i>.jpg" not in text
         assert not re.search(r'(src|href)="(?!data:|#)|url\(|@import', text)
 
+    plain = tmp_path / "plain"  # the pages of another data set replace all of these
+    plain.mkdir()
+    for image in (photographs / "coarse").glob("*.jpg"):
+        shutil.copy(image, plain)
+    assert embed(plain, "--out", tmp_path / "u.npz", "--report", report, "--size", "200") == 0
+    assert not list(report.glob("label-errors.*"))
+
     features = sorted(cache.rglob("*.npy"))
     before = [file.stat().st_mtime_ns for file in features]
     assert embed(photographs, "--out", tmp_path / "w.npz", "--cache", cache, "--compact", "pca") == 0
@@ -83,6 +90,20 @@ def test_photographs_without_classes(photographs, tmp_path, capsys):
     exact = [row for row in rows_of(report / "duplicates.csv") if float(row["similarity"]) > 0.9999]
     assert {(row["image"], row["other"]) for row in exact} >= {(f"{i}.jpg", f"coarse/{i}.jpg") for i in range(3)}
     assert "Their labels differ" not in (report / "neighbours.html").read_text(encoding="utf-8")
+
+
+def test_images_alone_in_their_class_are_not_judged(photographs, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    shutil.copytree(photographs, folder)
+    for image in (folder / "middle").glob("[1-9]*.jpg"):
+        image.unlink()
+    report = tmp_path / "report"
+    assert embed(folder, "--out", tmp_path / "v.npz", "--report", report, "--size", "200") == 0
+    assert "Not judged, since they are the only images of their class: 1." in capsys.readouterr().out
+    page = (report / "label-errors.html").read_text(encoding="utf-8")
+    assert (
+        "of 25 images in another class than their label says. 1 more is the only image of its class and was not" in page
+    )
 
 
 def test_bad_input_is_refused_before_the_backbone_runs(photographs, tmp_path, capsys, monkeypatch):

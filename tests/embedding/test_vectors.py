@@ -88,9 +88,9 @@ def test_near_duplicates_are_connected_groups():
 
 def test_an_image_alone_in_its_class_is_no_label_error():
     torch.manual_seed(0)
-    maps, labels = torch.randn(7, 4, 4, 4), [0, 0, 0, 1, 1, 1, 2]
+    maps, labels = torch.randn(7, 6, 12), torch.tensor([0, 0, 0, 1, 1, 1, 2])
     assert all(each.label != 2 for each in label_errors(features_of(maps, labels), 3, "isqrt", "mean"))
-    assert label_errors(features_of(maps, list(range(7))), 7, "isqrt", "mean") == []
+    assert label_errors(features_of(maps, torch.arange(7)), 7, "isqrt", "mean") == []
 
 
 def test_planted_label_errors_come_first():

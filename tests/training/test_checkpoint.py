@@ -1,5 +1,6 @@
 """The ranking of a run across resumes, and what a checkpoint that is copied alone still gives."""
 
+import csv
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from timm_gcp.commands.train import parse_train_args
 from timm_gcp.errors import GCPError
 from timm_gcp.training import checkpoint
 from timm_gcp.training.checkpoint import RunSaver
+from timm_gcp.training.resume import newest_checkpoint
 from timm_gcp.weights.file import load_training_checkpoint
 
 
@@ -100,6 +102,46 @@ def test_a_file_system_without_hard_links(full, tmp_path, monkeypatch):
         assert best_of(tmp_path) == 1.0
     assert load_training_checkpoint(tmp_path / "last.pth.tar")["epoch"] == 0
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_an_earlier_checkpoint_becomes_the_last(tmp_path):
+    """Later ones are removed, so that nothing goes on from epochs that are discarded."""
+    saver = saver_of(tmp_path, "--checkpoint-hist", "5")
+    for epoch, metric in enumerate((10.0, 30.0, 20.0, 25.0)):
+        saver.save_checkpoint(epoch, metric)
+    resumed(tmp_path, "checkpoint-1")
+    epochs = {file.name: load_training_checkpoint(file)["epoch"] for file in tmp_path.glob("*.pth.tar")}
+    assert epochs == {
+        "last.pth.tar": 1, "model_best.pth.tar": 1, "checkpoint-0.pth.tar": 0, "checkpoint-1.pth.tar": 1
+    }  # fmt: skip
+    assert newest_checkpoint(tmp_path) == tmp_path / "last.pth.tar"
+
+
+def test_a_kill_after_a_resume_from_an_earlier_checkpoint(images, tmp_path, monkeypatch, capsys):
+    """The discarded epochs stay discarded: the next resume goes on from the checkpoint that was named."""
+    given = ["train", "--data-dir", str(images), "--model", MODEL, *COMMON, "-j", "0", "--no-report", "--no-hybrid"]
+    at = given.index("--switch-epoch")
+    del given[at : at + 2]
+    given += ["--output", str(tmp_path), "--experiment", "x"]
+    folder = tmp_path / "x"
+    assert main([*given, "--epochs", "3"]) == 0
+    assert (folder / "result.json").exists()
+
+    def killed(*_):
+        raise SystemExit(137)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunSaver, "save_checkpoint", killed)
+        with pytest.raises(SystemExit):
+            main([*given, "--epochs", "4", "--resume", str(folder / "checkpoint-0.pth.tar")])
+    shown = capsys.readouterr().out
+    assert "removed checkpoints of epochs after it: previous.pth.tar, checkpoint-1.pth.tar, checkpoint-2" in shown
+    assert not (folder / "result.json").exists()
+    assert main([*given, "--epochs", "3", "--resume", "auto"]) == 0
+    assert "epochs 2 to 3" in capsys.readouterr().out
+    with open(folder / "summary.csv", newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+    assert json.loads((folder / "result.json").read_text())["epochs"] == 3
 
 
 def test_the_last_checkpoint_alone_ends_a_run(run, images, tmp_path):

@@ -180,6 +180,25 @@ def test_two_stages_tell_where_the_first_began(photos, tmp_path, capsys):
     assert [each["last_epoch"] for each in again["segments"]] == [0, 1]
 
 
+def test_all_images_without_evaluation_are_counted(photos, tmp_path, capsys):
+    """Neither split has a name then."""
+    none = ("--train-split", "", "--val-split", "", "--val-fraction", "0")
+    assert train(photos / "train", tmp_path, "--experiment", "run", *none) == 0
+    assert "Images: 2 classes (ash, birch); 16 images" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["data"]["images"] == {"": 16}
+    assert "on train (2 classes, 16 images)" in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
+def test_a_run_of_another_model_is_named(scratch, photos, tmp_path, capsys):
+    """Whatever else differs, the remedy is to give the model of the run."""
+    shutil.copytree(scratch, tmp_path / "run")
+    argv = ["--experiment", "run", "--resume", "auto", "--hybrid"]
+    given = ["train", str(photos), "--model", "test_resnet_polar", "--img-size", "64", "-b", "8", "-j", "0"]
+    assert main([*given, "--device", "cpu", "--epochs", "2", "--output", str(tmp_path), *argv]) == 2
+    err = capsys.readouterr().err
+    assert f"is of a run of {MODEL}, and this command trains test_resnet_polar: give --model {MODEL}" in err
+
+
 def test_a_checkpoint_that_does_not_tell_its_beginning(photos, scratch, tmp_path):
     shutil.copytree(scratch, tmp_path / "run")
     for file in (tmp_path / "run").glob("*.pth.tar"):

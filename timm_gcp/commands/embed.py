@@ -13,6 +13,7 @@ from ..embedding.vector_file import check_vector_file, save_vectors
 from ..errors import GCPError
 from ..files import check_output_folder
 from ..models.named import load_model
+from ..probing.classifiers import alone
 from ..tasks import SINGLE_LABEL
 from .option_types import Number, file_path
 from .options import (
@@ -73,6 +74,8 @@ def _write(found: Embedding, args: argparse.Namespace) -> None:
     if found.labels is not None and len(found.labels.unique()) > 1:
         errors = found.label_errors()
         print(f"{len(errors)} labels to look at: {pages.write_label_errors(errors)}")
+        if single := int(alone(found.labels).sum()):
+            print(f"Not judged, since they are the only images of their class: {single}.")
 
 
 def embed_parser() -> Parser:

@@ -4,6 +4,7 @@ Under ``torchrun --nproc-per-node N -m timm_gcp train ...`` it trains on several
 """
 
 import argparse
+import logging
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,9 @@ from .train_options import train_parser
 from .value_checks import at_least, check_common, check_compiler, check_optimizer, check_ranges
 
 __all__ = ["main", "parse_train_args", "read_train_keywords", "run_training"]
+
+
+_logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,7 +122,9 @@ def read_train_keywords(keywords: Mapping[str, Any], function: str) -> tuple[Tra
     parser = train_parser()
     given = read_keywords(keywords, parser, function)
     _set_defaults(parser, given.get("recipe", ""), given.get("config", ""), given.get("dataset"))
-    return *_checked(namespace_of(parser, given)), command_line(parser, given)
+    args = namespace_of(parser, given)
+    _check_rate(parser, args)
+    return *_checked(args), command_line(parser, given)
 
 
 def _checked(args: argparse.Namespace) -> tuple[TrainOptions, str]:
@@ -181,7 +187,24 @@ def _parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
             raise GCPError(f"Write --{name.replace('_', '-')} out in full.")
     if args.show_recipe:
         raise GCPError(f"--show-recipe needs --recipe NAME: {', '.join(recipe_names())}.")
+    _check_rate(parser, args)
     return args
+
+
+def _check_rate(parser: Parser, args: argparse.Namespace) -> None:
+    """Warns of a learning rate that a recipe or ``--config`` has for another optimiser than the one that is given."""
+    own = {name: parser.get_default(name) for name in ("opt", "lr", "lr_base")}
+    if (
+        (args.recipe or args.config)
+        and args.opt != own["opt"]
+        and (args.lr, args.lr_base) == (own["lr"], own["lr_base"])
+    ):
+        _logger.warning(
+            "--opt %s has the learning rate of the recipe or configuration, which is one for %s: give --lr too, or "
+            "--lr auto.",
+            args.opt,
+            own["opt"],
+        )
 
 
 def _set_defaults(parser: Parser, recipe: str, config: str, dataset: str | None) -> Path | None:

@@ -23,7 +23,7 @@ class Suggestion:
     """A choice for the training.
 
     Attributes:
-        option: what to give to ``timm-gcp train``, or the command; '' for none.
+        option: what to give to ``timm-gcp train``, or another command; '' for none.
         rule: the rule that gives it.
         basis: what the rule rests on.
     """
@@ -51,7 +51,8 @@ def suggest(
     """
     chosen = [_image_size(sizes)] if sizes else []
     if balance and balance.images:
-        chosen += [_batch_size(balance), _several_labels() if multi_label else _recipe(balance), _head(balance)]
+        chosen += [_batch_size(balance), *([_several_labels()] if multi_label else _recipe(balance))]
+        chosen.append(_head(multi_label))
         if balance.ratio >= IMBALANCED:
             chosen.append(_imbalance(balance, multi_label))
     if not evaluated:
@@ -98,26 +99,27 @@ def _batch_size(balance: Balance) -> Suggestion:
     return Suggestion(f"-b {size}", f"{rule}; the learning rate of the recipe follows", "recipe finetune")
 
 
-def _recipe(balance: Balance) -> Suggestion:
+def _recipe(balance: Balance) -> list[Suggestion]:
     basis = (
         "eval/results/probe_images.csv: with 5, 10 and 20 images per class a probe reaches 64, 71 and 75 % on Grocery "
         "and 35, 48 and 60 % on Cars, in minutes; eval/results/finetune.csv: fine-tuned with 5 images per class, 68 % "
         "on Grocery and 31 % on Cars at most"
     )
+    compared = Suggestion("--recipe finetune", "fine-tune too and compare: either may be better", basis)
     if balance.median < FEW:
         rule = (
             f"the median class has {balance.median:g} images: under {FEW} the project has measured nothing; a probe "
             "has the fewest parameters to fit"
         )
-        return Suggestion("timm-gcp probe", rule, basis)
+        return [Suggestion("timm-gcp probe", rule, basis), compared]
     if balance.median <= ENOUGH:
         rule = f"the median class has {balance.median:g} images: up to {ENOUGH} start with a probe on a frozen backbone"
-        return Suggestion("timm-gcp probe", f"{rule}; fine-tune too and compare, either may be better", basis)
+        return [Suggestion("timm-gcp probe", rule, basis), compared]
     rule = f"the median class has {balance.median:g} images: enough to fine-tune; a probe first tells what to expect"
-    return Suggestion("--recipe finetune", rule, f"recipe finetune, for tens to thousands of images; {basis}")
+    return [Suggestion("--recipe finetune", rule, f"recipe finetune, for tens to thousands of images; {basis}")]
 
 
-def _head(balance: Balance) -> Suggestion:
+def _head(multi_label: bool) -> Suggestion:
     rule = (
         "on frozen features, covariance beside the mean gained on both data sets; fine-tuned, covariance gained on "
         "Grocery and not on Cars, so train BACKBONE with average pooling too and compare; isqrt is one method "
@@ -126,14 +128,21 @@ def _head(balance: Balance) -> Suggestion:
     basis = (
         "eval/results/probe_images.csv: gains of 1.1, 1.2 and 2.3 points on Grocery, 9.0, 12.5 and 15.1 on Cars, with "
         "5, 10 and 20 images; eval/results/finetune.csv: 4.0, 6.6 and 3.9 on Grocery with 5, 10 and all images, "
-        "losses of 2.9 and 2.2 on Cars with 5 and all; timm-gcp probe --compare measures it on these images, frozen"
+        "losses of 2.9 and 2.2 on Cars with 5 and all"
     )
+    if not multi_label:
+        basis += "; timm-gcp probe --compare measures it on these images, frozen"
     return Suggestion("--model BACKBONE_isqrt.init", rule, basis)
 
 
 def _several_labels() -> Suggestion:
-    rule = "images have any number of labels: the mean of the loss over many classes has small gradients"
-    return Suggestion("--recipe finetune --opt adamw", rule, "docs/multi-label.md")
+    rule = (
+        "images have any number of labels: the mean of the loss over many classes has small gradients, whose scale "
+        "adamw does not see; the rate of the recipe is one for sgd"
+    )
+    return Suggestion(
+        "--recipe finetune --opt adamw --lr 0.001", rule, "docs/multi-label.md; the rate was not measured"
+    )
 
 
 def _imbalance(balance: Balance, multi_label: bool) -> Suggestion:

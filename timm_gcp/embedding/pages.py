@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..files import save_text
+from ..probing.classifiers import alone
 from ..reports.page import save_page
 from ..reports.thumbnails import Thumbnails
 from .embed import Embedding
@@ -18,6 +19,7 @@ from .neighbours import Duplicates, Neighbours
 
 __all__ = ["EmbeddingPages"]
 
+_ERROR_FILES = ("label-errors.html", "label-errors.csv")
 _SIDE = 160  # pixels of a picture
 _GROUPS, _OF_A_GROUP, _ROWS, _NEIGHBOURS, _ERRORS = 60, 12, 48, 7, 100
 """The most of everything on a page."""
@@ -35,6 +37,8 @@ class EmbeddingPages:
         self.embedding, self.folder = embedding, folder
         self._thumbnails = Thumbnails(embedding.dataset)
         folder.mkdir(parents=True, exist_ok=True)
+        for name in _ERROR_FILES:  # of an earlier embedding
+            (folder / name).unlink(missing_ok=True)
 
     def write_neighbours(self, neighbours: Neighbours, groups: Sequence[Duplicates], least: float) -> Path:
         """Writes ``neighbours.html``, and the pairs of near-duplicates in ``duplicates.csv``.
@@ -85,7 +89,7 @@ class EmbeddingPages:
         return page
 
     def write_label_errors(self, errors: Sequence[LabelError]) -> Path:
-        """Writes ``label-errors.html`` and ``label-errors.csv``.
+        """Writes ``label-errors.html`` and ``label-errors.csv``; an earlier pair is removed when this object is made.
 
         Args:
             errors: most certain first.
@@ -94,7 +98,7 @@ class EmbeddingPages:
             The page.
         """
         name = self.embedding.name_of
-        page = self.folder / "label-errors.html"
+        page = self.folder / _ERROR_FILES[0]
         shown = [
             {
                 "label": name(each.label),
@@ -107,9 +111,12 @@ class EmbeddingPages:
             }
             for each in errors[:_ERRORS]
         ]
-        save_page(page, "label_errors.html", errors=shown, total=len(errors), images=len(self.embedding.files))
+        assert self.embedding.labels is not None
+        single = int(alone(self.embedding.labels).sum())
+        judged = len(self.embedding.files) - single
+        save_page(page, "label_errors.html", errors=shown, total=len(errors), images=judged, single=single)
         self._write_table(
-            "label-errors.csv",
+            _ERROR_FILES[1],
             ["image", "label", "suggested", "probability", "suggested_probability"],
             (
                 [*self._named(e.image), name(e.suggested), f"{e.probability:.4f}", f"{e.suggested_probability:.4f}"]

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -179,15 +180,20 @@ class RunSaver(AtomicSaver):
         self._within = None
         self._replace(self.path("tmp"), self.path("last"))
 
-    def resume(self, checkpoint: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    def resume(self, checkpoint: Mapping[str, Any], path: str | os.PathLike[str]) -> list[Path]:
         """Takes up the ranking of a run where a checkpoint left it, in the same folder or a new one.
 
         Args:
             checkpoint: the loaded checkpoint.
-            path: its file; ``model_best`` of its folder comes along if it is the best up to this checkpoint, and one
-                of later epochs is removed from the run folder.
+            path: its file; ``model_best`` of its folder comes along if it is the best up to this checkpoint. An earlier
+                checkpoint of the run folder becomes ``last``, and those of later epochs are removed.
+
+        Returns:
+            The files of later epochs that were removed.
         """
         source = Path(path).parent
+        here = source.resolve() == Path(self.checkpoint_dir).resolve()
+        removed = self._discard_after(checkpoint["epoch"], Path(path)) if here else []
         best = checkpoint.get("best") or {}
         if best.get("metric") is not None and not math.isfinite(best["metric"]):
             best = {}  # of an earlier version: no later epoch would be better
@@ -206,7 +212,6 @@ class RunSaver(AtomicSaver):
             Path(self.path("model_best")).unlink(missing_ok=True)
         self.best_epoch, self.best_metric = best.get("epoch"), best.get("metric")
         history = checkpoint.get("history") or {}
-        here = source.resolve() == Path(self.checkpoint_dir).resolve()
         own = f"{self.save_prefix}-{checkpoint['epoch']}{EXTENSION}"
         ranked, unranked = list(history.get("ranked", ())), list(history.get("unranked", ()))
         if not within and checkpoint.get("metric") is None:
@@ -219,6 +224,22 @@ class RunSaver(AtomicSaver):
             files = [(os.path.join(at, name), value) for name, value in ranked]
             self.checkpoint_files = [entry for entry in files if os.path.exists(entry[0])]
             self.unranked = [file for name in unranked if os.path.exists(file := os.path.join(at, name))]
+        return removed
+
+    def _discard_after(self, epoch: int, path: Path) -> list[Path]:
+        """Makes a checkpoint of the run folder ``last``, and removes those of later epochs; returns what it removed."""
+        last, folder = Path(self.path("last")), Path(self.checkpoint_dir)
+        if last.exists() and path.samefile(last):
+            return []
+        self._bring(path, "last")  # first, so that --resume auto goes on from here if this is interrupted
+        numbered = re.compile(rf"{re.escape(self.save_prefix)}-(\d+){re.escape(EXTENSION)}")
+        later = [
+            file for file in folder.iterdir() if (match := numbered.fullmatch(file.name)) and int(match[1]) > epoch
+        ]
+        removed = [file for file in (Path(self.path("previous")), *sorted(later)) if file.exists() and file != path]
+        for file in removed:
+            file.unlink()
+        return removed
 
     def _bring(self, source: Path, name: str) -> None:
         target = Path(self.path(name))

@@ -178,11 +178,11 @@ def data_record(options: TrainingDataOptions, train: Any, evaluation: Any, class
         evaluation: images that are evaluated, or None.
         classes: number of classes.
     """
-    sets = {options.train_split: train, options.val_split: evaluation}
+    sets = [(options.train_split, train), (options.val_split, evaluation)]
     record: dict[str, Any] = {
         **name_of_data(options),
         "classes": classes,
-        "images": {split: len(data) for split, data in sets.items() if data is not None and hasattr(data, "__len__")},
+        "images": {split: len(data) for split, data in sets if data is not None and hasattr(data, "__len__")},
     }
     if options.held_out:
         record["held_out"] = {"fraction": options.val_fraction, "seed": options.val_seed, "split": options.val_split}
@@ -244,7 +244,9 @@ def origin_text(training: Mapping[str, Any]) -> str:
 
 def data_text(data: Mapping[str, Any]) -> str:
     """A `data_record` as a part of a sentence."""
-    counts = ", ".join(f"{count} images in '{split}'" for split, count in data["images"].items())
+    counts = ", ".join(
+        f"{count} images" + (f" in '{split}'" if split else "") for split, count in data["images"].items()
+    )
     if held := data.get("held_out"):
         counts += f", held out by --val-fraction {held['fraction']:g} --val-seed {held['seed']}"
     return f"{data['name']} ({data['classes']} classes{', ' if counts else ''}{counts})"

@@ -12,6 +12,7 @@ from .optimizer import default_rate
 from .provenance import ALL, data_of, start_of
 from .resume import differences
 from .run import Run
+from .run_folder import RESULT
 from .summary import read_summary, write_summary
 
 __all__ = ["open_run_folder"]
@@ -38,7 +39,12 @@ def open_run_folder(run: Run) -> RunSaver:
         scaler=run.optimisation.stepper.scaler,
     )
     if run.start.checkpoint is not None:
-        saver.resume(run.start.checkpoint, run.start.path)
+        removed = saver.resume(run.start.checkpoint, run.start.path)
+        if removed:
+            # The result is of epochs that are trained anew.
+            (run.folder / RESULT).unlink(missing_ok=True)
+            names = ", ".join(file.name for file in removed)
+            run.progress.say(f"Goes on from {run.start.path}; removed checkpoints of epochs after it: {names}.")
         run.rows = read_summary(Path(run.start.path).parent / "summary.csv", run.start.epoch)
         if run.rows and (run.trains or not (run.folder / "summary.csv").exists()):
             write_summary(run)

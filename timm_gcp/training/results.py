@@ -15,17 +15,17 @@ from ..models.named import set_method
 from ..pooling import find_pools
 from ..predictions import FILE, save_predictions
 from ..text import one_line
-from ..weights.file import load_training_checkpoint, load_weights, weights_of
+from ..weights.file import EXTENSION, load_training_checkpoint, load_weights, weights_of
 from .curves import draw_curves
 from .evaluate import evaluate
 from .history import closed, describe_differences, past_segments, write_history
 from .provenance import about, data_of, origin_text
 from .resume import differences
 from .run import Run
+from .run_folder import RESULT
 from .stopping import PATIENCE
 from .summary import unranked_note
 
-RESULT = "result.json"
 Report = Callable[[Run, Mapping[str, Any], Any], None]
 """Writes a report from the run, its result and the predictions of its model; None without an evaluation split."""
 
@@ -133,7 +133,8 @@ def nothing_to_train(run: Run) -> str:
     """What a command says that finds all epochs trained and the results written."""
     changed = differences(run.start.settings, run.options)
     ignored = f" ({describe_differences(changed)} has no effect)" if changed else ""
-    best = run.folder / "model_best.pth.tar"
+    names = (f"{name}{EXTENSION}" for name in ("model_best", "last"))
+    best = next((file for name in names if (file := run.folder / name).exists()), run.start.path)
     trained, larger = f"All {run.epochs} epochs", "--epochs"
     if run.stopped:
         trained, larger = f"{run.trained} epochs", "--patience" if run.stopped == PATIENCE else "--time-limit"

@@ -241,11 +241,17 @@ def load_resumed(
         load_optimizer(options, start.settings, model, optimizer, checkpoint.get("optimizer"), start.path)
         if scaler is not None and SCALER in checkpoint:
             scaler.load_state_dict(checkpoint[SCALER])
-    _load_schedule(start, schedule, rate_ratio(options.lr or 0.0, start.settings))
+    _load_schedule(start, schedule, rate_ratio(options.lr or 0.0, start.settings), model)
 
 
-def _load_schedule(start: Start, schedule: HybridSchedule | None, ratio: float) -> None:
+def _load_schedule(start: Start, schedule: HybridSchedule | None, ratio: float, model: nn.Module) -> None:
     state = (start.checkpoint or {}).get("hybrid")
+    before, now = start.record.get("architecture"), (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+    if (schedule is None) != (state is None) and before and before != now:
+        raise GCPError(
+            f"{start.path} is of a run of {before}, and this command trains {now}: give --model {before}, or another "
+            "--experiment for a new run."
+        )
     if schedule is not None and state is None:
         raise GCPError(
             f"{start.path} was trained without the hybrid protocol; add --no-hybrid, or start from its weights with "

@@ -16,8 +16,10 @@ from ..errors import GCPError
 from ..weights.file import EXTENSION
 from .options import RunOptions
 
-__all__ = ["RunFolder", "folder_of_runs", "named_folder"]
+__all__ = ["RESULT", "RunFolder", "folder_of_runs", "named_folder"]
 
+RESULT = "result.json"
+"""The result of a run, the last file that it writes."""
 LOCK = ".lock"
 """The lock file. The system releases the lock when its process ends, however it ends."""
 WAIT = 15.0

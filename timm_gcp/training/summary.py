@@ -69,7 +69,8 @@ def _data(run: Run) -> list[str]:
     """Images and classes of each split."""
     options, names, number = run.options, run.data.class_names, run.data.num_classes
     classes = f"{number} classes{f' ({some_of(names, 3)})' if names else ''}"
-    lines = [f"Split {options.train_split}: {classes}; {describe_counts(run.data.train, number, names)}."]
+    trained = f"Split {options.train_split}" if options.train_split else "Images"
+    lines = [f"{trained}: {classes}; {describe_counts(run.data.train, number, names)}."]
     if run.data.evaluation is None:
         lines.append("No evaluation split: epochs are ranked by the training loss.")
     else:
