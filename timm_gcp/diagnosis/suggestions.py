@@ -102,8 +102,8 @@ def _batch_size(balance: Balance) -> Suggestion:
 def _recipe(balance: Balance) -> list[Suggestion]:
     basis = (
         "eval/results/probe_images.csv: with 5, 10 and 20 images per class a probe reaches 64, 71 and 75 % on Grocery "
-        "and 35, 48 and 60 % on Cars, in minutes; eval/results/finetune.csv: fine-tuned with 5 images per class, 68 % "
-        "on Grocery and 31 % on Cars at most"
+        "and 35, 48 and 60 % on Cars, in minutes; eval/results/finetune.csv: fine-tuned with 5 and 10 images per "
+        "class, 68 and 78 % on Grocery and 31 and 54 % on Cars at most"
     )
     compared = Suggestion("--recipe finetune", "fine-tune too and compare: either may be better", basis)
     if balance.median < FEW:
@@ -128,7 +128,7 @@ def _head(multi_label: bool) -> Suggestion:
     basis = (
         "eval/results/probe_images.csv: gains of 1.1, 1.2 and 2.3 points on Grocery, 9.0, 12.5 and 15.1 on Cars, with "
         "5, 10 and 20 images; eval/results/finetune.csv: 4.0, 6.6 and 3.9 on Grocery with 5, 10 and all images, "
-        "losses of 2.9 and 2.2 on Cars with 5 and all"
+        "losses of 2.9, 2.4 and 2.2 on Cars with 5, 10 and all"
     )
     if not multi_label:
         basis += "; timm-gcp probe --compare measures it on these images, frozen"
