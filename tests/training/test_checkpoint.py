@@ -117,6 +117,21 @@ def test_an_earlier_checkpoint_becomes_the_last(tmp_path):
     assert newest_checkpoint(tmp_path) == tmp_path / "last.pth.tar"
 
 
+def test_the_checkpoint_that_is_resumed_is_kept(tmp_path):
+    """Also where its path is written in another way than that of the run folder."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    saver = saver_of(folder)
+    for epoch in range(3):
+        saver.save_checkpoint(epoch, float(epoch))
+    (tmp_path / "link").symlink_to(folder)
+    path = tmp_path / "link" / "previous.pth.tar"
+    saver_of(folder).resume(load_training_checkpoint(path), path)
+    assert path.exists()
+    assert best_of(folder) == 1.0
+    assert load_training_checkpoint(folder / "last.pth.tar")["epoch"] == 1
+
+
 def test_a_kill_after_a_resume_from_an_earlier_checkpoint(images, tmp_path, monkeypatch, capsys):
     """The discarded epochs stay discarded: the next resume goes on from the checkpoint that was named."""
     given = ["train", "--data-dir", str(images), "--model", MODEL, *COMMON, "-j", "0", "--no-report", "--no-hybrid"]

@@ -20,7 +20,7 @@ from ..files import clear_scratch, put_in_place, save_atomically, sync_folder
 from ..weights.file import EXTENSION, load_training_checkpoint
 from .options import TrainOptions
 
-__all__ = ["SCALER", "AtomicSaver", "RunSaver"]
+__all__ = ["SCALER", "AtomicSaver", "RunSaver", "numbered_checkpoints"]
 
 _logger = logging.getLogger(__name__)
 
@@ -232,11 +232,9 @@ class RunSaver(AtomicSaver):
         if last.exists() and path.samefile(last):
             return []
         self._bring(path, "last")  # first, so that --resume auto goes on from here if this is interrupted
-        numbered = re.compile(rf"{re.escape(self.save_prefix)}-(\d+){re.escape(EXTENSION)}")
-        later = [
-            file for file in folder.iterdir() if (match := numbered.fullmatch(file.name)) and int(match[1]) > epoch
-        ]
-        removed = [file for file in (Path(self.path("previous")), *sorted(later)) if file.exists() and file != path]
+        later = [file for number, file in numbered_checkpoints(folder).items() if number > epoch]
+        candidates = (Path(self.path("previous")), *later)
+        removed = [file for file in candidates if file.exists() and not file.samefile(path)]
         for file in removed:
             file.unlink()
         return removed
@@ -245,6 +243,13 @@ class RunSaver(AtomicSaver):
         target = Path(self.path(name))
         if not (target.exists() and source.samefile(target)):
             save_atomically(target, lambda file: _copy(source, file))
+
+
+def numbered_checkpoints(folder: Path) -> dict[int, Path]:
+    """The files ``checkpoint-<epoch>`` of a run folder by epoch, ascending."""
+    name = re.compile(rf"checkpoint-(\d+){re.escape(EXTENSION)}")
+    found = {int(match[1]): file for file in folder.iterdir() if (match := name.fullmatch(file.name))}
+    return dict(sorted(found.items()))
 
 
 @contextlib.contextmanager

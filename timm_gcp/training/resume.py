@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from ..distributed import Processes
 from ..errors import GCPError
 from ..hybrid import ConditioningMonitor, HybridSchedule
 from ..weights.file import EXTENSION, load_training_checkpoint, load_weights, weights_of
-from .checkpoint import SCALER
+from .checkpoint import SCALER, numbered_checkpoints
 from .epoch_position import Position
 from .optimizer_state import load_optimizer
 from .options import RunOptions, TrainOptions
@@ -105,13 +104,10 @@ def newest_checkpoint(folder: Path) -> Path | None:
     Raises:
         GCPError: there are checkpoints, but none can be read.
     """
-    numbered = {
-        int(match[1]): file
-        for file in folder.glob(f"checkpoint-*{EXTENSION}")
-        if (match := re.fullmatch(rf"checkpoint-(\d+){re.escape(EXTENSION)}", file.name))
-    }
+    if not folder.is_dir():
+        return None
     named = (folder / f"{name}{EXTENSION}" for name in ("last", "previous"))
-    files = [file for file in (*named, *(numbered[epoch] for epoch in sorted(numbered, reverse=True))) if file.exists()]
+    files = [file for file in (*named, *reversed(numbered_checkpoints(folder).values())) if file.exists()]
     for file in files:
         try:
             load_training_checkpoint(file)
