@@ -83,7 +83,7 @@ def test_a_folder_without_checkouts(tmp_path):
         list(upstream_layers.load(tmp_path, "cpu", 8))
 
 
-def test_comparison_names_the_aim():
+def test_comparison_with_the_published_layer():
     rows = [
         {"kind": kind, "layer": layer, "ms": ms, "extra_mib": mib}
         for kind, layer, ms, mib in (

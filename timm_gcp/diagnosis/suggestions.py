@@ -51,7 +51,8 @@ def suggest(
     """
     chosen = [_image_size(sizes)] if sizes else []
     if balance and balance.images:
-        chosen += [_batch_size(balance), *([_several_labels()] if multi_label else _recipe(balance))]
+        chosen.append(_batch_size(balance))
+        chosen += [_several_labels()] if multi_label else _recipe(balance)
         chosen.append(_head(multi_label))
         if balance.ratio >= IMBALANCED:
             chosen.append(_imbalance(balance, multi_label))

@@ -19,7 +19,7 @@ from .neighbours import Duplicates, Neighbours
 
 __all__ = ["EmbeddingPages"]
 
-_ERROR_FILES = ("label-errors.html", "label-errors.csv")
+_ERROR_PAGE, _ERROR_TABLE = "label-errors.html", "label-errors.csv"
 _SIDE = 160  # pixels of a picture
 _GROUPS, _OF_A_GROUP, _ROWS, _NEIGHBOURS, _ERRORS = 60, 12, 48, 7, 100
 """The most of everything on a page."""
@@ -37,7 +37,7 @@ class EmbeddingPages:
         self.embedding, self.folder = embedding, folder
         self._thumbnails = Thumbnails(embedding.dataset)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in _ERROR_FILES:  # of an earlier embedding
+        for name in (_ERROR_PAGE, _ERROR_TABLE):  # of an earlier embedding
             (folder / name).unlink(missing_ok=True)
 
     def write_neighbours(self, neighbours: Neighbours, groups: Sequence[Duplicates], least: float) -> Path:
@@ -98,7 +98,7 @@ class EmbeddingPages:
             The page.
         """
         name = self.embedding.name_of
-        page = self.folder / _ERROR_FILES[0]
+        page = self.folder / _ERROR_PAGE
         shown = [
             {
                 "label": name(each.label),
@@ -116,7 +116,7 @@ class EmbeddingPages:
         judged = len(self.embedding.files) - single
         save_page(page, "label_errors.html", errors=shown, total=len(errors), images=judged, single=single)
         self._write_table(
-            _ERROR_FILES[1],
+            _ERROR_TABLE,
             ["image", "label", "suggested", "probability", "suggested_probability"],
             (
                 [*self._named(e.image), name(e.suggested), f"{e.probability:.4f}", f"{e.suggested_probability:.4f}"]

@@ -196,14 +196,14 @@ def name_of_data(options: DatasetOptions) -> dict[str, str]:
     return {"name": named, "kind": options.dataset or "image folders"}
 
 
-def is_of_data(data: Any, options: DatasetOptions) -> bool:
-    """Whether a record of data has the name and kind of a data set.
+def is_of_data(data: Mapping[str, Any], options: DatasetOptions) -> bool:
+    """Whether a `data_record` has the name and kind of a data set; not for an empty one.
 
     Args:
-        data: the `data_record` of weights; an empty one, or anything else, is of no data set.
+        data: of weights (`trained_on`, `backbone_data`).
         options: that name the data set.
     """
-    return isinstance(data, Mapping) and all(data.get(key) == value for key, value in name_of_data(options).items())
+    return all(data.get(key) == value for key, value in name_of_data(options).items())
 
 
 def data_of(run: Run) -> dict[str, Any]:

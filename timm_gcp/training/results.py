@@ -11,11 +11,11 @@ from ..data.loaders import evaluation_loader
 from ..errors import GCPError
 from ..files import json_text, save_text
 from ..models.folder import architecture, check_model_folder, loading_code, save_folder
-from ..models.named import set_method
+from ..models.named import checkpoint_in, set_method
 from ..pooling import find_pools
 from ..predictions import FILE, save_predictions
 from ..text import one_line
-from ..weights.file import EXTENSION, load_training_checkpoint, load_weights, weights_of
+from ..weights.file import load_training_checkpoint, load_weights, weights_of
 from .curves import draw_curves
 from .evaluate import evaluate
 from .history import closed, describe_differences, past_segments, write_history
@@ -133,8 +133,7 @@ def nothing_to_train(run: Run) -> str:
     """What a command says that finds all epochs trained and the results written."""
     changed = differences(run.start.settings, run.options)
     ignored = f" ({describe_differences(changed)} has no effect)" if changed else ""
-    names = (f"{name}{EXTENSION}" for name in ("model_best", "last"))
-    best = next((file for name in names if (file := run.folder / name).exists()), run.start.path)
+    best = checkpoint_in(run.folder) or run.start.path
     trained, larger = f"All {run.epochs} epochs", "--epochs"
     if run.stopped:
         trained, larger = f"{run.trained} epochs", "--patience" if run.stopped == PATIENCE else "--time-limit"
