@@ -71,6 +71,17 @@ def test_the_packaged_model(pictures, tmp_path, capsys):
     assert Image.open(io.BytesIO(base64.b64decode(encoded))).size == (224, 224)
 
 
+def test_a_second_call_into_the_same_folder_leaves_nothing_of_the_first(pictures, tmp_path):
+    out = tmp_path / "why"
+    out.mkdir()
+    (out / "notes.png").write_bytes(b"of the user")
+    given = ["--csv", str(tmp_path / "found.csv"), "--device", "cpu", "--explain", str(out)]
+    assert main(["predict", str(pictures), *given]) == 0
+    assert main(["predict", str(pictures / "c.jpg"), *given]) == 0
+    names = ["0001-c.png", "contributions.npz", "index.html", "notes.png", "totals.csv"]
+    assert sorted(file.name for file in out.iterdir()) == names
+
+
 def test_a_mean_beside_the_covariance_and_a_token(pictures, tmp_path, capsys):
     for backbone, first, parts in (
         ("test_resnet", "mean", ["covariance", "mean", "bias"]),

@@ -22,7 +22,27 @@ _PARTS = {"covariance": "covariance", "mean": "mean", "token": "class token", "b
 """Attributes of an `Explanation` whose sums make a logit, with their names for people."""
 
 
+_PAGE, _TOTALS, _ARRAYS = "index.html", "totals.csv", "contributions.npz"
+
 _LONGEST_STEM = 60  # file systems allow 255 bytes
+
+
+def _picture_name(index: int, file: Path) -> str:
+    """Name of the picture of an image; `index` counts from zero."""
+    return f"{index + 1:04d}-{file.stem[:_LONGEST_STEM]}.png"
+
+
+def _remove_earlier(folder: Path) -> None:
+    """Removes the files of an earlier explanation: its totals name its images, and so its pictures."""
+    totals = folder / _TOTALS
+    if not totals.is_file():
+        return
+    with open(totals, newline="", encoding="utf-8", errors="replace") as file:
+        images = [row.get("image", "") for row in csv.DictReader(file) if row.get("rank") == "1"]
+    for index, image in enumerate(images):
+        (folder / _picture_name(index, Path(image))).unlink(missing_ok=True)
+    for name in (_PAGE, _ARRAYS, _TOTALS):
+        (folder / name).unlink(missing_ok=True)
 
 
 class ExplanationFolder:
@@ -34,7 +54,7 @@ class ExplanationFolder:
     - ``contributions.npz``: the contributions of the positions, as float64 arrays.
 
     Args:
-        folder: made if there is none.
+        folder: made if there is none; what an earlier explanation wrote there is removed, and other files are kept.
         class_names: by label.
         mean: of the preprocessing, by channel.
         std: of the preprocessing, by channel.
@@ -46,6 +66,7 @@ class ExplanationFolder:
         self.found: list[Explanation] = []
         self.page = ExplanationPage()
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_earlier(folder)
 
     def add(self, files: Sequence[Path], images: Tensor, found: Explanation) -> None:
         """Adds a batch, and draws its pictures.
@@ -58,7 +79,7 @@ class ExplanationFolder:
         for index, file in enumerate(files):
             picture = photograph(images[index], self.mean, self.std)
             explained = ExplainedImage(printable(file), picture, self._classes(found, index))
-            draw(explained, self.folder / f"{len(self.files) + 1:04d}-{file.stem[:_LONGEST_STEM]}.png")
+            draw(explained, self.folder / _picture_name(len(self.files), file))
             self.page.add(explained)
             self.files.append(printable(file))
         self.found.append(found)
@@ -80,7 +101,7 @@ class ExplanationFolder:
 
     def write(self) -> None:
         """Writes the page and the numbers of all batches."""
-        self.page.write(self.folder / "index.html")
+        self.page.write(self.folder / _PAGE)
         names = ["classes", "probabilities", "logits", *_PARTS]
         arrays = {
             name: np.concatenate([getattr(each, name).numpy() for each in self.found])
@@ -88,7 +109,7 @@ class ExplanationFolder:
             if getattr(self.found[0], name) is not None
         }
         content: dict[str, Any] = {"files": np.array(self.files), "class_names": np.array(self.class_names), **arrays}
-        save_atomically(self.folder / "contributions.npz", lambda out: np.savez_compressed(out, **content))
+        save_atomically(self.folder / _ARRAYS, lambda out: np.savez_compressed(out, **content))
         self._write_totals(arrays)
 
     def _write_totals(self, arrays: dict[str, np.ndarray]) -> None:
@@ -102,4 +123,4 @@ class ExplanationFolder:
                 numbers = [arrays["logits"], *parts.values()]
                 shown = [f"{values[index, rank]:.6f}" for values in (arrays["probabilities"], *numbers)]
                 writer.writerow([file, rank + 1, self.class_names[label], *shown])
-        save_text(self.folder / "totals.csv", buffer.getvalue())
+        save_text(self.folder / _TOTALS, buffer.getvalue())
