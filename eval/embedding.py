@@ -65,7 +65,7 @@ def measure(given: Sequence[str], folder: Path) -> Iterator[dict[str, Any]]:
     args = parse_embed_args([*given, "--out", str(folder / "vectors.npz")])
     options, model = options_of(EmbeddingOptions, args), load_model(model_choice(args, method=None))
     cache = Path(args.cache or folder / "cache")
-    train = embed(model, replace(options, split="train"), cache)
+    train = embed(model, replace(options, splits=("train",)), cache)
     assert train.labels is not None
     vectors = {f"{kind} of {size}": compact_vectors(train.features, options.method, kind, size) for kind, size in KINDS}
     mean = train.features.first("mean")
@@ -77,7 +77,7 @@ def measure(given: Sequence[str], folder: Path) -> Iterator[dict[str, Any]]:
 
     copies = folder / "copies"
     _save_copies(open_dataset(options, "val", channels=3), copies)
-    found = embed(model, replace(options, data_dir=str(copies), dataset="", split=""), cache)
+    found = embed(model, replace(options, data_dir=str(copies), dataset=""), cache)
     for setting, cosines in _cosines(found.files, found.vectors).items():
         low, middle, high = torch.quantile(cosines, torch.tensor([0.0, 0.5, 1.0])).tolist()
         yield {

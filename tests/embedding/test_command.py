@@ -124,8 +124,48 @@ def test_bad_input_is_refused_before_the_backbone_runs(photographs, tmp_path, ca
     assert "text" in capsys.readouterr().err
 
 
-def test_a_folder_of_splits_is_refused_until_one_is_chosen(tmp_path, capsys):
-    folder = write_images(tmp_path / "photographs", per_class=2)
-    assert embed(folder, "--out", tmp_path / "v.npz") == 2
-    assert "holds splits (train, validation); choose one, such as --split train" in capsys.readouterr().err
-    assert embed(folder, "--split", "validation", "--out", tmp_path / "v.npz", "--components", "4") == 0
+def test_splits_are_embedded_together(tmp_path, capsys):
+    """A photograph of the training part lies compressed anew in the validation part: the page shows it first."""
+    folder = write_images(tmp_path / "photographs", per_class=4)
+    Image.open(folder / "train" / "fine" / "2.jpg").save(folder / "validation" / "fine" / "leak.jpg", quality=90)
+    shutil.copy(folder / "train" / "coarse" / "1.jpg", folder / "train" / "coarse" / "again.jpg")
+    out, report = tmp_path / "v.npz", tmp_path / "report"
+    assert embed(folder, "--out", out, "--report", report) == 0
+    shown = capsys.readouterr().out
+    assert "26 vectors" in shown
+    assert "In several splits: 1 of them." in shown
+    leak = ("train/fine/2.jpg", "validation/fine/leak.jpg")
+    with np.load(out, allow_pickle=False) as stored:
+        files, splits = stored["files"].tolist(), stored["splits"].tolist()
+        assert stored["class_names"].tolist() == ["coarse", "fine", "middle"]
+        assert len(set(stored["labels"][[files.index(each) for each in leak]])) == 1
+    assert [file.split("/")[0] for file in files] == splits
+    first, *others = rows_of(report / "duplicates.csv")
+    assert (first["image"], first["other"]) == leak
+    assert (first["split"], first["other_split"]) == ("train", "validation")
+    assert ("train/coarse/1.jpg", "train/coarse/again.jpg") in {
+        (row["image"], row["other"]) for row in others if float(row["similarity"]) > 0.9999
+    }
+    page = (report / "neighbours.html").read_text(encoding="utf-8")
+    assert page.count("In several splits: train, validation") == 1
+
+    assert embed(folder, "--splits", "validation", "--out", out, "--report", report, "--components", "4") == 0
+    assert "In several splits" not in capsys.readouterr().out
+    with np.load(out) as stored:
+        assert "splits" not in stored
+        assert "fine/leak.jpg" in stored["files"]
+    assert embed(folder, "--splits", "val", "validation", "--out", out) == 2
+    assert "'val' and 'validation' are the same images; give one of them" in capsys.readouterr().err
+
+
+def test_splits_of_lists(tmp_path):
+    """File names are relative to the data set, also where the splits are lists of one folder."""
+    folder = write_images(tmp_path / "photographs", splits=("",), per_class=4)
+    names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*.jpg"))]
+    for split, chosen in (("train", names[::2]), ("test", names[1::2])):
+        (folder / f"{split}.txt").write_text("".join(f"{name}, {'cfm'.index(name[0])}\n" for name in chosen))
+    out = tmp_path / "v.npz"
+    assert embed(folder, "--dataset", "list", "--splits", "train", "test", "--out", out, "--components", "4") == 0
+    with np.load(out) as stored:
+        assert stored["files"].tolist() == names[::2] + names[1::2]
+        assert stored["splits"].tolist() == ["train"] * 6 + ["test"] * 6

@@ -13,7 +13,6 @@ from ..embedding.vector_file import check_vector_file, save_vectors
 from ..errors import GCPError
 from ..files import check_output_folder
 from ..models.named import load_model
-from ..probing.classifiers import alone
 from ..tasks import SINGLE_LABEL
 from .option_types import Number, file_path
 from .options import (
@@ -68,14 +67,17 @@ def _write(found: Embedding, args: argparse.Namespace) -> None:
     pages = EmbeddingPages(found, Path(args.report))
     neighbours = nearest(found.vectors, _NEIGHBOURS)
     groups = near_duplicates(neighbours, args.similarity)
+    groups.sort(key=lambda group: len(found.splits_of(group.images)) < 2)
     print(f"{len(groups)} groups of near-duplicates: {pages.write_neighbours(neighbours, groups, args.similarity)}")
+    if across := sum(len(found.splits_of(group.images)) > 1 for group in groups):
+        print(f"In several splits: {across} of them. If they show the same scene, the accuracy there is too high.")
     if options_of(EmbeddingOptions, args).task is not SINGLE_LABEL:
         print("Labels that are likely to be wrong are looked for only where an image has one label.")
     if found.labels is not None and len(found.labels.unique()) > 1:
         errors = found.label_errors()
         print(f"{len(errors)} labels to look at: {pages.write_label_errors(errors)}")
-        if single := int(alone(found.labels).sum()):
-            print(f"Not judged, since they are the only images of their class: {single}.")
+        if found.single:
+            print(f"Not judged, since they are the only images of their class: {found.single}.")
 
 
 def embed_parser() -> Parser:
@@ -92,11 +94,13 @@ def embed_parser() -> Parser:
     add_data_folder(group)
     add_data_set(group)
     group.add_argument(
-        "--split",
-        default=defaults.split,
+        "--splits",
+        nargs="+",
+        default=[],
         metavar="NAME",
-        help="split of the data set; '' for the folder itself: its class folders, or all images in it and below where "
-        "some lie in the folder itself (default: '')",
+        help="splits of the data set, embedded together (default: those that the folder has, or else the folder "
+        "itself: its class folders, or all images in it and below where some lie in the folder itself; "
+        "with --dataset, train)",
     )
     add_backbone(parser)
     group = parser.add_argument_group("Vectors")

@@ -4,10 +4,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import GCPError
 from .factory import create_dataset
 from .holdout import check_apart, divide, split_to_divide
 from .image_check import check_images
+from .joined_splits import check_same_classes
 from .options import DatasetOptions, TrainingDataOptions
 from .preprocessing import image_mode
 
@@ -106,15 +106,5 @@ def open_splits(
     evaluation = opened(options.val_split) if options.val_split else None
     if evaluation is not None:
         check_apart(train, evaluation, options.train_split, options.val_split)
-        _check_same_classes(options, train, evaluation)
+        check_same_classes(train, evaluation, options.train_split, options.val_split)
     return train, evaluation
-
-
-def _check_same_classes(options: TrainingDataOptions, train: Any, evaluation: Any) -> None:
-    names, others = (getattr(each, "class_names", None) for each in (train, evaluation))
-    if names and others and list(names) != list(others):
-        differ = sorted(set(names) ^ set(others)) or list(others)
-        raise GCPError(
-            f"Splits '{options.train_split}' and '{options.val_split}' have different classes (such as "
-            f"'{differ[0]}'); make them agree, or give a --class-map."
-        )

@@ -1,6 +1,7 @@
 """Embeds the images of a data set: one short vector of unit length for each."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..data.image_check import check_images
+from ..data.joined_splits import join_splits
 from ..data.open_dataset import open_dataset
-from ..data.splits import splits_in
+from ..data.splits import TRAIN, splits_in
 from ..data.unlabelled import has_loose_images, open_unlabelled, without_labels
-from ..errors import GCPError
 from ..methods import covariance_method
 from ..probing.backbone import Backbone
 from ..probing.cache import store_features
+from ..probing.classifiers import alone
 from ..probing.features import FeatureSet
 from ..tasks import SINGLE_LABEL
 from ..text import printable
@@ -38,6 +40,7 @@ class Embedding:
         dataset: the images, in timm's form.
         features: along the principal directions, from which the vectors are made.
         first_order: what a classifier gets beside the covariance: 'mean', 'class', 'mean+class' or None.
+        splits: name of the split of each image; None where they are not of several.
     """
 
     vectors: Tensor
@@ -48,10 +51,20 @@ class Embedding:
     dataset: Any = field(repr=False)
     features: FeatureSet = field(repr=False)
     first_order: str | None = field(default=None, repr=False)
+    splits: list[str] | None = field(default=None, repr=False)
 
     def name_of(self, label: int) -> str:
         """The name of a class, or its number."""
         return self.class_names[label] if self.class_names else str(label)
+
+    def splits_of(self, images: Iterable[int]) -> list[str]:
+        """The splits that some images come from, each once; none where the images are not of several splits."""
+        return [] if self.splits is None else list(dict.fromkeys(self.splits[image] for image in images))
+
+    @property
+    def single(self) -> int:
+        """Number of images that are the only ones of their class, whose labels cannot be judged."""
+        return 0 if self.labels is None else int(alone(self.labels).sum())
 
     def label_errors(self) -> list[LabelError]:
         """The images whose label is likely to be wrong, most certain first; none without labels.
@@ -81,7 +94,7 @@ def embed(model: nn.Module, options: EmbeddingOptions, folder: Path) -> Embeddin
     """
     covariance_method(options.method, f"`method={options.method}`")
     backbone = Backbone(model, options)
-    dataset = _open(options, backbone.data_config["input_size"][0])
+    dataset, splits = join_splits(_open(options, backbone.data_config["input_size"][0]))
     directions, features, _ = store_features(backbone, dataset, None, folder, options.components)
     vectors = compact_vectors(features, options.method, options.compact, options.size)
     labels = features.labels()
@@ -103,19 +116,27 @@ def embed(model: nn.Module, options: EmbeddingOptions, folder: Path) -> Embeddin
         dataset,
         features,
         backbone.first_order,
+        splits if len(set(splits)) > 1 else None,
     )
 
 
-def _open(options: EmbeddingOptions, channels: int) -> Any:
-    """The images: of a split, of the class folders, or all in a folder that has images beside its subfolders."""
-    root = Path(options.data_dir or "")
-    whole_folder = not options.dataset and not options.split
-    if whole_folder and root.is_dir() and (splits := splits_in(root)):
-        raise GCPError(f"{str(root)!r} holds splits ({', '.join(splits)}); choose one, such as --split {splits[0]}.")
-    loose = whole_folder and has_loose_images(options.data_dir or "")
-    if not loose:
-        opened = open_dataset(options, options.split, channels, download=options.dataset_download)
-        return opened if options.task is SINGLE_LABEL else without_labels(opened)  # vectors need no labels
+def _open(options: EmbeddingOptions, channels: int) -> dict[str, Any]:
+    """Name of a split → its images; '' for the folder itself: its class folders, or all images in it and below."""
+    root = options.data_dir or ""
+    if options.splits or options.dataset:
+        names = options.splits or (TRAIN[0],)
+    else:
+        names = splits_in(Path(root)) if Path(root).is_dir() else []
+        if not names and has_loose_images(root):
+            return {"": _open_loose(options, channels)}
+    opened = {name: open_dataset(options, name, channels, download=options.dataset_download) for name in names or ("",)}
+    if options.task is SINGLE_LABEL:
+        return opened
+    return {name: without_labels(dataset) for name, dataset in opened.items()}  # vectors need no labels
+
+
+def _open_loose(options: EmbeddingOptions, channels: int) -> Any:
+    """All images in a folder that has images beside its subfolders, and in those."""
     dataset = open_unlabelled(
         options.data_dir or "",
         channels,

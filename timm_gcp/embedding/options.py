@@ -1,5 +1,6 @@
 """Options of an embedding."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import GCPError
@@ -16,12 +17,13 @@ class EmbeddingOptions(FeatureOptions):
     """Which images are embedded, and how.
 
     Attributes:
-        split: split of the data set; '' for the class folders in the folder itself.
+        splits: of the data set, embedded together; empty takes those that an image folder has, or else the folder
+            itself, and the training split of another data set.
         compact: 'sketch' or 'pca'.
         size: length of the vectors; None takes 1024 for a sketch and 256 for principal components, or what there is.
     """
 
-    split: str = ""
+    splits: Sequence[str] = ()
     compact: str = "sketch"
     size: int | None = None
 

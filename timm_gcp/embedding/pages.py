@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from ..files import save_text
-from ..probing.classifiers import alone
 from ..reports.page import save_page
 from ..reports.thumbnails import Thumbnails
 from .embed import Embedding
@@ -45,7 +44,7 @@ class EmbeddingPages:
 
         Args:
             neighbours: of every image.
-            groups: near-duplicates.
+            groups: near-duplicates, in the order of the page.
             least: the cosine from which two images count as such.
 
         Returns:
@@ -75,12 +74,13 @@ class EmbeddingPages:
             groups=[self._group(group) for group in groups[:_GROUPS]],
             more_groups=max(0, len(groups) - _GROUPS),
             rows=rows,
+            splits=self.embedding.splits is not None,
             agreement=agreement,
         )
         pairs = ((*pair, number) for number, group in enumerate(groups, 1) for pair in group.pairs)
         self._write_table(
             "duplicates.csv",
-            ["group", "similarity", "image", "label", "other", "other_label"],
+            ["group", "similarity", "image", "split", "label", "other", "other_split", "other_label"],
             (
                 [number, f"{similarity:.4f}", *self._named(image), *self._named(other)]
                 for image, other, similarity, number in pairs
@@ -111,13 +111,12 @@ class EmbeddingPages:
             }
             for each in errors[:_ERRORS]
         ]
-        assert self.embedding.labels is not None
-        single = int(alone(self.embedding.labels).sum())
+        single = self.embedding.single
         judged = len(self.embedding.files) - single
         save_page(page, "label_errors.html", errors=shown, total=len(errors), images=judged, single=single)
         self._write_table(
             _ERROR_TABLE,
-            ["image", "label", "suggested", "probability", "suggested_probability"],
+            ["image", "split", "label", "suggested", "probability", "suggested_probability"],
             (
                 [*self._named(e.image), name(e.suggested), f"{e.probability:.4f}", f"{e.suggested_probability:.4f}"]
                 for e in errors
@@ -125,15 +124,16 @@ class EmbeddingPages:
         )
         return page
 
-    def _named(self, image: int) -> tuple[str, str]:
-        """The file and the label of an image."""
-        labels = self.embedding.labels
-        return self.embedding.files[image], "" if labels is None else self.embedding.name_of(int(labels[image]))
+    def _named(self, image: int) -> tuple[str, str, str]:
+        """The file, the split and the label of an image; '' where there is none."""
+        found = self.embedding
+        label = "" if found.labels is None else found.name_of(int(found.labels[image]))
+        return found.files[image], "" if found.splits is None else found.splits[image], label
 
     def _photo(self, image: int, similarity: float | None = None) -> dict[str, Any]:
-        file, label = self._named(image)
+        file, split, label = self._named(image)
         picture = self._thumbnails.uri(image, _SIDE)
-        return {"picture": picture, "file": file, "label": label, "similarity": similarity}
+        return {"picture": picture, "file": file, "split": split, "label": label, "similarity": similarity}
 
     def _group(self, group: Duplicates) -> dict[str, Any]:
         best: dict[int, float] = {}
@@ -141,8 +141,12 @@ class EmbeddingPages:
             best.setdefault(image, similarity)
             best.setdefault(other, similarity)
         photos = [self._photo(image, best[image]) for image in group.images[:_OF_A_GROUP]]
-        differ = len({self._named(image)[1] for image in group.images}) > 1
-        return {"photos": photos, "differ": differ, "more": max(0, len(group.images) - _OF_A_GROUP)}
+        return {
+            "photos": photos,
+            "differ": len({self._named(image)[2] for image in group.images}) > 1,
+            "splits": self.embedding.splits_of(group.images),
+            "more": max(0, len(group.images) - _OF_A_GROUP),
+        }
 
     def _nearest_in(self, image: int, label: int) -> dict[str, Any] | None:
         """The nearest other image of a class; None where there is none."""

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,10 @@ def check_vector_file(path: str, option: str = "") -> None:
 def save_vectors(embedding: Embedding, path: str | Path) -> None:
     """Writes vectors, files and labels, aside and renamed; missing folders are made.
 
-    - ``.npz``: ``vectors``, ``files``, ``settings`` (JSON), and ``labels`` and ``class_names`` where there are classes.
-    - ``.parquet``: columns ``file``, ``label`` (the class's name, null without classes) and ``vector`` (float32); the
-      settings are in the metadata of the schema.
+    - ``.npz``: ``vectors``, ``files``, ``settings`` (JSON), ``labels`` and ``class_names`` where there are classes,
+      ``splits`` where the images are of several.
+    - ``.parquet``: columns ``file``, ``split`` (null unless the images are of several), ``label`` (the class's name,
+      null without classes) and ``vector`` (float32); the settings are in the metadata of the schema.
 
     Args:
         embedding: what is written.
@@ -60,6 +62,8 @@ def save_vectors(embedding: Embedding, path: str | Path) -> None:
             "files": np.array(embedding.files),
             "settings": np.array(settings),
         }
+        if embedding.splits is not None:
+            content["splits"] = np.array(embedding.splits)
         if embedding.labels is not None:
             names = [embedding.name_of(label) for label in range(int(embedding.labels.max()) + 1)]
             content.update(labels=embedding.labels.numpy(), class_names=np.array(embedding.class_names or names))
@@ -75,11 +79,13 @@ def _save_parquet(embedding: Embedding, path: str | Path, settings: str) -> None
     count, width = embedding.vectors.shape
     flat = pa.array(embedding.vectors.numpy().reshape(-1))
     labels: list[str | None] = [None] * count
+    splits: Sequence[str | None] = embedding.splits or [None] * count
     if embedding.labels is not None:
         labels = [embedding.name_of(label) for label in embedding.labels.tolist()]
     table = pa.table(
         {
             "file": pa.array(embedding.files, pa.string()),
+            "split": pa.array(splits, pa.string()),
             "label": pa.array(labels, pa.string()),
             "vector": pa.FixedSizeListArray.from_arrays(flat, width),
         }
