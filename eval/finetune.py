@@ -8,8 +8,9 @@ part once, with the weights of the last epoch.
 
 Every run is a ``timm-gcp train`` and adds one row to ``finetune.csv`` when it is finished. Started again, the command
 continues where it stopped. Stages: 1 and 2 the search; 3 and 4 the main heads on Cars and on Grocery; 5 and 6 two
-further seeds of average pooling and of `isqrt`; 7 few images, 5 and 10 per class; 8 the moment of the switch, on
-validation; 9 and 10 further heads and options on Cars and on Grocery.
+further seeds of average pooling and of `isqrt`; 7 few images, 5 and 10 per class; 8 two further seeds of these; 9 the
+moment of the switch, on validation; 10 all heads on 10 images per class of Grocery; 11 and 12 further heads and options
+with all images.
 """
 
 import argparse

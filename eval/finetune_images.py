@@ -10,7 +10,7 @@ from timm_gcp.text import markdown_table
 
 from . import probe_images
 from .finetune_runs import compare, final_runs
-from .finetune_settings import HEADS, IMAGES, PIXELS
+from .finetune_settings import FEW, IMAGES, PIXELS
 from .probe_images import NAMES
 from .record import read_table
 
@@ -41,7 +41,7 @@ def section(rows: pd.DataFrame, folder: Path) -> str:
     lines = []
     for name, images in product(dict.fromkeys(few["set"]), (*IMAGES, None)):
         label = str(images or "all")
-        for head in (each for each in HEADS if (name, label, each) in means.index):
+        for head in (each for each in FEW if (name, label, each) in means.index):
             compared = compare(rows, name, head, images)
             gain = f"{compared.gain}, {compared.gain.verdict()}" if compared else ""
             lines.append((NAMES[name], label, f"`{head}`", f"{means[name, label, head]:.1f}", gain))

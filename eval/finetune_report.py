@@ -8,7 +8,18 @@ from timm_gcp.text import markdown_table
 
 from . import finetune_images
 from .finetune_runs import compare, final_runs, search_results, with_images
-from .finetune_settings import HEADS, SEARCH_SET, SEARCHED, SWITCH, SWITCH_IMAGES, TABLE, chosen_rate
+from .finetune_settings import (
+    COMPARED_IMAGES,
+    COMPARED_SET,
+    HEADS,
+    OPTIONS,
+    SEARCH_SET,
+    SEARCHED,
+    SWITCH,
+    SWITCH_IMAGES,
+    TABLE,
+    chosen_rate,
+)
 from .intervals import difference_over_images
 from .probe_images import NAMES
 from .record import read_table
@@ -21,7 +32,7 @@ def section(results: Path) -> str:
         results: folder with ``finetune.csv``.
     """
     rows = read_table(results / TABLE)
-    parts = (_search(rows), _final(rows), finetune_images.section(rows, results), _switch(rows))
+    parts = (_search(rows), _final(rows), finetune_images.section(rows, results), _heads(rows), _switch(rows))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -37,6 +48,31 @@ def _search(rows: pd.DataFrame) -> str:
     return (
         f"{markdown_table(titles, lines)}\n\nBold: the chosen rate, the lowest within one standard error of the best."
     )
+
+
+def _heads(rows: pd.DataFrame) -> str:
+    """All heads with few images; '' where no further one is measured."""
+    runs = final_runs(rows, COMPARED_IMAGES)
+    runs = runs[runs["set"] == COMPARED_SET]
+    if not set(runs["head"]) & {"polar", *OPTIONS}:
+        return ""
+    lines = []
+    for head in (each for each in HEADS if each in set(runs["head"])):
+        own = runs[runs["head"] == head].sort_values("seed")
+        compared = compare(rows, COMPARED_SET, head, COMPARED_IMAGES, baseline="isqrt")
+        lines.append(
+            (
+                f"`{head}`",
+                f"{own['lr'].iloc[0]:g}",
+                ", ".join(f"{value:.1f}" for value in own["top1"]),
+                f"{compared.gain}, {compared.gain.verdict()}" if compared else "",
+                f"{own['top5'].mean():.1f}",
+                f"{own['parameters'].iloc[0] / 1e6:.1f}",
+            )
+        )
+    titles = ("head", "lr", "test top-1 by seed", "minus `isqrt`, same seeds", "top-5", "parameters, M")
+    where = f"{NAMES[COMPARED_SET]}, {COMPARED_IMAGES} images per class."
+    return f"### All heads\n\n{where}\n\n{markdown_table(titles, lines)}"
 
 
 def _switch(rows: pd.DataFrame) -> str:

@@ -10,34 +10,37 @@ from .intervals import Interval, difference_over_images
 
 @dataclass(frozen=True)
 class Comparison:
-    """A head beside average pooling from the same start (`Head.baseline`), on the seeds that both have.
+    """A head beside another one, on the seeds that both have.
 
     Attributes:
-        average: mean test top-1 of average pooling, per cent.
+        baseline: mean test top-1 of the other one, per cent.
         head: that of the head.
         gain: their difference, with an interval over the test images.
         seeds: number of seeds.
     """
 
-    average: float
+    baseline: float
     head: float
     gain: Interval
     seeds: int
 
 
-def compare(rows: pd.DataFrame, name: str, head: str, images: int | None = None) -> Comparison | None:
-    """Compares a head with average pooling from the same start, each at its chosen learning rate.
+def compare(
+    rows: pd.DataFrame, name: str, head: str, images: int | None = None, baseline: str | None = None
+) -> Comparison | None:
+    """Compares a head with another one, each at its chosen learning rate.
 
     Args:
         rows: of ``finetune.csv``.
         name: a data set.
         head: a head.
         images: training images per class; None for all.
+        baseline: the other head; None takes average pooling from the same start (`Head.baseline`).
 
     Returns:
-        None where they share no seed, or where the head is average pooling itself.
+        None where they share no seed, or where both are one head.
     """
-    baseline = HEADS[head].baseline
+    baseline = baseline or HEADS[head].baseline
     if head == baseline:
         return None
     final = final_runs(rows, images)
@@ -45,9 +48,9 @@ def compare(rows: pd.DataFrame, name: str, head: str, images: int | None = None)
     scores = final.pivot_table(index="seed", columns="head", values="top1").reindex(columns=[head, baseline]).dropna()
     if scores.empty:
         return None
-    own, average = float(scores[head].mean()), float(scores[baseline].mean())
-    gain = difference_over_images(own, average, int(final["count"].iloc[0]))
-    return Comparison(average, own, gain, len(scores))
+    own, other = float(scores[head].mean()), float(scores[baseline].mean())
+    gain = difference_over_images(own, other, int(final["count"].iloc[0]))
+    return Comparison(other, own, gain, len(scores))
 
 
 def final_runs(rows: pd.DataFrame, images: int | None = None) -> pd.DataFrame:

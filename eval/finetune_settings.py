@@ -150,6 +150,9 @@ SEEDS = (0, 1, 2)
 IMAGES = (5, 10)
 """Images per class of the runs on a part of the training images."""
 
+COMPARED_SET, COMPARED_IMAGES = "grocery", 10
+"""Where all heads are compared: data set and training images per class, of short runs in which covariance gains."""
+
 EPOCHS = 12
 PIXELS = 224
 """Height and width of the images."""
@@ -257,6 +260,8 @@ def stages(found: dict[str, dict[float, float]]) -> dict[int, list[Run]]:
     planned[3], planned[4] = runs("cars", MAIN), runs("grocery", (*MAIN, PACKAGED))
     planned[5], planned[6] = (runs(name, REPEATED, SEEDS[1:]) for name in ("cars", "grocery"))
     planned[7] = [run for name in SETS for images in IMAGES for run in runs(name, FEW, images=images)]
-    planned[8] = runs(SEARCH_SET, tuple(SWITCH), images=SWITCH_IMAGES, part="val")
-    planned[9], planned[10] = runs("cars", OPTIONS), runs("grocery", OPTIONS)
+    planned[8] = [run for name in SETS for images in IMAGES for run in runs(name, REPEATED, SEEDS[1:], images)]
+    planned[9] = runs(SEARCH_SET, tuple(SWITCH), images=SWITCH_IMAGES, part="val")
+    planned[10] = runs(COMPARED_SET, ("polar", *OPTIONS), images=COMPARED_IMAGES)
+    planned[11], planned[12] = runs("cars", OPTIONS), runs("grocery", OPTIONS)
     return planned

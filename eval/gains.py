@@ -81,7 +81,7 @@ def _fine_tuned(results: Path) -> Iterator[Row]:
             continue
         what = ("EfficientNet-Lite0, pretrained", f"{trained}, {_number(images)}, {PIXELS} px", NAMES[name])
         over = f"{found.gain.number} test images" + (f", {found.seeds} seeds" if found.seeds > 1 else "")
-        yield _row(what, (found.average, found.head), found.gain, over)
+        yield _row(what, (found.baseline, found.head), found.gain, over)
 
 
 def _from_scratch(results: Path) -> Iterator[Row]:

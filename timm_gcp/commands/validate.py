@@ -104,6 +104,11 @@ def validate(args: argparse.Namespace, model: Any = None) -> Validated:
         model, data = load_model(choice), trained_on(*choice.sources())
         _check_held_out(args, data)
     found = evaluate_model(model, options, lambda dataset: _check_divided(args, options, data, dataset))
+    if data and not data.get("held_out") and found.split != options.split:
+        _logger.warning(
+            "%s was trained without --val-fraction: if it was trained on these images, the accuracy here is too high.",
+            args.checkpoint or args.model,
+        )
     row = _row(args, model, found)
     report = report_evaluation(Path(args.report), found, row) if args.report else None
     if args.results_file:
@@ -160,11 +165,6 @@ def _check_held_out(args: argparse.Namespace, data: Mapping[str, Any]) -> None:
     held = data.get("held_out")
     if args.val_fraction and held and (held["fraction"], held["seed"]) != (args.val_fraction, args.val_seed):
         raise _with_the_same(args, held, "with other values")
-    if args.val_fraction and data and not held:
-        _logger.warning(
-            "%s was trained without --val-fraction: if it was trained on these images, the accuracy here is too high.",
-            args.checkpoint or args.model,
-        )
 
 
 def _check_divided(args: argparse.Namespace, options: EvaluationOptions, data: Mapping[str, Any], dataset: Any) -> None:

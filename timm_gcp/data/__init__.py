@@ -2,11 +2,11 @@
 
 from .factory import create_dataset
 from .fine_grained import FINE_GRAINED, FineGrained, FineGrainedReader
-from .folder_scan import CLASS_FROM
+from .folder_scan import CLASS_FROM, find_images
 from .holdout import check_apart, divide, split_to_divide, split_to_evaluate
 from .image_check import check_images
 from .image_dataset import StrictImageDataset
-from .image_files import UnreadableImageError, find_images, image_extensions, open_image
+from .image_files import UnreadableImageError, image_extensions, open_image
 from .image_list import ReaderImageList
 from .multi_label import MultiLabelReader
 from .textures import TextureDataset, write_textures

@@ -1,13 +1,15 @@
 """Walks an image folder and tells the class of each image from its path."""
 
 import os
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .image_files import count_left_out, is_image
+from ..errors import GCPError
+from .image_files import count_left_out, is_image, say_left_out
 
-__all__ = ["CLASS_FROM", "FolderScan", "class_of", "scan_folder"]
+__all__ = ["CLASS_FROM", "FolderScan", "case_twins", "class_of", "find_images", "scan_folder"]
 
 CLASS_FROM = ("top", "leaf")
 """The folder of an image's path that is its class: the first below the split, or the one that holds the image."""
@@ -69,8 +71,16 @@ def class_of(folder: str, class_from: str) -> str:
     return folder.split(os.sep)[0] if class_from == "top" else os.path.basename(folder)
 
 
+def case_twins(classes: Iterable[str]) -> list[str]:
+    """The names of classes that differ from another one by capital letters alone, sorted."""
+    groups = defaultdict(list)
+    for name in classes:
+        groups[name.casefold()].append(name)
+    return sorted(name for group in groups.values() if len(group) > 1 for name in group)
+
+
 def scan_folder(root: str | os.PathLike[str], types: Collection[str] | None = None) -> FolderScan:
-    """Walks a folder, following links.
+    """Walks a folder, following links; one that leads back to a folder above it is left out.
 
     Args:
         root: the folder.
@@ -86,7 +96,38 @@ def scan_folder(root: str | os.PathLike[str], types: Collection[str] | None = No
                 scan.others.append(os.path.join(relative, file))
         if not folders:
             scan.bottom.append(relative)
+        folders[:] = [name for name in folders if not _leads_back(path, name)]
     return scan
+
+
+def _leads_back(path: str, name: str) -> bool:
+    """Whether an entry of a folder is a link to that folder or to one above it."""
+    link = os.path.join(path, name)
+    return os.path.islink(link) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(link))
+
+
+def find_images(path: Path) -> list[Path]:
+    """Lists the images in a folder and its subfolders, sorted. A path that is not a folder is returned as an image.
+
+    Links are followed and hidden folders left out, as in training. A warning counts the other files of the folder.
+
+    Args:
+        path: a file or a folder.
+
+    Raises:
+        GCPError: the folder has no images.
+    """
+    if not path.is_dir():
+        return [path]
+    scan = scan_folder(path)
+    hidden = {file for file, folder in scan.images if any(part.startswith(".") for part in Path(folder).parts)}
+    found = sorted(Path(file) for file, _ in scan.images if file not in hidden)
+    others = [*scan.others, *(os.path.relpath(file, path) for file in hidden)]
+    if not found:
+        what = f" ({count_left_out(others)})" if others else ""
+        raise GCPError(f"{path} has no images in it{what}; name another folder.")
+    say_left_out(path, others)
+    return found
 
 
 def _upwards(folder: str) -> list[str]:

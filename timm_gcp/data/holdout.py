@@ -23,7 +23,14 @@ _LISTED = {"list": ".txt", "grocery": ".txt", **dict.fromkeys(MULTI_LABEL_SETS, 
 """Data sets of which each split is a file, and how its name ends."""
 
 
-def split_to_divide(name: str, root: str | None, train_split: str, val_split: str, fraction: float) -> str | None:
+def split_to_divide(
+    name: str,
+    root: str | None,
+    train_split: str,
+    val_split: str,
+    fraction: float,
+    remedy: str = "--val-split '' to hold images out",
+) -> str | None:
     """The split that ``--val-fraction`` divides.
 
     Args:
@@ -32,6 +39,7 @@ def split_to_divide(name: str, root: str | None, train_split: str, val_split: st
         train_split: ``--train-split``.
         val_split: ``--val-split``; '' for none.
         fraction: ``--val-fraction``; 0 holds nothing out.
+        remedy: the option that divides the training images although there is an evaluation split, for the warning.
 
     Returns:
         The split to open, '' for the class folders in ``root`` itself; None if nothing is held out, because
@@ -42,9 +50,10 @@ def split_to_divide(name: str, root: str | None, train_split: str, val_split: st
     if val_split and _has_split(name, root, val_split):
         _logger.warning(
             "Evaluation uses split %r, so nothing is held out of the training images; --val-fraction %g is for data "
-            "without such a split (give --val-split '' to hold images out all the same).",
+            "without such a split (give %s all the same).",
             val_split,
             fraction,
+            remedy,
         )
         return None
     every = (*TRAIN, *EVALUATION, *TEST)
@@ -66,7 +75,7 @@ def split_to_evaluate(name: str, root: str | None, split: str, fraction: float) 
         As ``split_to_divide``.
     """
     if split.lower() in EVALUATION:
-        return split_to_divide(name, root, "train", split, fraction)
+        return split_to_divide(name, root, "train", split, fraction, "--split train to evaluate images held out of it")
     return split_to_divide(name, root, split, "", fraction)
 
 

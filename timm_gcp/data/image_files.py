@@ -6,7 +6,6 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable
-from pathlib import Path
 from typing import IO
 
 from PIL import Image, ImageOps
@@ -20,7 +19,6 @@ __all__ = [
     "UnreadableImageError",
     "count_left_out",
     "decode_image",
-    "find_images",
     "image_extensions",
     "is_image",
     "open_image",
@@ -109,29 +107,6 @@ def count_left_out(names: Iterable[str], types: Collection[str] | None = None) -
         kinds.append(f"{count} {ending or 'without an extension'}{remedy}")
     first = min(names, default="")
     return f"{some_of(kinds)}; the first is {first!r}"
-
-
-def find_images(path: Path) -> list[Path]:
-    """Lists the images in a folder and its subfolders, sorted. A path that is not a folder is returned as an image.
-
-    A warning counts the files of the folder that are not images.
-
-    Args:
-        path: a file or a folder.
-
-    Raises:
-        GCPError: the folder has no images.
-    """
-    if not path.is_dir():
-        return [path]
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    found = [file for file in files if is_image(file.name)]
-    others = [str(file.relative_to(path)) for file in files if not is_image(file.name)]
-    if not found:
-        what = f" ({count_left_out(others)})" if others else ""
-        raise GCPError(f"{path} has no images in it{what}; name another folder.")
-    say_left_out(path, others)
-    return found
 
 
 def decode_image(file: str | os.PathLike[str] | IO[bytes], mode: str | None, orient: bool = True) -> Image.Image:

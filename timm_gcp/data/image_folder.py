@@ -11,7 +11,7 @@ from timm.utils.misc import natural_key
 
 from ..errors import GCPError
 from ..text import some_quoted
-from .folder_scan import CLASS_FROM, FolderScan, class_of, scan_folder
+from .folder_scan import CLASS_FROM, FolderScan, case_twins, class_of, scan_folder
 from .image_files import say_left_out
 from .reader import SampleReader
 from .splits import EVALUATION, TEST, TRAIN, entry_of, holds_folders, is_training_split, same_split, splits_in
@@ -19,6 +19,9 @@ from .splits import EVALUATION, TEST, TRAIN, entry_of, holds_folders, is_trainin
 __all__ = ["FolderReader", "require_root"]
 
 _logger = logging.getLogger(__name__)
+
+_EVALUATED = "--val-split (validate: --split; embed: --splits)"
+"""Options that name a split which is not trained on."""
 
 
 def require_root(root: Any) -> None:
@@ -62,7 +65,7 @@ class FolderReader(SampleReader):
         if class_from not in CLASS_FROM:
             raise GCPError(f"--class-from {class_from!r} is unknown: use {' or '.join(CLASS_FROM)}.")
         training = is_training or is_training_split(split)
-        folder = _find_split(_folder(Path(root)), split, training)
+        folder = _find_split(_folder(Path(root)), split, is_training)
         super().__init__(folder)
         scan = scan_folder(folder, types)
         _check(scan, folder, class_from)
@@ -83,6 +86,10 @@ class FolderReader(SampleReader):
         )
         self.num_classes = 1 + max(self.class_to_idx.values())
         _say_nested(scan, folder, class_from)
+        if twins := case_twins(self.class_to_idx):
+            _logger.warning(
+                "%s: classes differ by capital letters alone, and count as several: %s.", folder, some_quoted(twins)
+            )
         say_left_out(folder, scan.others, types)
 
 
@@ -154,41 +161,58 @@ def _say_nested(scan: FolderScan, folder: Path, class_from: str) -> None:
             _logger.warning("%s: %s together make the class %r.", folder, some_quoted(found), name)
 
 
-def _find_split(root: Path, split: str, training: bool) -> Path:
+def _find_split(root: Path, split: str, is_training: bool) -> Path:
+    others = splits_in(root)
     if not split:
+        if others and all(_is_split(entry.name) for entry in root.iterdir() if entry.is_dir()):
+            raise GCPError(
+                f"--data-dir {str(root)!r} holds splits ({', '.join(others)}) and no class folders: name a split, or "
+                "give the folder of one."
+            )
         return root
     names = same_split(split)
     for candidate in names:
         if holds_folders(entry := entry_of(root, candidate)):
             return entry
     folders = {entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
-    every = (*TRAIN, *EVALUATION, *TEST)
-    others = splits_in(root)
     flat = {name for name in folders if name in names or name.lower() in names}
-    if flat and (others or {name.lower() for name in folders} <= set(every)):
+    if flat and (others or all(_is_split(name) for name in folders)):
         raise GCPError(
             f"{str(root / min(flat))!r} holds no class folders: put its images into a folder for each class."
         )
     if others:
-        raise GCPError(f"--data-dir {str(root)!r} has no folder for split {split!r}, {_remedy(others, training)}")
-    if training or len(names) == 1:
-        option = "--train-split" if training else "--val-split (validate: --split)"
+        raise GCPError(f"--data-dir {str(root)!r} has no folder for split {split!r}, {_remedy(others, is_training)}")
+    if is_training or is_training_split(split) or len(names) == 1:
+        option = "--train-split" if is_training else _EVALUATED
         whole = ""
-        if training:
+        if is_training:
             whole = (
                 "; or train on the class folders that are there, with --val-fraction 0.2 to hold a fifth of every "
                 "class out for evaluation, or with --train-split '' --val-split '' on all images without evaluation"
             )
         raise GCPError(
             f"--data-dir {str(root)!r} has no folder {split!r}: make it, as {split}/<class>/*.jpg, or choose another "
-            f"with {option}{whole}."
+            f"with {option}{whole}.{_of_a_list(root, names)}"
         )
     return root  # no splits: the class folders themselves, to evaluate on
 
 
-def _remedy(others: list[str], training: bool) -> str:
+def _is_split(name: str) -> bool:
+    """Whether a folder has the name of a split; hidden folders do not count as others."""
+    return name.startswith(".") or name.lower() in (*TRAIN, *EVALUATION, *TEST)
+
+
+def _of_a_list(root: Path, names: Collection[str]) -> str:
+    """A sentence for a folder that holds a list of this split; '' without one."""
+    for dataset, ending in (("list", ".txt"), ("multilabel", ".csv")):
+        if any((root / f"{name}{ending}").is_file() for name in names):
+            return f" For the list {next(iter(names))}{ending} give --dataset {dataset}."
+    return ""
+
+
+def _remedy(others: list[str], is_training: bool) -> str:
     """The end of the sentence about a missing split: the splits that exist, and what to do."""
-    if training:
+    if is_training:
         return f"only {', '.join(others)}: choose one with --train-split."
     if all(is_training_split(name) for name in others):
         return (
@@ -196,7 +220,7 @@ def _remedy(others: list[str], training: bool) -> str:
             f"class to validation/<class>, or give --val-split '' to train without evaluation (validate: --split "
             f"{others[0]})."
         )
-    return f"only {', '.join(others)}: choose one with --val-split (validate: --split)."
+    return f"only {', '.join(others)}: choose one with {_EVALUATED}."
 
 
 def _sibling_train(folder: Path) -> Path | None:

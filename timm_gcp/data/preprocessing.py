@@ -51,6 +51,9 @@ def preprocessing(options: InputOptions, model: nn.Module, use_test_size: bool =
     # Given a size alone, timm would take three channels.
     given = {**vars(options), "in_chans": options.in_chans or model_arguments(model).get("in_chans")}
     config: dict[str, Any] = resolve_data_config(given, model=model, use_test_size=use_test_size)
+    if given["in_chans"] and options.input_size is None:
+        # Without a size, timm takes all three numbers of the model's, whatever the channels.
+        config["input_size"] = (given["in_chans"], *config["input_size"][1:])
     channels = config["input_size"][0]
     for key in ("mean", "std"):
         if len(config[key]) != channels:

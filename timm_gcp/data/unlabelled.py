@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from .folder_scan import find_images
 from .image_dataset import StrictImageDataset
-from .image_files import find_images, is_image
+from .image_files import is_image
 from .preprocessing import image_mode
 from .reader import SampleReader
 

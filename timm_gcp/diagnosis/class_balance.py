@@ -59,7 +59,7 @@ def check_classes(splits: Sequence[Split]) -> list[Finding]:
     found = []
     known = {split.name: (split, counts) for split in splits if (counts := split.counts) is not None}
     for split in splits:
-        if split.name not in known:
+        if split.name not in known and split.images != 0:
             text = f"{split.name}: the labels are known only when the images are read, so classes are not counted."
             found.append(Finding("not counted", NOTE, text))
     for number, (split, counts) in enumerate(known.values()):
@@ -78,7 +78,7 @@ def _of_a_split(split: Split, counts: np.ndarray, trained: bool) -> list[Finding
     if empty:
         text = f"{split.name}: no image of class {some_quoted(empty)}: add images, or take the class out."
         found.append(Finding("empty class", ERROR, text, classes=empty))
-    if (counts > 0).sum() < 2 and not split.multi_label:
+    if trained and (counts > 0).sum() < 2 and not split.multi_label:
         found.append(Finding("one class", ERROR, f"{split.name}: images of one class alone teach nothing: add others."))
     few = names[(counts > 0) & (counts < FEW)].tolist()
     if few and trained:

@@ -12,7 +12,7 @@ from timm.utils.misc import natural_key
 from ..data.class_counts import class_counts, class_labels
 from ..data.class_map import read_class_map
 from ..data.factory import create_dataset
-from ..data.folder_scan import FolderScan, class_of, scan_folder
+from ..data.folder_scan import FolderScan, case_twins, class_of, scan_folder
 from ..data.image_dataset import StrictImageDataset
 from ..data.image_files import count_left_out
 from ..data.reader import SampleReader
@@ -119,10 +119,18 @@ def _folders(options: DiagnosisOptions, root: Path) -> tuple[list[Split], list[F
     places = _places(options, root)
     scans = {name: scan_folder(place) for name, place in places.items()}
     findings: list[Finding] = []
+    if not options.splits and not {"train", "all"} & set(places):
+        text = (
+            f"There is no split to train on, only {', '.join(places)}: make train/<class>, or choose one by --splits."
+        )
+        findings.append(Finding("split", ERROR, text))
     classes: set[str] = set()
     for name, scan in scans.items():
         findings += _of_the_folders(scan, places[name], name, options.class_from)
         classes |= scan.classes(options.class_from) - {""}
+    if twins := case_twins(classes):
+        text = f"Classes differ by capital letters alone, and count as several: {some_quoted(twins)}."
+        findings.append(Finding("capital letters", WARNING, text, classes=twins))
     names = sorted(classes, key=natural_key)
     label_of = {each: label for label, each in enumerate(names)}
     if given := read_class_map(options.class_map, options.data_dir):

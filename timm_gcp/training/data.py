@@ -17,7 +17,7 @@ from ..data.transforms import CROP_AS_IN_EVALUATION, crop_as_in_evaluation, fit_
 from ..data.worker_mixup import WorkerMixup
 from ..distributed import Processes
 from ..errors import GCPError
-from ..tasks import MULTI_LABEL
+from ..tasks import MULTI_LABEL, SINGLE_LABEL
 from ..text import first_line
 from .options import TrainOptions
 
@@ -106,6 +106,8 @@ def open_data(options: TrainOptions, processes: Processes) -> Data:
         options, channels, progress=processes.first, batch_size=batch_size, seed=options.seed
     )
     options.num_classes = _number_of_classes(options.num_classes, train)
+    if options.num_classes < 2 and options.task is SINGLE_LABEL:
+        raise GCPError("All training images are of one class, so there is nothing to tell apart; add another class.")
     if options.task is MULTI_LABEL and evaluation is not None:
         counts = class_counts(evaluation, options.num_classes)
         if counts is not None and not counts.any():

@@ -40,6 +40,7 @@ LOWEST, HIGHEST, UPDATES = 1e-6, 10.0, 100
 """The rates of the test, in geometric steps: a factor of 1.18 from one update to the next."""
 _NEVER_FALL = ("none", "constant")
 _FEWEST = 30  # updates before the test may end early
+_MOST_PASSES = 5  # over the images; in more of them the loss falls by memory
 _DIVERGED = 4.0  # the loss over its lowest, both smoothed
 
 
@@ -87,6 +88,13 @@ def choose_rate(
                 curve = run_test(stepper, loaders, options, processes)
         finally:
             loaders.close()
+    passes = len(curve.losses) * stepper.accumulate / max(len(loaders.train), 1)
+    if passes > _MOST_PASSES and processes.first:
+        _logger.warning(
+            "--lr auto passed the training images %.0f times: so few may be learned by heart during the test, which "
+            "makes the chosen rate too low; compare with the rate by --lr-base, or give --lr.",
+            passes,
+        )
     take_retried()  # those of the test do not belong to the first update of the run
     options.lr = from_first(processes.by_first(curve.choose), device)
     return curve
