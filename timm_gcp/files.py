@@ -24,6 +24,7 @@ from .errors import GCPError
 from .text import one_line
 
 __all__ = [
+    "check_ending",
     "check_output",
     "check_output_folder",
     "clear_scratch",
@@ -148,6 +149,21 @@ def check_output(path: PathLike, option: str = "", *, binary: bool = False) -> N
     if target.is_dir():
         raise GCPError(f"{option} {path} is a folder; name a file in it.".lstrip())
     _check_writable(target.parent, path, option)
+
+
+def check_ending(path: PathLike, endings: tuple[str, ...], option: str) -> None:
+    """Checks that the name of a file to write has an ending of its format, so that no other file is replaced.
+
+    Args:
+        path: of the file; a pipe or a device needs no ending.
+        endings: with the dot, lower case.
+        option: the option that gave it, for the message.
+
+    Raises:
+        GCPError: another ending.
+    """
+    if not is_stream(path) and Path(path).suffix.lower() not in endings:
+        raise GCPError(f"{option} {path}: give a name that ends in {' or '.join(endings)}.")
 
 
 def check_output_folder(path: PathLike, option: str = "") -> None:

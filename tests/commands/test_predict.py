@@ -110,6 +110,9 @@ def test_refused(pictures, tmp_path, capsys):
     assert "None of 2 images can be read" in error_of(tmp_path / "bad.jpg", tmp_path / "none.jpg")
     assert "is a folder" in error_of(pictures, "--csv", tmp_path)
     assert "is a file, not a folder" in error_of(pictures, "--csv", pictures / "a.jpg" / "p.csv")
+    before = (pictures / "a.jpg").read_bytes()
+    assert "ends in .csv" in error_of(pictures, "--csv", pictures / "a.jpg")
+    assert (pictures / "a.jpg").read_bytes() == before
     assert "--top must be at least 1" in error_of(pictures, "--top", "0")
     assert "required: IMAGE" in error_of()
     assert "did you mean resnet50_svdpade" in error_of(pictures, "--model", "resnet5_svdpade")

@@ -254,6 +254,7 @@ def test_refused(folder, images, tmp_path, capsys):
     assert "has no images" in error_of(plain, "--out", out, "--images", out.parent)
     assert "a device or a pipe" in error_of(plain, "--out", "/dev/fd/2")
     assert "is a folder" in error_of(plain, "--out", out.parent)
+    assert "ends in .onnx" in error_of(plain, "--out", plain / "model.safetensors")
     assert "so it was not kept" in error_of(plain, "--out", out, "--tolerance", "1e-12")
     assert "18 to" in error_of(plain, "--out", out, "--opset", "17")
     assert "18 to" in error_of(plain, "--out", out, "--opset", "99")

@@ -14,6 +14,7 @@ from ..data import TextureDataset, find_images, open_image
 from ..data.options import InputOptions
 from ..data.preprocessing import image_mode, preprocessing
 from ..errors import GCPError
+from ..files import check_ending
 from ..methods import get_method
 from ..models.named import load_model
 from ..onnx.export import check_ready, export_onnx
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parse_export_args(argv)
     check_ready(args.out)
+    check_ending(args.out, (".onnx",), "--out")
     model: Any = load_model(model_choice(args))
     config = preprocessing(options_of(InputOptions, args), model, use_test_size=True)
     chosen, source = _images(args.images, config["input_size"], not args.ignore_exif_orientation)

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import GCPError
 from ..files import check_output_folder
 from ..models.folder import loading_code
+from ..models.named import model_folder
 from ..sharing import Staged, check_login, check_repo_id, push, stage, write
 from .option_types import file_path
 from .options import add_debug
@@ -104,6 +105,8 @@ def parse_push_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
             )
     if args.out:
         check_output_folder(args.out, "--out")
+        if (Path(args.out) / "model").resolve() == Path(model_folder(args.run)).resolve():
+            raise GCPError(f"--out {args.out} would replace the model folder that is read; choose another.")
     else:
         check_login()
     return args

@@ -20,7 +20,7 @@ from ..training.evaluate import Evaluation
 from ..training.provenance import data_of, data_record, data_text
 from ..training.run import Run
 
-__all__ = ["FOLDER", "report_evaluation", "report_probe", "report_training"]
+__all__ = ["FOLDER", "name_of_set", "report_evaluation", "report_probe", "report_training"]
 
 FOLDER = "report"
 """Where a run folder has its report."""
@@ -43,7 +43,7 @@ def report_evaluation(folder: Path, found: Evaluation, row: Mapping[str, Any]) -
         GCPError: a file cannot be written.
     """
     subject = Subject(
-        title=f"{row['model']} on {_data_name(row)}, {found.split}",
+        title=f"{row['model']} on {name_of_set(row)}, {found.split}",
         facts={
             "Model": row["model"],
             "Weights": _last_part(row["weights"]),
@@ -162,7 +162,8 @@ def _summary_beside(weights: str) -> Path | None:
     return next((each for each in found if place.exists() and each.is_file()), None)
 
 
-def _data_name(row: Mapping[str, Any]) -> str:
+def name_of_set(row: Mapping[str, Any]) -> str:
+    """The name of the data set of a row of a results file: that of its folder where it has one."""
     folder = Path(row["data_dir"]).resolve().name if row["data_dir"] else ""
     return folder or str(row["dataset"])
 

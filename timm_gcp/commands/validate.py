@@ -3,6 +3,7 @@
 import argparse
 import csv
 import io
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ from .options import (
     options_of,
 )
 from .parser import Parser
-from .reporting import report_evaluation
+from .reporting import name_of_set, report_evaluation
 from .value_checks import check_common
 
 __all__ = ["Validated", "main", "parse_validate_args", "read_validate_keywords", "validate"]
@@ -97,14 +98,15 @@ def validate(args: argparse.Namespace, model: Any = None) -> Validated:
         _check_columns(args.results_file, _columns(args))
     if args.report:
         check_output_folder(args.report, "--report")
+        _check_no_run(Path(args.report))
     options = options_of(EvaluationOptions, args)
     data: Mapping[str, Any] = {}
     if model is None:
         choice = model_choice(args)
         model, data = load_model(choice), trained_on(*choice.sources())
-        _check_held_out(args, data)
+        _check_held_out(args, options, data)
     found = evaluate_model(model, options, lambda dataset: _check_divided(args, options, data, dataset))
-    if data and not data.get("held_out") and found.split != options.split:
+    if found.held_out and data and not data.get("held_out"):
         _logger.warning(
             "%s was trained without --val-fraction: if it was trained on these images, the accuracy here is too high.",
             args.checkpoint or args.model,
@@ -136,7 +138,7 @@ def _row(args: argparse.Namespace, model: Any, found: Evaluation) -> dict[str, A
 
 
 def _show(row: Mapping[str, Any], found: Evaluation) -> None:
-    table = Table(title=f"{row['model']} on {row['dataset']}, {row['split']}")
+    table = Table(title=f"{row['model']} on {name_of_set(row)}, {row['split']}")
     for name in ("method", *found.task.metrics.values(), "loss", "images", "images/s"):
         table.add_column(name, justify="left" if name == "method" else "right")
     table.add_row(
@@ -152,18 +154,21 @@ def _show(row: Mapping[str, Any], found: Evaluation) -> None:
         print(f"mAP is the mean over the classes that an image has; {none} of the {classes} classes have none.")
 
 
-def _check_held_out(args: argparse.Namespace, data: Mapping[str, Any]) -> None:
+def _check_held_out(args: argparse.Namespace, options: EvaluationOptions, data: Mapping[str, Any]) -> None:
     """Refuses to hold out other images than the training of a model did: it has seen some of them.
 
     Args:
         args: arguments of the command.
+        options: made of them.
         data: what the weights were trained on (`trained_on`).
 
     Raises:
         GCPError: naming the options of the training.
     """
     held = data.get("held_out")
-    if args.val_fraction and held and (held["fraction"], held["seed"]) != (args.val_fraction, args.val_seed):
+    if not args.val_fraction or not held or not is_of_data(data, options):
+        return
+    if (held["fraction"], held["seed"]) != (args.val_fraction, args.val_seed):
         raise _with_the_same(args, held, "with other values")
 
 
@@ -203,14 +208,31 @@ def _with_the_same(args: argparse.Namespace, held: Mapping[str, Any], how: str) 
     )
 
 
+def _check_no_run(folder: Path) -> None:
+    """Refuses to write a report over the records of a training run or of a probe."""
+    if found := next((name for name in ("args.yaml", "model") if (folder / name).exists()), None):
+        raise GCPError(
+            f"--report {folder} is the folder of a run (it holds {found}), whose result and predictions would be "
+            f"replaced; choose another, such as {folder / 'validation'}."
+        )
+
+
 def _check_columns(path: str, columns: list[str]) -> None:
+    """Refuses a results file that exists and is not of this command: rows are added to it, or it is replaced."""
     file = Path(path)
-    if not path.endswith(".json") and not is_stream(path) and file.is_file() and file.stat().st_size:
+    if is_stream(path) or not file.is_file() or not file.stat().st_size:
+        return
+    if path.endswith(".json"):
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            found = None
+        same = isinstance(found, dict) and set(_BEFORE + _AFTER) <= set(found)
+    else:
         with open(file, newline="", encoding="utf-8", errors="replace") as content:
-            if next(csv.reader(content), None) != columns:
-                raise GCPError(
-                    f"{path} is not a results file of this command and kind of data; choose another --results-file."
-                )
+            same = next(csv.reader(content), None) == columns
+    if not same:
+        raise GCPError(f"{path} is not a results file of this command and kind of data; choose another --results-file.")
 
 
 def _write(path: str, row: Mapping[str, Any]) -> None:

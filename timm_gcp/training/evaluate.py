@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ..data import divide, split_to_evaluate
 from ..data.class_names import check_classes, class_names
+from ..data.holdout import same_images
 from ..data.loaders import evaluation_loader
 from ..data.open_dataset import open_dataset
 from ..data.options import DatasetOptions, InputOptions, LoadingOptions
@@ -31,6 +32,9 @@ from .out_of_memory import naming_the_batch
 __all__ = ["Evaluation", "EvaluationOptions", "evaluate", "evaluate_model"]
 
 _logger = logging.getLogger(__name__)
+
+_WHOLE = "all images"
+"""What is evaluated of class folders without splits."""
 
 
 @dataclass(kw_only=True)
@@ -66,6 +70,7 @@ class Evaluation:
         count: number of images.
         images_per_second: loading included.
         split: what was evaluated.
+        held_out: whether it is the part of the training images that was held out.
         method: method of covariance pooling; '' without it.
         parameters: of the model.
         img_size: width of the images, pixels.
@@ -82,6 +87,7 @@ class Evaluation:
     count: int
     images_per_second: float
     split: str
+    held_out: bool
     method: str
     parameters: int
     img_size: int
@@ -127,7 +133,7 @@ def evaluate_model(
     model = model.to(device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format)
     data_config = preprocessing(options, model, use_test_size=True)
     plain = unwrap_model(model)
-    dataset, split = _open(options, plain, data_config["input_size"][0], examine)
+    dataset, split, held_out = _open(options, plain, data_config["input_size"][0], examine)
     recorder = options.task.recorder()
     less = naming_the_batch(options.batch_size, device, "lower -b or --img-size, or add --amp")
     with less, evaluation_loader(options, dataset, data_config, device, options.batch_size) as loader:
@@ -150,6 +156,7 @@ def evaluate_model(
         task=options.task,
         metrics=metrics,
         split=split,
+        held_out=held_out,
         method=pools[0].method if pools else "",
         parameters=sum(p.numel() for p in model.parameters()),
         img_size=data_config["input_size"][-1],
@@ -163,8 +170,8 @@ def evaluate_model(
 
 def _open(
     options: EvaluationOptions, model: nn.Module, channels: int, examine: Callable[[Any], None]
-) -> tuple[Any, str]:
-    """The images to evaluate, and what they are."""
+) -> tuple[Any, str, bool]:
+    """The images to evaluate, what they are, and whether they are a held-out part of the training images."""
 
     def check(opened: Any) -> None:
         check_classes(model, opened)
@@ -181,8 +188,9 @@ def _open(
         examine=check,
     )
     if divided is None:
-        return dataset, options.split
-    return divide(dataset, fraction, seed)[1], f"{divided or 'folder'}, {fraction:g} held out (seed {seed})"
+        whole = not options.dataset and same_images("", options.data_dir, "", options.split)
+        return dataset, _WHOLE if whole else options.split, False
+    return divide(dataset, fraction, seed)[1], f"{divided or _WHOLE}, {fraction:g} held out (seed {seed})", True
 
 
 @torch.inference_mode()

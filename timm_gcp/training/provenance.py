@@ -1,5 +1,6 @@
 """Records how a model was trained: data, weights that it started from, command, date and versions."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ ALL = "all"
 """Part of the model that was trained, in a record, unless ``--train-only`` or a probe names another."""
 RANDOM = "random weights"
 NOT_RECORDED = "not recorded"
+_RECORDED = ("data", "trained", "started_from")
+"""What the record of a training says of the weights, for those that start from them."""
 _FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -90,12 +93,15 @@ def origin_of_weights(name: str, file: str, pretrained: bool, model: nn.Module) 
     tag = cfg.get("tag") or None
     shown = place or ".".join(filter(None, (str(cfg.get("architecture")), tag)))
     known = {"name": shown, "tag": tag, "license": cfg.get("license"), "sha256": _checksum(cfg)}
-    return _without_none({**known, "source": cfg.get("hf_hub_id") or cfg.get("origin_url")})
+    known["source"] = cfg.get("hf_hub_id") or cfg.get("origin_url")
+    folder = _folder_of(named)
+    record = training_record(folder) if folder else {}
+    return _without_none({**known, **{key: record.get(key) for key in _RECORDED}})
 
 
 def _of_file(file: Path) -> dict[str, Any]:
     record = _record_in(file)
-    known = {key: record.get(key) for key in ("architecture", "data", "trained", "started_from")}
+    known = {key: record.get(key) for key in ("architecture", *_RECORDED)}
     return _without_none({"name": file.name, "sha256": sha256_of(file), **known})
 
 
@@ -120,9 +126,21 @@ def trained_on(name: str, file: str) -> Mapping[str, Any]:
     if file:
         data = _record_in(Path(file)).get("data")
     else:
-        source, _, place = source_of(name).partition(":")
-        data = training_record(place).get("data") if source == "local-dir" else None
+        folder = _folder_of(source_of(name))
+        data = training_record(folder).get("data") if folder else None
     return data if isinstance(data, Mapping) else {}
+
+
+def _folder_of(source: str) -> str | None:
+    """The model folder of ``local-dir:`` or, where it was downloaded, of an ``hf-hub:`` id; None for other weights."""
+    kind, _, place = source.partition(":")
+    if kind == "local-dir":
+        return place
+    if kind != "hf-hub":
+        return None
+    repository, _, revision = place.partition("@")
+    config = try_to_load_from_cache(repository, "config.json", revision=revision or None)
+    return os.path.dirname(config) if isinstance(config, str) else None
 
 
 def backbone_data(start: Any) -> Mapping[str, Any]:
@@ -149,9 +167,7 @@ def _of_folder(folder: Path, cfg: Mapping[str, Any]) -> dict[str, Any]:
         "tag": cfg.get("tag") or None,
         "license": cfg.get("license"),
         "sha256": sha256_of(file) if file else None,
-        "data": training.get("data"),
-        "trained": training.get("trained"),
-        "started_from": training.get("started_from"),
+        **{key: training.get(key) for key in _RECORDED},
     }
     return _without_none(known)
 
