@@ -62,6 +62,29 @@ def test_folder_and_appended_rows(run, images, result, tmp_path):
     assert json.loads((tmp_path / "r.json").read_text())["loss"] == pytest.approx(result["loss"], abs=1e-5)
 
 
+def test_records_of_a_run_are_not_replaced(run, images, tmp_path, capsys):
+    """By a report in the folder of the run, or by a results file in the place of a record."""
+    copied = shutil.copytree(run, tmp_path / "run")
+    before = {file: file.read_bytes() for file in copied.rglob("*") if file.is_file()}
+    given = ("--model", copied, "--data-dir", images)
+    assert validate(*given, "--report", copied) == 2
+    assert f"choose another, such as {copied / 'validation'}" in capsys.readouterr().err
+    for name in ("result.json", "history.json", "model/config.json"):
+        assert validate(*given, "--results-file", copied / name) == 2
+        assert "is not a results file of this command" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in copied.rglob("*") if file.is_file()} == before
+    own = tmp_path / "r.json"
+    assert validate(*given, "--results-file", own) == 0
+    assert validate(*given, "--results-file", own) == 0
+
+
+@pytest.mark.parametrize("command", ["validate", "predict"])
+def test_one_channel_at_the_size_of_the_model(command, run, images, capsys):
+    given = ["--model", str(run / "model"), "--in-chans", "1", "--device", "cpu"]
+    data = ["--data-dir", str(images), "-j", "0"] if command == "validate" else [str(images)]
+    assert main([command, *given, *data]) == 0
+
+
 @pytest.mark.slow
 def test_a_hub_model_from_the_cache(run, images, result, tmp_path):
     """As after a download, without a network: the Hub's cache layout."""
@@ -74,6 +97,17 @@ def test_a_hub_model_from_the_cache(run, images, result, tmp_path):
     done = timm_gcp_command("validate", "--model", "hf-hub:someone/birds", *argv, env=offline)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "r.json").read_text())["loss"] == pytest.approx(result["loss"], abs=1e-5)
+    config = repo / "snapshots" / "0123abc" / "config.json"
+    held = json.loads(config.read_text())
+    held["training"]["data"]["held_out"] = {"fraction": 0.2, "seed": 0, "split": "validation"}
+    held["training"]["data"]["name"] = images.name
+    config.write_text(json.dumps(held))
+    refused = timm_gcp_command(
+        *("validate", "--model", "hf-hub:someone/birds", "--val-fraction", "0.3", "--split", "train", *argv),
+        env=offline,
+    )
+    assert refused.returncode == 2
+    assert "hf-hub:someone/birds was trained with --val-fraction 0.2" in refused.stderr
     missing = timm_gcp_command("validate", "--model", "hf-hub:someone/fish", *argv, env=offline)
     assert missing.returncode == 2
     assert missing.stderr.startswith("timm-gcp: error: hf-hub:someone/fish cannot be built")

@@ -532,3 +532,31 @@ def test_written_textures_are_an_image_folder(tmp_path):
     with pytest.raises(GCPError, match="cannot be written"):
         write_textures(tmp_path / "file" / "below", 2, 1, 1, img_size=16, progress=False)
     assert sorted(os.listdir(tmp_path)) == ["blank", "cloth", "file"]
+
+
+def test_links_that_lead_back_do_not_repeat_images(folders):
+    (folders / "train" / "ant" / "loop").symlink_to(folders / "train")
+    assert len(create_dataset("", folders, "train", is_training=True)) == 6
+
+
+def test_messages_name_the_options_of_the_command(tmp_path):
+    """A split that is missing, of training and of evaluation; a list that would be read with another --dataset."""
+    photograph(tmp_path / "ant" / "0.jpg")
+    text = refused("no folder 'train'", "", tmp_path, "train")
+    assert "validate: --split; embed: --splits" in text
+    assert "--train-split" not in text
+    assert "--train-split" in refused("no folder 'train'", "", tmp_path, "train", is_training=True)
+    for name, dataset in (("train.csv", "multilabel"), ("train.txt", "list")):
+        (tmp_path / name).write_text("")
+        assert f"For the list {name} give --dataset {dataset}." in refused("no folder 'train'", "", tmp_path, "train")
+
+
+def test_splits_are_not_taken_for_classes(folders):
+    assert "holds splits (train, validation)" in refused("name a split", "", folders, "", is_training=True)
+
+
+def test_classes_that_differ_by_capital_letters_are_named(tmp_path, caplog):
+    for name in ("Robin", "robin", "Wren"):
+        photograph(tmp_path / "train" / name / "0.jpg")
+    assert create_dataset("", tmp_path, "train").num_classes == 3
+    assert "capital letters alone, and count as several: 'Robin', 'robin'." in caplog.text

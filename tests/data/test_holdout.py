@@ -153,6 +153,54 @@ def test_a_model_without_a_record_is_warned_of(tmp_path, caplog):
     assert "was trained without --val-fraction" in caplog.text
 
 
+def test_a_split_to_evaluate_is_not_called_images_that_were_trained_on(photographs_with_splits, caplog):
+    """--val-fraction beside a split: nothing is held out, so nothing was trained on."""
+    model, photographs = photographs_with_splits
+    validate = ["validate", "--model", str(model), "--data-dir", str(photographs), "-j", "0", "--device", "cpu"]
+    assert main([*validate, "--val-fraction", "0.25"]) == 0
+    assert "give --split train to evaluate images held out of it all the same" in caplog.text
+    assert "too high" not in caplog.text
+    caplog.clear()
+    assert main([*validate, "--val-fraction", "0.25", "--split", "train"]) == 0
+    assert "was trained without --val-fraction" in caplog.text
+
+
+@pytest.fixture
+def photographs_with_splits(tmp_path):
+    """A model whose record says that it was trained without --val-fraction, and its data set."""
+    photographs = write_images(tmp_path / "photographs", per_class=4)
+    record = {"name": "photographs", "kind": "image folders", "classes": 3, "images": {"train": 12, "validation": 12}}
+    model = timm.create_model("test_resnet_isqrt", num_classes=3)
+    folder = save_folder(model, tmp_path / "model", about={"training": {"data": record}})
+    return folder, photographs
+
+
+def test_another_data_set_may_be_divided_in_another_way(photographs_with_splits, tmp_path, capsys):
+    model, _ = photographs_with_splits
+    config = json.loads((model / "config.json").read_text())
+    config["training"]["data"]["held_out"] = {"fraction": 0.5, "seed": 0, "split": "validation"}
+    (model / "config.json").write_text(json.dumps(config))
+    others = write_images(tmp_path / "others", per_class=4, splits=("",))
+    validate = ["validate", "--model", str(model), "-j", "0", "--device", "cpu", "--val-fraction", "0.25"]
+    assert main([*validate, "--data-dir", str(others)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "test_resnet_isqrt on others, all images, 0.25 held out (seed 0)" in shown
+    others.rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").rename(tmp_path / "photographs2")
+    twin = tmp_path / "copies" / "photographs"
+    twin.parent.mkdir()
+    (tmp_path / "photographs2").rename(twin)
+    assert main([*validate, "--data-dir", str(twin)]) == 2
+    assert "was trained with --val-fraction 0.5" in capsys.readouterr().err
+
+
+def test_class_folders_without_splits_are_called_so(photographs_with_splits, tmp_path, capsys):
+    model, _ = photographs_with_splits
+    others = write_images(tmp_path / "others", per_class=2, splits=("",))
+    assert main(["validate", "--model", str(model), "--data-dir", str(others), "-j", "0", "--device", "cpu"]) == 0
+    assert "test_resnet_isqrt on others, all images" in " ".join(capsys.readouterr().out.split())
+
+
 def test_other_images_than_those_that_were_divided_are_evaluated(tmp_path, caplog):
     """Another data set, more images of a data set of this name, and another split of the same one."""
     record = {"name": "photographs", "kind": "image folders", "classes": 2, "images": {"train": 18, "validation": 6}}

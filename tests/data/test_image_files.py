@@ -221,3 +221,16 @@ def test_other_modes_are_pillow_s():
     assert np.array_equal(np.asarray(convert_image(cmyk, "RGB")), np.asarray(cmyk.convert("RGB")))
     assert convert_image(deep("I;16"), "I").mode == "I"
     assert convert_image(deep("RGBA"), "RGBA").mode == "RGBA"
+
+
+def test_linked_folders_are_read_and_hidden_ones_are_not(tmp_path, caplog):
+    folder, other = tmp_path / "photographs", tmp_path / "elsewhere"
+    for file in (folder / "a.jpg", folder / ".thumbs" / "b.jpg", other / "deep" / "c.jpg"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        upright().save(file)
+    (folder / "more").symlink_to(other)
+    (other / "deep" / "back").symlink_to(folder)
+    (folder / "back").symlink_to(folder)
+    with caplog.at_level(logging.WARNING):
+        assert [str(file.relative_to(folder)) for file in find_images(folder)] == ["a.jpg", "more/deep/c.jpg"]
+    assert "1 file is not read as images: 1 hidden" in caplog.text

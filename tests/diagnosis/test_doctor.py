@@ -101,6 +101,32 @@ def test_empty_classes_and_classes_of_one_split_break_a_training(tmp_path):
     assert kinds["small class"]["classes"] == ["coarse", "fine"]
 
 
+def test_what_breaks_a_training_is_an_error_and_nothing_else(tmp_path):
+    """A split to train on is missing; one class in the split to evaluate; one class to train on."""
+    out = tmp_path / "d.json"
+    folder = write_images(tmp_path / "images", per_class=6, splits=("test", "validation"))
+    assert doctor(folder, *QUIET, "--json", out) == 1
+    assert "no split to train on, only validation, test" in diagnosis(out)[1]["split"]["text"]
+    (folder / "test").rename(folder / "train")
+    for name in ("fine", "middle"):
+        shutil.rmtree(folder / "validation" / name)
+    assert doctor(folder, *QUIET, "--json", out) == 0
+    for name in ("fine", "middle"):
+        shutil.rmtree(folder / "train" / name)
+    assert doctor(folder, *QUIET, "--json", out) == 1
+    assert diagnosis(out)[1]["one class"]["severity"] == "error"
+    argv = ["--model", "test_resnet", "--img-size", "64", "-b", "2", "-j", "0", "--output", str(tmp_path / "runs")]
+    assert main(["train", str(folder), *argv]) == 2
+
+
+def test_classes_that_differ_by_capital_letters(tmp_path):
+    folder = write_images(tmp_path / "images", per_class=6, splits=("",))
+    (folder / "fine").rename(folder / "Coarse")
+    out = tmp_path / "d.json"
+    assert doctor(folder, *QUIET, "--json", out) == 0
+    assert diagnosis(out)[1]["capital letters"]["classes"] == ["Coarse", "coarse"]
+
+
 def test_a_folder_without_splits_is_looked_at_whole(tmp_path):
     folder = write_images(tmp_path / "images", per_class=6, splits=("",))
     for number in range(6, 18):
@@ -126,7 +152,7 @@ def test_no_images_and_no_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     out = tmp_path / "d.json"
     assert doctor(tmp_path / "empty", *QUIET, "--json", out) == 1
-    assert "no images" in diagnosis(out)[1]
+    assert set(diagnosis(out)[1]) == {"no images"}
     with pytest.raises(GCPError, match="does not exist"):
         diagnose(DiagnosisOptions(data_dir=str(tmp_path / "nowhere")))
     assert doctor(tmp_path / "nowhere", *QUIET) == 2

@@ -140,6 +140,15 @@ def test_refusals(user, run, tmp_path):
     assert user.hub.repos == {}
 
 
+def test_the_model_folder_that_is_read_is_not_replaced(user, run, tmp_path, capsys):
+    copied = shutil.copytree(run, tmp_path / "copied")
+    before = {file: file.read_bytes() for file in copied.rglob("*") if file.is_file()}
+    for given in (copied, copied / "model"):
+        assert main(["push", str(given), "--to", "a/b", "--license", "mit", "--out", str(copied)]) == 2
+        assert "would replace the model folder that is read" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in copied.rglob("*") if file.is_file()} == before
+
+
 def test_space(user, run, tmp_path, monkeypatch):
     argv = (run, "--to", REPO, "--license", "mit", "--space")
     status, out, err = push(user, *argv)

@@ -87,6 +87,8 @@ def scan_folder(root: str | os.PathLike[str], types: Collection[str] | None = No
         types: extensions that count as images; None for ``image_extensions``.
     """
     scan = FolderScan(types=types)
+    # Path of a folder → where it and those above it really are.
+    places = {str(root): frozenset({os.path.realpath(root)})}
     for path, folders, files in os.walk(str(root), followlinks=True):
         relative = "" if Path(path) == Path(root) else os.path.relpath(path, root)
         for file in files:
@@ -96,14 +98,14 @@ def scan_folder(root: str | os.PathLike[str], types: Collection[str] | None = No
                 scan.others.append(os.path.join(relative, file))
         if not folders:
             scan.bottom.append(relative)
-        folders[:] = [name for name in folders if not _leads_back(path, name)]
+        above, there = places.pop(path), list(folders)
+        folders.clear()
+        for name in there:
+            real = os.path.realpath(inner := os.path.join(path, name))
+            if real not in above:
+                places[inner] = above | {real}
+                folders.append(name)
     return scan
-
-
-def _leads_back(path: str, name: str) -> bool:
-    """Whether an entry of a folder is a link to that folder or to one above it."""
-    link = os.path.join(path, name)
-    return os.path.islink(link) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(link))
 
 
 def find_images(path: Path) -> list[Path]:
