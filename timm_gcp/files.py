@@ -16,7 +16,7 @@ import re
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ __all__ = [
     "make_parents",
     "output_target",
     "put_in_place",
+    "remove_files",
     "save_atomically",
     "save_text",
     "sha256_of",
@@ -334,6 +335,29 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(each) for each in value]
     return value
+
+
+def remove_files(folder: PathLike, names: Iterable[str]) -> None:
+    """Removes files of an earlier call from a folder, and then the folder where nothing else is in it.
+
+    Args:
+        folder: where; it need not exist.
+        names: of the files; those that are not there are passed over.
+
+    Raises:
+        GCPError: a file cannot be removed.
+    """
+    if not os.path.isdir(folder):
+        return
+    for name in names:
+        path = Path(folder) / name
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            reason = error.strerror or one_line(error)
+            raise GCPError(f"Cannot remove {path} ({reason}), which an earlier call wrote: remove it.") from error
+    with contextlib.suppress(OSError):  # it is not empty
+        os.rmdir(folder)
 
 
 def clear_scratch(folder: PathLike) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 
 import numpy as np
@@ -134,6 +135,27 @@ def test_compare(finished, photos, run, tmp_path, capsys):
     assert not (tmp_path / "compare" / "pairs.csv").exists()
     said = "no metric in common; compare runs of one kind"
     refused(["compare", finished, run, "--out", tmp_path / "both"], said, capsys)
+
+
+def test_no_file_of_a_single_label_call_stays(finished, photos, run, images, tmp_path):
+    def contents(command, first, second):
+        """What the second call leaves in the folder of the first one, and in one of its own."""
+        option = {"validate": "--report", "compare": "--out"}[command]
+        for given, folder in ((first, "both"), (second, "both"), (second, "own")):
+            assert main([command, *map(str, given), option, str(tmp_path / command / folder)]) == 0
+            (tmp_path / command / folder / "note.txt").write_text("of the user")
+        return [sorted(os.listdir(tmp_path / command / folder)) for folder in ("both", "own")]
+
+    common = ["-j", "0", "--device", "cpu"]
+    single = [images, "--model", run, *common]
+    several = ["--dataset", "multilabel", "--data-dir", photos, "--model", finished, "--split", "test", *common]
+    both, own = contents("validate", single, several)
+    assert both == own
+    assert "note.txt" in both
+    assert main(["validate", *map(str, single), "--report", str(tmp_path / "single")]) == 0
+    both, own = contents("compare", [run, tmp_path / "single"], [finished, tmp_path / "validate" / "own"])
+    assert both == own
+    assert "note.txt" in both
 
 
 def test_the_report_of_the_run(finished):

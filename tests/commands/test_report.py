@@ -16,6 +16,7 @@ from tests.support.page import chromium, in_chromium, page
 from tests.support.tools import MODEL, torchrun, write_images
 from timm_gcp import GCPError
 from timm_gcp.__main__ import main
+from timm_gcp.api.train_result import TrainResult
 from timm_gcp.commands.compare import main as compare_main
 from timm_gcp.models.folder import save_folder
 from timm_gcp.predictions import read_predictions
@@ -88,6 +89,24 @@ def test_run_without_report(images, tmp_path):
     assert train(images, tmp_path, "plain", "--no-report") == 0
     assert (tmp_path / "plain" / "predictions.csv").is_file()
     assert not (tmp_path / "plain" / "report").exists()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_run_that_goes_on_leaves_no_earlier_report(fails, images, tmp_path, monkeypatch):
+    assert train(images, tmp_path, "on") == 0
+    result = TrainResult(tmp_path / "on")
+    assert result.report == tmp_path / "on" / "report" / "report.html"
+    if fails:
+        monkeypatch.setattr("timm_gcp.reports.report.metrics_of", lambda _: 1 / 0)
+    assert train(images, tmp_path, "on", *(() if fails else ["--no-report"]), "--epochs", "2", "--resume", "auto") == 0
+    assert not list((tmp_path / "on" / "report").glob("*"))
+    assert TrainResult(tmp_path / "on").report is None
+
+
+def test_run_that_has_nothing_to_train_keeps_its_report(images, tmp_path):
+    assert train(images, tmp_path, "done") == 0
+    assert train(images, tmp_path, "done", "--no-report", "--resume", "auto") == 0
+    assert TrainResult(tmp_path / "done").report is not None
 
 
 def test_run_without_evaluation(images, tmp_path):
@@ -169,8 +188,12 @@ def test_probe_without_predictions_or_report(images, backbone, tmp_path):
     without = ["--val-split", "", "--val-fraction", "0", "--classifier", "logistic"]
     assert probe(images, backbone, tmp_path / "a") == 0
     assert probe(images, backbone, tmp_path / "a", *without) == 0  # what the first one wrote is not of this one
-    assert not (tmp_path / "a" / "report" / "report.html").exists()
+    assert not (tmp_path / "a" / "report").exists()
     assert not (tmp_path / "a" / "predictions.csv").exists()
+    assert probe(images, backbone, tmp_path / "a") == 0
+    (tmp_path / "a" / "report" / "note.txt").write_text("of the user")
+    assert probe(images, backbone, tmp_path / "a", "--no-report") == 0
+    assert os.listdir(tmp_path / "a" / "report") == ["note.txt"]
     assert probe(images, backbone, tmp_path / "b", "--no-report") == 0
     assert (tmp_path / "b" / "predictions.csv").is_file()
     assert not (tmp_path / "b" / "report").exists()

@@ -182,6 +182,25 @@ def test_space(user, run, tmp_path, monkeypatch):
     assert app["predict"](None) == {}
 
 
+def test_no_file_of_an_earlier_push_stays(user, run, tmp_path):
+    argv = (run, "--to", REPO, "--license", "mit", "--out", tmp_path / "out")
+    assert push(user, *argv, "--space")[0] == 0
+    (tmp_path / "out" / "model" / "note.txt").write_text("of the user")
+    (run / "curves.png").unlink()
+    assert push(user, *argv)[0] == 0
+    model = {file.name for file in (tmp_path / "out" / "model").iterdir()}
+    assert model == FILES - {".gitattributes", "curves.png"} | {"note.txt"}
+    assert not (tmp_path / "out" / "space").exists()
+    assert push(user, *argv, "--space")[0] == 0
+    (tmp_path / "out" / "space" / "note.txt").write_text("of the user")
+    assert push(user, *argv)[0] == 0
+    assert [file.name for file in (tmp_path / "out" / "space").iterdir()] == ["note.txt"]
+    for name in ("app.py", "README.md"):
+        (tmp_path / "out" / "space" / name).write_text("of another program")
+    assert push(user, *argv)[0] == 0
+    assert len(list((tmp_path / "out" / "space").iterdir())) == 3
+
+
 def test_the_accuracy_of_a_probe(user, tmp_path):
     photos, backbone = write_images(tmp_path / "photos", per_class=4), tmp_path / "backbone"
     shutil.copytree(user.run / "model", backbone)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GCPError
-from ..files import json_text, save_text
+from ..files import json_text, remove_files, save_text
 from ..predictions import FILE, save_predictions
 from ..probing.options import ProbeOptions
 from ..probing.probe import Probe
 from ..reports.multi_label_report import write_multi_label_report
-from ..reports.report import PAGE, write_report
+from ..reports.report import REPORT_FILES, write_report
 from ..reports.subject import Subject
 from ..tasks import MultiLabelPredictions
 from ..text import one_line
@@ -63,16 +63,17 @@ def report_evaluation(folder: Path, found: Evaluation, row: Mapping[str, Any]) -
 
 
 def report_training(run: Run, result: Mapping[str, Any], predictions: Any) -> None:
-    """Writes the report of a training run into its folder; it has none without an evaluation split.
+    """Writes the report of a training run into its folder; it has none without an evaluation split or by --no-report.
 
-    A report that fails does not fail the run.
+    A report that fails does not fail the run. Where there is none, that of an earlier part of the run is removed.
 
     Args:
         run: the run, at its end.
         result: of the run.
         predictions: of its evaluation split, or None.
     """
-    if predictions is None:
+    if predictions is None or run.options.no_report:
+        remove_files(run.folder / FOLDER, REPORT_FILES)
         return
     last = result["segments"][-1]
     subject = Subject(
@@ -110,8 +111,8 @@ def report_probe(folder: Path, probe: Probe, options: ProbeOptions, command: str
         The page; None where there is none.
     """
     predictions = probe.predictions(options.train_split, options.val_split)
-    for file in (folder / FILE, folder / FOLDER / PAGE):
-        file.unlink(missing_ok=True)  # of an earlier probe
+    (folder / FILE).unlink(missing_ok=True)  # of an earlier probe
+    remove_files(folder / FOLDER, REPORT_FILES)
     if predictions is None:
         return None
     save_predictions(predictions, folder / FILE)

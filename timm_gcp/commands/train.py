@@ -85,7 +85,7 @@ def run_training(options: TrainOptions, arguments: str, command: str) -> tuple[i
     with RunFolder(options, processes) as folder, RunLog(processes.first) as log:
         run = prepare(options, processes, folder, arguments, command)
         run.progress.log = log
-        return train(run, None if options.no_report else report_training), run.folder
+        return train(run, report_training), run.folder
 
 
 def parse_train_args(argv: Sequence[str] | None = None) -> tuple[TrainOptions, str]:

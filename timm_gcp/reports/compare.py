@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import check_output_folder
+from ..files import check_output_folder, remove_files
 from ..tasks import MULTI_LABEL, SINGLE_LABEL, Task
 from ..training.curves import PALETTE, comparison_figure, measured
 from .calibration import calibration_of
@@ -22,6 +22,7 @@ from .tables import save_table
 __all__ = ["PAGE", "Comparison", "Row", "compare_runs", "write_comparison"]
 
 PAGE = "compare.html"
+_RUNS, _PAIRS, _CLASSES = "runs.csv", "pairs.csv", "classes.csv"
 _CURVES = (
     *("eval_top1", "eval_map", "eval_micro_f1", "eval_macro_f1", "eval_loss"),
     *("train_top1", "train_loss", "lr", "kappa"),
@@ -109,7 +110,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> Path:
     """Writes a comparison: ``compare.html`` and its CSV files.
 
     Args:
-        folder: where; it is made.
+        folder: where; it is made, and an earlier comparison there is removed.
         comparison: of the runs.
 
     Returns:
@@ -119,6 +120,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> Path:
         GCPError: a file cannot be written, or a summary cannot be read.
     """
     check_output_folder(folder)
+    remove_files(folder, (PAGE, _RUNS, _PAIRS, _CLASSES))
     folder.mkdir(parents=True, exist_ok=True)
     classes, (trained, settings) = _classes(comparison.runs), _settings(comparison.runs)
     _save_tables(folder, comparison, classes)
@@ -199,7 +201,7 @@ def _save_tables(folder: Path, comparison: Comparison, classes: tuple[list[str],
         keys = [*MULTI_LABEL.metrics, "loss", "count"]
         runs = zip(comparison.rows, comparison.runs, strict=True)
         results = ([row.label, str(run.folder), *map(row.result.get, keys)] for row, run in runs)
-        save_table(folder / "runs.csv", ["run", "folder", *keys], results)
+        save_table(folder / _RUNS, ["run", "folder", *keys], results)
         return
     names = ("top1", "top5", "balanced_accuracy", "macro_f1")
     lines = []
@@ -209,9 +211,9 @@ def _save_tables(folder: Path, comparison: Comparison, classes: tuple[list[str],
         loss, images = (row.metrics.loss, row.metrics.images) if row.metrics else (None, None)
         lines.append([row.label, str(run.folder), *cells, loss, row.calibration_error, images])
     titles = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
-    save_table(folder / "runs.csv", ["run", "folder", *titles, "loss", "calibration_error", "images"], lines)
+    save_table(folder / _RUNS, ["run", "folder", *titles, "loss", "calibration_error", "images"], lines)
     save_table(
-        folder / "pairs.csv",
+        folder / _PAIRS,
         ("first", "second", "images", "only_first", "only_second", "difference", "low", "high", "p", "p_holm"),
         (
             (
@@ -228,7 +230,7 @@ def _save_tables(folder: Path, comparison: Comparison, classes: tuple[list[str],
         ),
     )
     save_table(
-        folder / "classes.csv",
+        folder / _CLASSES,
         ["class", "images", *classes[0]],
         ([row["class"], row["images"], *row["recalls"]] for row in classes[1]),
     )

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..files import check_output_folder
+from ..files import check_output_folder, remove_files
 from ..tasks.average_precision import f1_scores
 from ..tasks.multi_label import MULTI_LABEL, multi_label_metrics
 from ..tasks.multi_label_predictions import MultiLabelPredictions
 from .metrics import mean_average_precision, wilson
 from .page import save_page
-from .report import MISTAKE_SIZE, MISTAKES, PAGE, TABLE
+from .report import CLASSES, METRICS, MISTAKE_SIZE, MISTAKES, PAGE, REPORT_FILES, TABLE
 from .subject import Subject
 from .tables import save_rows, save_table
 from .thumbnails import Thumbnails
@@ -25,7 +25,7 @@ def write_multi_label_report(folder: Path, predictions: MultiLabelPredictions, d
     """Writes the report on predictions of a multi-label model: ``report.html`` and its CSV files.
 
     Args:
-        folder: where; it is made.
+        folder: where; it is made, and an earlier report there is removed.
         predictions: of at least one image that has a label.
         dataset: the images that they are of, in the same order, for the pictures.
         subject: what the report is about.
@@ -37,14 +37,15 @@ def write_multi_label_report(folder: Path, predictions: MultiLabelPredictions, d
         GCPError: a file cannot be written.
     """
     check_output_folder(folder)
+    remove_files(folder, REPORT_FILES)
     folder.mkdir(parents=True, exist_ok=True)
     metrics = multi_label_metrics(torch.from_numpy(predictions.logits), torch.from_numpy(predictions.targets))
     metrics["exact"] = 100 * float((predictions.predicted == predictions.targets).all(1).mean())
     interval = mean_average_precision(predictions)
     metrics.update(map_low=100 * interval.low, map_high=100 * interval.high)
     rows = _class_rows(predictions)
-    save_table(folder / "metrics.csv", ("metric", "value"), metrics.items())
-    save_rows(folder / "classes.csv", rows)
+    save_table(folder / METRICS, ("metric", "value"), metrics.items())
+    save_rows(folder / CLASSES, rows)
     thumbnails = Thumbnails(dataset)
     save_page(
         folder / PAGE,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import check_output_folder
+from ..files import check_output_folder, remove_files
 from ..predictions import TOP, Predictions
 from .calibration import Calibration, calibration_of
 from .charts import inline_svg, reliability_diagram
@@ -17,9 +17,12 @@ from .subject import Subject
 from .tables import save_rows, save_table
 from .thumbnails import Thumbnails
 
-__all__ = ["PAGE", "Subject", "class_table", "write_report"]
+__all__ = ["PAGE", "REPORT_FILES", "Subject", "class_table", "write_report"]
 
 PAGE = "report.html"
+METRICS, CLASSES, CONFUSION, CALIBRATION = "metrics.csv", "classes.csv", "confusion.csv", "calibration.csv"
+REPORT_FILES = (PAGE, METRICS, CLASSES, CONFUSION, CALIBRATION)
+"""All that a report of either kind may consist of."""
 MISTAKES, MISTAKE_SIZE = 24, 200
 PAIRS, EXAMPLES, EXAMPLE_SIZE = 12, 3, 136
 TABLE = 2000
@@ -30,7 +33,7 @@ def write_report(folder: Path, predictions: Predictions, dataset: Any, subject: 
     """Writes the report on predictions: ``report.html`` and its CSV files.
 
     Args:
-        folder: where; it is made.
+        folder: where; it is made, and an earlier report there is removed.
         predictions: of at least one image.
         dataset: the images that they are of, in the same order, for the pictures.
         subject: what the report is about.
@@ -42,6 +45,7 @@ def write_report(folder: Path, predictions: Predictions, dataset: Any, subject: 
         GCPError: a file cannot be written.
     """
     check_output_folder(folder)
+    remove_files(folder, REPORT_FILES)
     folder.mkdir(parents=True, exist_ok=True)
     metrics, counts, calibration = metrics_of(predictions), class_counts(predictions), calibration_of(predictions)
     cells = confusion_cells(predictions)
@@ -124,17 +128,17 @@ def _save_tables(
     lines: list[Sequence[Any]] = [(name, each.value, each.low, each.high) for name, each in measured.items()]
     lines += [("loss", metrics.loss, None, None), ("calibration_error", calibration.error, None, None)]
     lines += [("images", metrics.images, None, None), ("classes", metrics.classes, None, None)]
-    save_table(folder / "metrics.csv", ("metric", "value", "low", "high"), lines)
-    save_rows(folder / "classes.csv", rows)
+    save_table(folder / METRICS, ("metric", "value", "low", "high"), lines)
+    save_rows(folder / CLASSES, rows)
     pairs = zip(cells.true.tolist(), cells.predicted.tolist(), cells.count.tolist(), strict=True)
     save_table(
-        folder / "confusion.csv",
+        folder / CONFUSION,
         ("label", "class", "prediction", "predicted_class", "images"),
         ((label, names[label], guess, names[guess], number) for label, guess, number in pairs),
     )
     bins = (calibration.edges[:-1], calibration.edges[1:], calibration.images)
     save_table(
-        folder / "calibration.csv",
+        folder / CALIBRATION,
         ("low", "high", "images", "confidence", "accuracy"),
         zip(*(each.tolist() for each in (*bins, calibration.confidence, calibration.accuracy)), strict=True),
     )

@@ -10,14 +10,14 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from ..errors import GCPError
-from ..files import make_parents, written_aside
+from ..files import make_parents, remove_files, written_aside
 from ..models.named import create_model, model_folder, source_of
 from ..tasks import task_of_notes
 from .accuracy import accuracies_of
 from .card import CURVES, render_card
 from .recipe import read_recipe
 from .repository import commit, make_repository
-from .space import space_files
+from .space import SPACE_FILES, is_space, space_files
 
 __all__ = ["Pushed", "Staged", "push", "stage", "write"]
 
@@ -153,11 +153,14 @@ def write(staged: Staged, folder: Path) -> None:
 
     Args:
         staged: the files.
-        folder: where; files of these names are replaced, others kept.
+        folder: where; the files of an earlier push are replaced or removed, others kept.
 
     Raises:
         GCPError: the folder cannot be written.
     """
+    remove_files(folder / "model", {CURVES} - set(staged.model))
+    if staged.space is None and is_space(folder / "space"):
+        remove_files(folder / "space", SPACE_FILES)
     for kind, files in (("model", staged.model), ("space", staged.space or {})):
         for name, content in files.items():
             path = folder / kind / name

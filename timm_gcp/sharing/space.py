@@ -1,12 +1,16 @@
 """The files of a Space on the Hub: a Gradio app that shows the most probable classes of a photograph."""
 
 import json
+from pathlib import Path
 
 from ..models.folder import registration_code
 from ..tasks import SINGLE_LABEL, Task
 from ..version import __version__
 
-__all__ = ["space_files"]
+__all__ = ["SPACE_FILES", "is_space", "space_files"]
+
+_APP_FILE, _REQUIREMENTS, _CARD = SPACE_FILES = ("app.py", "requirements.txt", "README.md")
+"""Names of the files of a Space."""
 
 _APP = '''"""Shows the most probable classes of a photograph."""
 
@@ -59,7 +63,7 @@ def space_files(repo: str, architecture: str, licence: str, task: Task = SINGLE_
         task: of the model.
 
     Returns:
-        Name → content: ``app.py``, ``requirements.txt``, ``README.md``.
+        Name, one of `SPACE_FILES` → content.
     """
     title = repo.rpartition("/")[2]
     app = _APP.format(
@@ -81,4 +85,10 @@ Shows the most probable classes of a photograph, by the model [{repo}](https://h
 A private model needs a secret `HF_TOKEN` in the settings of this Space, a token that may read the model.
 """
     requirements = f"timm-gcp>={__version__}\ngradio>=5\n"
-    return {"app.py": app.encode(), "requirements.txt": requirements.encode(), "README.md": card.encode()}
+    return {_APP_FILE: app.encode(), _REQUIREMENTS: requirements.encode(), _CARD: card.encode()}
+
+
+def is_space(folder: Path) -> bool:
+    """Whether a folder holds a Space that was made here: its app begins as ours do."""
+    app = folder / _APP_FILE
+    return app.is_file() and app.read_text(encoding="utf-8", errors="replace").startswith(_APP.partition("\n")[0])
