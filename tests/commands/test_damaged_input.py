@@ -6,6 +6,7 @@ Every case is a real file, broken by a seeded random change. ``TIMM_GCP_FUZZ=500
 import json
 import os
 import random
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -248,6 +249,23 @@ def test_a_damaged_configuration_of_a_model_folder(command, tmp_path, capsys):
         error = capsys.readouterr().err
         assert str(folder / "config.json") in error
         assert error.endswith("give another model folder.\n")
+        assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["doctor", "export", "predict", "validate", "probe", "embed", "train"])
+def test_a_file_as_the_model(command, images, run, tmp_path, capsys, monkeypatch):
+    """Whatever it is called, wherever it lies: the message says that it is there, and what takes a checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("model.pth.tar", "test_resnet.pth"):  # the second begins as a name of timm's does
+        shutil.copy(run / "model_best.pth.tar", name)
+    more = {"embed": ["--out", "vectors.npz"], "export": ["--out", "model.onnx"]}.get(command, [])
+    for file in ("model.pth.tar", "test_resnet.pth", "local-dir:model.pth.tar", str(run / "model_best.pth.tar")):
+        named = [file, "--images", str(images)] if command == "export" else [str(images), "--model", file]
+        assert main([command, *named, *more]) == 2
+        error = capsys.readouterr().err
+        assert f"{file.removeprefix('local-dir:')} is a file, not a model folder: give a checkpoint by " in error
+        assert {"--checkpoint", "--initial-checkpoint"} <= set(re.findall(r"--[a-z-]+", error))
+        assert (f"or give the folder {run} as the model" in error) == file.startswith(str(run))
         assert error.count("\n") == 1
 
 

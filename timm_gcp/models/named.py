@@ -47,6 +47,8 @@ def source_of(name: str) -> str:
         name = f"local-dir:{model_folder(name)}"
     source, _, place = name.partition(":")
     if source == "local-dir":
+        if os.path.isfile(place):
+            raise _is_a_file(place)
         if not (Path(place) / "config.json").is_file():
             run = checkpoint_in(place)
             way = f"; timm-gcp convert {run} --out DIR makes one, or give --checkpoint {run}" if run else ""
@@ -71,15 +73,33 @@ def checkpoint_in(folder: str | os.PathLike[str]) -> Path | None:
 
 def _check_registered(name: str) -> None:
     plain, _, tag = name.partition(".")
+    is_file = os.path.isfile(name)
     if ensure_registered(plain):
-        check_tag(plain, tag)
-        return
+        try:
+            check_tag(plain, tag)
+            return
+        except GCPError:
+            if not is_file:  # such as resnet50.pth
+                raise
+    if is_file:
+        raise _is_a_file(name)
     if "/" in name or os.sep in name:
         raise GCPError(f"There is no model folder {name}; a model on the Hub is named hf-hub:{name}.")
     backbone, _, method = plain.rpartition("_")
     if method not in METHODS and any(timm.is_model(f"{backbone}_{other}") for other in METHODS):
         get_method(method)
     raise GCPError(f"Unknown model '{name}'{nearest(plain, timm.list_models())}")
+
+
+def _is_a_file(path: str) -> GCPError:
+    """What is said of a file that is given as a model."""
+    folder = Path(path).parent
+    has_model = (Path(model_folder(str(folder))) / "config.json").is_file()
+    more = f"; or give the folder {folder} as the model" if has_model else ""
+    return GCPError(
+        f"{path} is a file, not a model folder: give a checkpoint by --checkpoint, to timm-gcp train by "
+        f"--initial-checkpoint beside --model NAME{more}."
+    )
 
 
 def _architecture(name: str) -> str:
