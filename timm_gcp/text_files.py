@@ -28,9 +28,11 @@ def read_text(path: str | os.PathLike[str], what: str = "", strict: bool = True)
         content = Path(path).read_bytes()
         encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
         text = content.decode(encoding, "strict" if strict else "replace")
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise GCPError(f"{what or path} cannot be read ({reason}): save it as a plain text file.") from error
+    except OSError as error:
+        remedy = "give the path of a file that you may read"
+        raise GCPError(f"{what or path} cannot be read ({error.strerror or error}): {remedy}.") from error
+    except UnicodeError as error:
+        raise GCPError(f"{what or path} cannot be read (it is not UTF-8 text): save it as plain text.") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

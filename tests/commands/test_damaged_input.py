@@ -236,6 +236,35 @@ def test_a_config_that_is_no_text(tmp_path):
     assert not Path("output").exists()
 
 
+TEXT_FILES = {
+    "config": ["train", "{images}", "--config", "{file}"],
+    "class weights": ["train", "{images}", "--model", MODEL, "--class-weights", "{file}", "--device", "cpu"],
+    "class names": ["convert", "{checkpoint}", "--class-names", "{file}", "--out", "{out}"],
+}
+
+
+@pytest.mark.parametrize("case", TEXT_FILES)
+@pytest.mark.parametrize(
+    ("file", "reason", "remedy"),
+    [
+        ("missing", "No such file or directory", "give the path of a file that you may read"),
+        ("folder/", "Is a directory", "give the path of a file that you may read"),
+        ("binary", "it is not UTF-8 text", "save it as plain text"),
+    ],
+)
+def test_a_text_file_that_cannot_be_read(case, file, reason, remedy, images, run, tmp_path, capsys, monkeypatch):
+    if (case, file) == ("class names", "folder/"):
+        pytest.skip("it takes a folder of images as well")
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("binary").write_bytes(b"\xff\xfe\x00")
+    places = {"images": images, "file": file, "checkpoint": run / "model_best.pth.tar", "out": "model"}
+    argv = [part.format(**places) for part in TEXT_FILES[case]]
+    assert main(argv) == 2
+    option = argv[argv.index(file) - 1]
+    assert capsys.readouterr().err == f"timm-gcp: error: {option} {file} cannot be read ({reason}): {remedy}.\n"
+
+
 @pytest.mark.parametrize("command", ["doctor", "predict", "validate", "probe", "embed", "train"])
 def test_a_damaged_configuration_of_a_model_folder(command, tmp_path, capsys):
     """The first command that looks into the folder says so, whichever it is."""

@@ -46,8 +46,9 @@ def read_mapping(path: str, what: str) -> dict[Any, Any]:
     Raises:
         GCPError: the file cannot be read, is not YAML, holds one name twice, or no such lines.
     """
+    text = read_text(path, what)  # a GCPError is a ValueError too, so it is read before the block
     try:
-        content = yaml.load(read_text(path, what), _UniqueKeys) or {}  # a SafeLoader
+        content = yaml.load(text, _UniqueKeys) or {}  # a SafeLoader
     except yaml.constructor.ConstructorError as error:
         raise GCPError(f"{what} cannot be read: {error.problem or one_line(error)}.") from error
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
