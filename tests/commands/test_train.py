@@ -389,6 +389,26 @@ def test_refused(case, images, tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
+def test_the_remedies_of_a_name_without_weights_work(images, tmp_path, capsys):
+    names = {
+        "test_resnet_isqrt": ["test_resnet_svdpade.grocery with --method isqrt", "'test_resnet_isqrt.init' starts"],
+        "test_resnet_bcnn": ["'test_resnet_bcnn.init' starts"],  # its head is another than that of a root
+        "alexnet_isqrt": ["start from random weights by --no-pretrained"],  # timm has no weights of it
+    }
+    small = ["--img-size", "64", "-j", "0", "--device", "cpu", "--output", str(tmp_path), "--no-hybrid"]
+    given = ["train", str(images), "--recipe", "finetune", *small, "--model"]
+    for name, remedies in names.items():
+        assert main([*given, name]) == 2
+        error = capsys.readouterr().err
+        assert f"There are no pretrained weights for {name} yet; " in error
+        assert all(remedy in error for remedy in remedies), error
+    for name in ("test_resnet_isqrt", "test_resnet_bcnn"):
+        assert f"{name}.init" in timm.list_pretrained(f"{name}*")
+    predicted = ["--model", "test_resnet_svdpade.grocery", "--method", "isqrt", "--device", "cpu"]
+    assert main(["predict", str(images / "validation" / "fine"), *predicted]) == 0
+    assert main([*given, "test_resnet_isqrt", "--no-pretrained", "--epochs", "1", "--warmup-epochs", "0"]) == 0
+
+
 def test_refused_data(images, tmp_path, capsys):
     def error_of(data, *more):
         assert in_process(data, tmp_path, "x", *more) == 2

@@ -119,7 +119,15 @@ def create_on_meta(name: str, **arguments: object) -> nn.Module:
 def _remedy(backbone: str, method: str) -> str:
     others = names_with_weights(backbone)
     if others and method in METHODS and METHODS[method].is_root:
-        return f"{others[0]} has some, a root has no parameters: create that, and set global_pool.method = '{method}'"
+        return (
+            f"to evaluate or predict, give {others[0]} with --method {method} (in Python, set global_pool.method = "
+            f"'{method}'), since a root has no parameters; {_start(backbone, method)}"
+        )
+    return _start(backbone, method)
+
+
+def _start(backbone: str, method: str) -> str:
+    """What training starts from without weights of the name."""
     if timm.models.is_model_pretrained(backbone):
         without = names_with_weights(backbone, licensed=False)
         more = f"; '{without[0]}' has weights whose authors state no licence" if without else ""
@@ -127,7 +135,7 @@ def _remedy(backbone: str, method: str) -> str:
             f"'{backbone}_{method}.init' starts from the plain backbone's weights under a fresh head, for "
             f"fine-tuning{more}"
         )
-    return "create it without pretrained=True and train it"
+    return "to train, start from random weights by --no-pretrained (in Python, pretrained=False)"
 
 
 def _build(
