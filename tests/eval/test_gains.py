@@ -118,6 +118,17 @@ def test_the_moment_of_the_switch(results):
     assert "| `svdpade` | at a tenth of the peak rate, within epoch 10 | 52.0 | +2.0 ± 2.8 |" in text
 
 
+def test_all_heads_beside_isqrt_on_the_seeds_that_both_have(results):
+    rows = read_table(results / "finetune.csv").to_dict("records")
+    rows += [finetuned("grocery", "test", "isqrt", 0.01, 70 + seed, seed, images=10) for seed in (0, 1)]
+    write_table(results / "finetune.csv", rows)
+    assert "All heads" not in finetune_report.section(results)
+    write_table(results / "finetune.csv", [*rows, finetuned("grocery", "test", "polar", 0.01, 76, images=10)])
+    text = finetune_report.section(results).split("### All heads")[1]
+    assert "| `isqrt` | 0.01 | 70.0, 71.0 |  |" in text
+    assert "| `polar` | 0.01 | 76.0 | +6.0 ± 2.5, higher |" in text
+
+
 def test_the_first_table(results):
     text = gains.table(results)
     assert (

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..files import save_text
+from ..files import remove_files, save_text
 from ..reports.page import save_page
 from ..reports.thumbnails import Thumbnails
 from .embed import Embedding
@@ -35,9 +35,8 @@ class EmbeddingPages:
     def __init__(self, embedding: Embedding, folder: Path) -> None:
         self.embedding, self.folder = embedding, folder
         self._thumbnails = Thumbnails(embedding.dataset)
+        remove_files(folder, (_ERROR_PAGE, _ERROR_TABLE))
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (_ERROR_PAGE, _ERROR_TABLE):  # of an earlier embedding
-            (folder / name).unlink(missing_ok=True)
 
     def write_neighbours(self, neighbours: Neighbours, groups: Sequence[Duplicates], least: float) -> Path:
         """Writes ``neighbours.html``, and the pairs of near-duplicates in ``duplicates.csv``.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..files import save_atomically, save_text
+from ..files import remove_files, save_atomically, save_text
 from ..text import printable
 from .contributions import Explanation
 from .figure import ExplainedClass, ExplainedImage, draw
@@ -32,17 +32,14 @@ def _picture_name(index: int, file: Path) -> str:
     return f"{index + 1:04d}-{file.stem[:_LONGEST_STEM]}.png"
 
 
-def _remove_earlier(folder: Path) -> None:
-    """Removes the files of an earlier explanation: its totals name its images, and so its pictures."""
+def _earlier_files(folder: Path) -> list[str]:
+    """Names of the files of an earlier explanation: its totals name its images, and so its pictures."""
     totals = folder / _TOTALS
     if not totals.is_file():
-        return
+        return []
     with open(totals, newline="", encoding="utf-8", errors="replace") as file:
         images = [row.get("image", "") for row in csv.DictReader(file) if row.get("rank") == "1"]
-    for index, image in enumerate(images):
-        (folder / _picture_name(index, Path(image))).unlink(missing_ok=True)
-    for name in (_PAGE, _ARRAYS, _TOTALS):
-        (folder / name).unlink(missing_ok=True)
+    return [*(_picture_name(index, Path(image)) for index, image in enumerate(images)), _PAGE, _ARRAYS, _TOTALS]
 
 
 class ExplanationFolder:
@@ -65,8 +62,8 @@ class ExplanationFolder:
         self.files: list[str] = []
         self.found: list[Explanation] = []
         self.page = ExplanationPage()
+        remove_files(folder, _earlier_files(folder))
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_earlier(folder)
 
     def add(self, files: Sequence[Path], images: Tensor, found: Explanation) -> None:
         """Adds a batch, and draws its pictures.
