@@ -24,9 +24,10 @@ def one_line(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of another package's error message, without its full stop."""
+    """The first line of another package's error message, and the next one after a colon, without its full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
+    shown = 2 if lines and lines[0].endswith(":") else 1
+    return " ".join(lines[:shown] or [type(error).__name__]).rstrip(".:")
 
 
 def some_of(names: Sequence[str], shown: int = 5) -> str:

@@ -40,12 +40,16 @@ class Repo:
 
 @dataclass
 class Fault:
-    """An error for requests whose method and path match, a number of times: a status, or None to hang up."""
+    """An error for requests whose method and path match, a number of times: a status, or None to hang up.
+
+    ``code`` is what the Hub says of the reason in a header, such as GatedRepo.
+    """
 
     method: str
     path: str
     status: int | None
     times: int
+    code: str = ""
 
 
 class LoopbackHub:
@@ -101,7 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if fault.status is None:
                     self.close_connection = True
                     return self.connection.shutdown(socket.SHUT_RDWR)
-                return self.answer(fault.status, {"error": "out of order"})
+                reason = {"X-Error-Code": fault.code} if fault.code else {}
+                return self.answer(fault.status, {"error": "out of order"}, reason)
         for pattern, method, handle in ROUTES:
             if match := re.fullmatch(pattern, path):
                 if method not in (self.command, "GET" if self.command == "HEAD" else ""):

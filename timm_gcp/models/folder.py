@@ -5,10 +5,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from timm.models import get_pretrained_cfg, is_model, save_for_hf
+from safetensors import safe_open
+from timm.models import PretrainedCfg, get_pretrained_cfg, is_model, save_for_hf
 from timm.utils import unwrap_model
 from torch import nn
 
@@ -16,7 +18,7 @@ from ..errors import GCPError
 from ..files import check_output_folder, output_target
 from ..pooling import find_pools
 from ..tasks import SINGLE_LABEL, Task, notes_of, task_of_model, task_of_notes
-from ..text import one_line, printable
+from ..text import first_line, one_line, printable
 from . import BACKBONES
 from .deepcopy import copy_model
 from .names import SOURCES, split_name
@@ -25,7 +27,9 @@ __all__ = [
     "OF_WEIGHTS",
     "architecture",
     "built_for",
+    "check_label_names",
     "check_model_folder",
+    "check_weights",
     "loading_code",
     "model_arguments",
     "read_config",
@@ -39,6 +43,7 @@ OF_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "pape
 """Entries of a cfg that describe the weights of the registered name, not those of a saved model."""
 _FILES = ("README.md", "config.json", "model.safetensors")
 """All files of a model folder."""
+_WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pth", ".pth.tar")  # those that timm looks for
 _DATA_KEYS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
 
 
@@ -98,9 +103,67 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
         folder: it has such a file.
 
     Raises:
-        GCPError: the file cannot be read, or is no JSON object.
+        GCPError: the file cannot be read or is no JSON object, an entry that timm needs is missing, or the number of
+            class names is not that of the classes.
     """
     file = Path(folder) / "config.json"
+    config = _read_json(file)
+    cfg = config.get("pretrained_cfg", config)
+    # Old files of timm have the entries of the cfg, and few others, at the top.
+    known = {"architecture", "num_features", "labels", *(each.name for each in fields(PretrainedCfg))}
+    sound = isinstance(cfg, dict) and (cfg is not config or known.issuperset(config))
+    if not sound:
+        raise GCPError(f"{file} lacks the entry 'pretrained_cfg'; copy the folder again, or give another model folder.")
+    if not config.get("architecture") or not isinstance(config["architecture"], str):
+        raise GCPError(f"{file} lacks the entry 'architecture'; copy the folder again, or give another model folder.")
+    check_label_names({**cfg, **config}, str(file))
+    return config
+
+
+def check_label_names(config: Mapping[str, Any], where: str) -> None:
+    """Checks that a configuration names as many classes as there are.
+
+    Args:
+        config: with ``num_classes`` and ``label_names``.
+        where: what the message calls it.
+
+    Raises:
+        GCPError: another number of names.
+    """
+    names, number = config.get("label_names"), config.get("num_classes")
+    # timm allows a dictionary of some of the labels; a model without a classifier keeps its names in vain.
+    if isinstance(names, (list, tuple)) and names and number and len(names) != number:
+        raise GCPError(
+            f"{where} has {len(names)} entries in 'label_names' for {number} classes; give a name for each class, or "
+            "take 'label_names' out."
+        )
+
+
+def check_weights(folder: str | os.PathLike[str]) -> None:
+    """Checks that a model folder holds a file of weights, and that a safetensors file is whole.
+
+    Raises:
+        GCPError: there is none, or it is damaged.
+    """
+    there = sorted(file for file in Path(folder).iterdir() if file.name.endswith(_WEIGHTS_SUFFIXES))
+    file = Path(folder) / "model.safetensors"  # the one that timm takes first
+    if not there:
+        raise GCPError(f"{folder} has no file of weights; copy its model.safetensors again, or give another folder.")
+    if file not in there:
+        return
+    try:
+        with safe_open(file, "pt"):
+            pass
+    except Exception as error:  # safetensors raises its own error class
+        raise GCPError(f"{file} is damaged or cannot be read ({first_line(error)}); copy it again.") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """Reads a ``config.json``.
+
+    Raises:
+        GCPError: it cannot be read, or is no JSON object.
+    """
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -151,7 +214,7 @@ def check_model_folder(path: str | os.PathLike[str], option: str = "The model fo
 def _is_model_folder(folder: Path) -> bool:
     """Whether a folder has the ``config.json`` of a timm model."""
     try:
-        return "architecture" in read_config(folder)
+        return "architecture" in _read_json(folder / "config.json")
     except GCPError:
         return False
 

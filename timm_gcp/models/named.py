@@ -27,7 +27,8 @@ from ..weights.file import (
 )
 from . import ensure_registered
 from .cfgs import check_tag
-from .folder import OF_WEIGHTS, built_for, read_config
+from .folder import OF_WEIGHTS, built_for, check_label_names, check_weights, read_config
+from .hub import check_id, refusal_of
 from .names import SOURCES, split_name
 from .stride import set_last_stride
 
@@ -41,7 +42,7 @@ def source_of(name: str) -> str:
         name: registered name, model folder (with or without prefix) or Hub id.
 
     Raises:
-        GCPError: no such model, method or folder; the message names near matches.
+        GCPError: no such model, method or folder, or no id of the Hub; the message names near matches.
     """
     if not name.startswith(SOURCES) and os.path.isdir(name):
         name = f"local-dir:{model_folder(name)}"
@@ -53,7 +54,9 @@ def source_of(name: str) -> str:
             run = checkpoint_in(place)
             way = f"; timm-gcp convert {run} --out DIR makes one, or give --checkpoint {run}" if run else ""
             raise GCPError(f"{place} is not a model folder: it has no config.json{way}.")
-    elif not name.startswith(SOURCES):
+    elif name.startswith(SOURCES):
+        check_id(place)
+    else:
         _check_registered(name)
     return name
 
@@ -106,14 +109,50 @@ def _architecture(name: str) -> str:
     """The registered name behind a name, folder or Hub id.
 
     Raises:
-        GCPError: as `read_config`.
+        GCPError: as `read_config`, or the Hub does not give the configuration of such a model.
     """
     source, _, place = name.partition(":")
     if source == "local-dir":
-        return str(read_config(place).get("architecture", ""))
+        return str(read_config(place)["architecture"])
+    if not name.startswith(SOURCES):
+        return name.partition(".")[0]
+    try:
+        cfg, architecture, _ = timm.models.load_model_config_from_hf(place)
+    except KeyError as error:
+        raise GCPError(
+            f"{place} on the Hub is not a model of timm: its config.json lacks {error}; give another one."
+        ) from error
+    except Exception as error:
+        raise _refusal(name, error) from error
+    check_label_names(cfg, f"config.json of {place}")
+    return str(architecture)
+
+
+def _refusal(name: str, error: Exception) -> GCPError:
+    """The error to raise for one of timm, torch or the Hub's client, which raise errors of many classes."""
+    source, _, place = name.partition(":")
     if name.startswith(SOURCES):
-        return str(timm.models.load_model_config_from_hf(place)[1])
-    return name.partition(".")[0]
+        if source != "local-dir" and (refusal := refusal_of(error, place)):
+            return refusal
+        if str(error).startswith("Error(s) in loading state_dict"):
+            return GCPError(
+                f"{name} cannot be built: its weights do not fit its config.json, or the arguments that you gave "
+                f"({first_line(error)}); correct these, or copy the model again."
+            )
+    return GCPError(f"{name} cannot be built: {first_line(error)}.")
+
+
+def _check_architecture(name: str, architecture: str) -> None:
+    """Registers the architecture of a folder or Hub id, if it is one of ours.
+
+    Raises:
+        GCPError: there is no such architecture.
+    """
+    if not ensure_registered(architecture):
+        raise GCPError(
+            f"{name} has the architecture '{architecture}', which timm {timm.__version__} lacks; update timm, or "
+            f"register it first (timm_gcp.register_method for a method){nearest(architecture, timm.list_models())}"
+        )
 
 
 def register_named(name: str) -> None:
@@ -152,7 +191,9 @@ def create_model(
     name = source_of(name)
     try:
         architecture = _architecture(name)
-        ensure_registered(architecture)
+        _check_architecture(name, architecture)
+        if pretrained and name.startswith("local-dir:"):
+            check_weights(name.removeprefix("local-dir:"))
         if last_stride is not None:
             backbone, method, _ = split_name(architecture)
             if method and timm.is_model(backbone):
@@ -164,8 +205,8 @@ def create_model(
             set_last_stride(model, last_stride)
     except GCPError:
         raise
-    except Exception as error:  # timm, torch and the Hub's client raise errors of many classes
-        raise GCPError(f"{name} cannot be built: {first_line(error)}.") from error
+    except Exception as error:
+        raise _refusal(name, error) from error
     return model
 
 
