@@ -98,3 +98,34 @@ def test_predict_takes_a_run_folder_of_timms_script(option, images, tmp_path):
 def test_a_folder_without_a_checkpoint_is_no_run(images, tmp_path, capsys):
     assert main(["predict", str(images / "validation"), "--model", str(tmp_path)]) == 2
     assert "not a model folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ((), "is a folder, and no checkpoint is in it; give a checkpoint file."),
+        (("notes.txt",), "is a folder, and no checkpoint is in it; give a checkpoint file."),
+        (("checkpoint-1.pth.tar", "notes.txt"), "is a folder; give a checkpoint file in it, such as "),
+        (("weights.safetensors",), "is a folder; give a checkpoint file in it, such as "),
+        (("config.json", "model.safetensors"), "is a model folder already, not a checkpoint; validate, predict and"),
+        (("result.json", "model/config.json"), "is a folder; the model folder "),
+    ],
+)
+@pytest.mark.parametrize("command", ["convert", "validate"])
+def test_a_folder_in_place_of_a_checkpoint(command, files, message, images, tmp_path, capsys):
+    """A file is named only if it is there."""
+    folder = tmp_path / "given"
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    folder.mkdir(exist_ok=True)
+    argv = {
+        "convert": ["convert", str(folder), "--out", str(tmp_path / "m")],
+        "validate": ["validate", str(images), "--checkpoint", str(folder)],
+    }[command]
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert f"{folder} {message}" in error
+    assert "last.pth.tar" not in error
+    if "such as" in message:
+        assert f"{folder / files[0]}." in error

@@ -16,7 +16,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from ..errors import GCPError
-from ..text import some_of
+from ..text import printable, some_of
 
 __all__ = [
     "EXTENSION",
@@ -34,6 +34,7 @@ __all__ = [
 EXTENSION = ".pth.tar"
 """File name extension of training checkpoints, ours and timm's."""
 
+_FILES = (EXTENSION, ".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 _WEIGHTS = ("state_dict", "model_state_dict", "model", "params", "weights", "net", "network", "module")
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema")
 _DEEPEST = 3  # levels of nested keys that are searched
@@ -55,7 +56,7 @@ def load_file(path: str | os.PathLike[str]) -> Any:
     """
     file = Path(path)
     if file.is_dir():
-        raise GCPError(f"{path} is a folder; give a checkpoint file in it, such as {file / 'last.pth.tar'}.")
+        raise GCPError(f"{path} is {_folder(file)}")
     if not file.is_file():
         raise GCPError(f"There is no checkpoint {path}; check the path.")
     _refuse_compressed(file)
@@ -68,6 +69,20 @@ def load_file(path: str | os.PathLike[str]) -> Any:
         raise GCPError(f"{path} is damaged or not a PyTorch checkpoint; use another one.") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise GCPError(f"{path} is damaged or not a PyTorch checkpoint; use another one.") from error
+
+
+def _folder(folder: Path) -> str:
+    """What a folder is that was given as a checkpoint, and what to give instead: the end of a message."""
+    if (folder / "config.json").is_file():
+        return "a model folder already, not a checkpoint; validate, predict and others take it by --model."
+    if (folder / "model" / "config.json").is_file():
+        return (
+            f"a folder; the model folder {folder / 'model'} in it is what validate, predict and others take by --model."
+        )
+    files = sorted(file for file in folder.glob("*") if file.name.endswith(_FILES) and file.is_file())
+    if files:
+        return f"a folder; give a checkpoint file in it, such as {printable(files[-1])}."
+    return "a folder, and no checkpoint is in it; give a checkpoint file."
 
 
 def _refuse_compressed(file: Path) -> None:
