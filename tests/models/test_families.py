@@ -406,6 +406,11 @@ def test_register_backbone():
         timm_gcp.register_backbone("resnet26q")
     with pytest.raises(GCPError, match="already"):
         timm_gcp.register_backbone("resnet50_polar")
+    with pytest.raises(GCPError, match=r"leave the tag out; it goes after the method: resnet10t_isqrt.init-c3_in1k\."):
+        timm_gcp.register_backbone("resnet10t.c3_in1k")
+    with pytest.raises(GCPError, match="already"):
+        timm_gcp.register_backbone("resnet50_polar.init")
+    assert not any(name.startswith("resnet10t.") for name in timm.list_models())
 
 
 @pytest.mark.parametrize(

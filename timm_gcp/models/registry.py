@@ -15,6 +15,7 @@ from ..method import Method
 from ..methods import METHODS, add_method
 from ..moment_pooling import MOMENT_POOL
 from ..text import nearest
+from ..weights.init_tags import init_tag
 from .backbones import BACKBONES
 from .cfgs import default_cfgs_of
 from .create import create_gcp_model
@@ -40,13 +41,16 @@ def register_backbone(name: str) -> list[str]:
         The registered names.
 
     Raises:
-        GCPError: timm has no such model, or its family cannot pool a covariance; the message says why.
+        GCPError: timm has no such model, a tag is given, or the family cannot pool a covariance; the message says why.
     """
     if not timm.is_model(name):
         raise GCPError(f"timm has no model '{name}'{nearest(name, timm.list_models())}")
-    backbone, method, _ = split_name(name)
+    backbone, method, tag = split_name(name)
     if method and timm.is_model(backbone):
         raise GCPError(f"{name} has a covariance pool already; register its backbone {backbone}.")
+    if tag:
+        example = f"{backbone}_isqrt.{init_tag(tag)}"
+        raise GCPError(f"{name} has a tag; leave the tag out; it goes after the method: {example}.")
     _check(name)
     return _register(name, [*METHODS, MOMENT_POOL])
 
