@@ -3,6 +3,7 @@
 import copy
 import inspect
 import pickle
+import re
 
 import pytest
 import timm
@@ -15,6 +16,7 @@ from torch.autograd import gradcheck
 
 from timm_gcp import GCPError, GlobalCovariancePool, graft, pool_features, register_backbone
 from timm_gcp.models.folder import save_folder
+from timm_gcp.moment_pooling import MomentPool
 from timm_gcp.onnx.export import export_onnx
 from timm_gcp.pool_options import PoolOptions
 
@@ -199,6 +201,31 @@ def test_refused():
     for method in ("cbp", "bcnn", "gaussian"):
         with pytest.raises(GCPError, match=f"'{method}' is none"):
             GlobalCovariancePool(8, method, reduce=None, count_sketch=5)
+
+
+@pytest.mark.parametrize("reduce", [-3, "a", "16", 2.0, True, [4]])
+def test_a_reduction_to_no_number_of_channels(reduce):
+    message = re.escape(
+        f"reduce={reduce} does not fit a feature map of 96 channels; give a whole number up to 96, or 0"
+    )
+    for build in (
+        lambda: GlobalCovariancePool(96, reduce=reduce),
+        lambda: graft(timm.create_model("test_resnet"), reduce=reduce),
+        lambda: timm.create_model("test_resnet_isqrt", reduce=reduce),
+    ):
+        with pytest.raises(GCPError, match=message):
+            build()
+    with pytest.raises(GCPError, match="Moment Probing cannot divide reduce="):
+        graft(timm.create_model("test_resnet"), "mp", reduce=reduce)
+
+
+@pytest.mark.parametrize("channels", ["32", 0, -1, 8.0, None, True])
+@pytest.mark.parametrize("pool", [GlobalCovariancePool, MomentPool])
+def test_a_map_of_no_number_of_channels(pool, channels):
+    with pytest.raises(
+        GCPError, match=re.escape(f"in_features is the whole number of channels of the incoming map, not {channels!r}")
+    ):
+        pool(channels)
 
 
 # In a model

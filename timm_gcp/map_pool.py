@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import GCPError
-from .pool_options import PoolOptions
+from .pool_options import PoolOptions, check_whole
 
 __all__ = ["MapPool", "at_common_length", "find_map_pools"]
 
@@ -24,7 +24,7 @@ class MapPool(nn.Module):
         options: besides the method.
 
     Raises:
-        GCPError: an unknown format.
+        GCPError: an unknown format, or no number of channels.
     """
 
     def __init__(self, in_features: int, input_fmt: str, options: PoolOptions) -> None:
@@ -32,6 +32,7 @@ class MapPool(nn.Module):
         super().__init__()
         if input_fmt not in _FORMATS:
             raise GCPError(f"Unknown input_fmt '{input_fmt}'; there are {', '.join(_FORMATS)}.")
+        check_whole("in_features", in_features, "of channels of the incoming map")
         self.in_features = in_features
         self.input_fmt = input_fmt
         self.options = options

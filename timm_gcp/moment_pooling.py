@@ -65,7 +65,8 @@ class MomentPool(MapPool):
     ) -> None:
         """See the class."""
         super().__init__(in_features, input_fmt, PoolOptions(first_order=first_order, groups=groups))
-        if groups < 2 or reduce % groups or reduce // groups < _LEAST_GROUP:
+        whole = isinstance(reduce, int) and not isinstance(reduce, bool)
+        if not whole or groups < 2 or reduce % groups or reduce // groups < _LEAST_GROUP:
             raise GCPError(
                 f"Moment Probing cannot divide reduce={reduce} channels into groups={groups}: give two groups or more, "
                 f"and for each of them {_LEAST_GROUP} channels or more."

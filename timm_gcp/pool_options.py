@@ -6,7 +6,7 @@ from typing import Any
 from .channel_dropout import ADAPTIVE
 from .errors import GCPError
 
-__all__ = ["REDUCTIONS", "PoolOptions"]
+__all__ = ["REDUCTIONS", "PoolOptions", "check_reduce", "check_whole"]
 
 REDUCTIONS = ("conv", "linear", "linear_norm")
 """The kinds of reduction, see ``reduction.py``."""
@@ -47,9 +47,9 @@ class PoolOptions:
         if self.first_order is not None and self.first_order not in _FIRST_ORDERS:
             names = ", ".join(_FIRST_ORDERS)
             raise GCPError(f"Unknown first_order '{self.first_order}'; there are {names}, or None for none.")
-        _check_whole("groups", self.groups, "of groups of channels, 1 for no groups")
+        check_whole("groups", self.groups, "of groups of channels, 1 for no groups")
         if self.count_sketch is not None:
-            _check_whole("count_sketch", self.count_sketch, "of numbers to keep, or None for no sketch")
+            check_whole("count_sketch", self.count_sketch, "of numbers to keep, or None for no sketch")
         if not _is_dropout(self.channel_dropout):
             raise GCPError(
                 f"channel_dropout is a probability above 0 and under 1, '{ADAPTIVE}', or None for no dropout, not "
@@ -73,9 +73,40 @@ class PoolOptions:
         return tuple(each.name for each in fields(cls))
 
 
-def _check_whole(name: str, value: object, what: str) -> None:
+def check_whole(name: str, value: object, what: str) -> None:
+    """Checks that an option is a whole number of at least 1.
+
+    Args:
+        name: of the option.
+        value: of the option.
+        what: the number is, for the message.
+
+    Raises:
+        GCPError: it is none.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise GCPError(f"{name} is the whole number {what}, not {value!r}.")
+
+
+def check_reduce(reduce: Any, channels: int, *, most: int | None = None) -> None:
+    """Checks the number of channels after the reduction.
+
+    Args:
+        reduce: the number; 0 and None stand for all channels.
+        channels: of the feature map.
+        most: the largest number that is allowed; None allows any.
+
+    Raises:
+        GCPError: no such number.
+    """
+    if reduce is None:
+        return
+    whole = isinstance(reduce, int) and not isinstance(reduce, bool)
+    if not whole or reduce < 0 or (most is not None and reduce > most):
+        raise GCPError(
+            f"reduce={reduce} does not fit a feature map of {channels} channels; give a whole number up to {channels}, "
+            "or 0 for all."
+        )
 
 
 def _is_dropout(value: object) -> bool:

@@ -15,7 +15,7 @@ from .functional import pool_features
 from .map_pool import MapPool
 from .method import Method
 from .methods import get_method
-from .pool_options import PoolOptions
+from .pool_options import PoolOptions, check_reduce
 from .reduction import reduction_of
 
 __all__ = ["GlobalCovariancePool", "find_pools"]
@@ -104,6 +104,7 @@ class GlobalCovariancePool(MapPool):
             normalize_parts=normalize_parts,
         )
         super().__init__(in_features, input_fmt, options)
+        check_reduce(reduce, in_features)
         self.chunk_size = chunk_size
         self.channels = reduce or in_features
         if self.channels % groups:

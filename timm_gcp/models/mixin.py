@@ -10,7 +10,7 @@ from ..errors import GCPError
 from ..map_pool import MapPool
 from ..method import name_of_dtype
 from ..moment_pooling import MOMENT_POOL, MomentPool, moment_pool
-from ..pool_options import PoolOptions
+from ..pool_options import PoolOptions, check_reduce
 from ..pooling import GlobalCovariancePool
 from .alexnet import hidden_layers
 from .head import Head, family_of, read_head
@@ -272,8 +272,7 @@ def _make_pool(
         if reduce == DEFAULT_REDUCE:
             usual = family_of(model).reduce
             width = default_width(channels) if usual is None else usual
-        if width < 0 or width > channels:
-            raise GCPError(f"reduce={width} does not fit a feature map of {channels} channels; 0 leaves them all.")
+        check_reduce(width, channels, most=channels)
         pool = GlobalCovariancePool(channels, method, width, dtype, input_fmt=head.input_fmt, **pool_args)
     if "class" in pool.options.first_order_parts and not head.prefix:
         raise GCPError(
