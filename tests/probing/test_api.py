@@ -158,6 +158,23 @@ def test_labels_of_one_class(classifier, backbone, arrays):
         (lambda images, labels: (images, labels - 1), "There is a label -1; number the classes from 0"),
         (lambda images, labels: (images, labels.double()), "of float64: give whole numbers"),
         (lambda images, labels: [(images[:4], labels[:4].view(2, 2))] * 3, "The labels are [2, 2] of int64"),
+        (
+            lambda images, labels: (images.movedim(1, 3), labels),
+            "The images are [8, 64, 64, 3]: give [B, C, H, W] with C=3",
+        ),
+        (lambda images, labels: [(images[:4].movedim(1, 3), labels[:4])] * 2, "The images are [4, 64, 64, 3]: give [B"),
+        (
+            lambda images, labels: (images[:, :1], labels),
+            "The images are [8, 1, 64, 64]: give [B, C, H, W] with C",
+        ),
+        (lambda images, labels: (images[:, 0], labels), "The images are [8, 64, 64]: give [B, C, H, W] with C=3"),
+        (lambda images, labels: [images, images, images], "Images and labels are given as two tensors or arrays"),
+        (
+            lambda images, labels: [{"image": images, "label": labels}],
+            "two tensors or arrays, [B, C, H, W] and [B]",
+        ),
+        (lambda images, labels: (1, 2, 3), "Images and labels are given as two tensors or arrays"),
+        (lambda images, labels: 3, "Something of type int holds no images; give a folder, batches or a pair of arrays"),
     ],
 )
 @pytest.mark.parametrize("evaluated", [False, True])
@@ -167,6 +184,13 @@ def test_refused_arrays(change, message, evaluated, backbone, arrays):
     with pytest.raises(GCPError) as error:
         fitted(backbone, *given, components=8)
     assert message in str(error.value)
+
+
+def test_images_of_a_model_of_one_channel(arrays):
+    grey = timm.create_model("test_resnet", in_chans=1, num_classes=4).eval()
+    assert fitted(grey, (arrays[0][:16, :1], arrays[1][:16]), components=8).model.num_classes == 2
+    with pytest.raises(GCPError, match="with C=1, as the model takes them"):
+        fitted(grey, arrays, components=8)
 
 
 def test_a_label_that_the_training_images_lack(backbone, arrays):

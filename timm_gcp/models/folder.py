@@ -27,6 +27,7 @@ __all__ = [
     "OF_WEIGHTS",
     "architecture",
     "built_for",
+    "channels_of",
     "check_label_names",
     "check_model_folder",
     "check_weights",
@@ -76,16 +77,19 @@ def built_for(model: nn.Module) -> tuple[int, int] | None:
     return tuple(size) if size is not None else None
 
 
+def channels_of(model: nn.Module) -> int | None:
+    """The channels of the images that a model takes; None if its cfg does not name one first convolution."""
+    first = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv")
+    return getattr(model.get_submodule(first), "in_channels", None) if isinstance(first, str) else None
+
+
 def model_arguments(model: nn.Module) -> dict[str, Any]:
     """The arguments of ``timm.create_model``, besides the number of classes, that this model's weights need."""
     model = unwrap_model(model)
     arguments = {k: v for k, v in dict(getattr(model, "gcp_args", {})).items() if v is not None and v != {}}
     own: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    first = own.get("first_conv")
-    if isinstance(first, str):
-        channels = getattr(model.get_submodule(first), "in_channels", 3)
-        if channels != 3:
-            arguments["in_chans"] = channels
+    if (channels := channels_of(model)) not in (None, 3):
+        arguments["in_chans"] = channels
     size = built_for(model)
     default = get_pretrained_cfg(own.get("architecture", ""))
     if size is not None and default is not None:

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from ..data.options import TrainingDataOptions
 from ..errors import GCPError
 from ..models.deepcopy import copy_model
+from ..models.folder import channels_of
 from ..models.named import ModelChoice, load_model
 from ..models.names import plain_name
-from ..text import nearest
+from ..text import first_line, nearest
 from .backbone import Backbone
 from .directions import SUBSET, Directions, directions_of
 from .features import FeatureArrays
@@ -100,12 +101,13 @@ def _fit_to_batches(
 ) -> Probe:
     backbone = Backbone(model, options)
     began = time.monotonic()
-    batches = _batches(train, options.batch_size)
+    channels = channels_of(model)
+    batches = _batches(train, options.batch_size, channels)
     directions = directions_of(_some_maps(backbone, batches), options.components)
     trained = _features(backbone, batches, directions)
     evaluated = None
     if evaluation is not None:
-        evaluated = _features(backbone, _batches(evaluation, options.batch_size), directions)
+        evaluated = _features(backbone, _batches(evaluation, options.batch_size, channels), directions)
     seconds = time.monotonic() - began
     classes = _number_of_classes(trained, evaluated, class_names)
     found = fit_to_features(model, options, backbone, directions, trained, evaluated, classes, say)
@@ -139,17 +141,25 @@ class _Checked:
 
     Attributes:
         batches: as they were given; passed through as often as this is.
+        channels: of the images that the model takes; None if it does not tell.
     """
 
     batches: Iterable[Any]
+    channels: int | None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for given in self.batches:
-            images, labels = (torch.as_tensor(each) for each in given)
+            images, labels = _pair(given)
             if not images.is_floating_point():
                 raise GCPError(
                     f"The images are of {_dtype(images)}: give floating-point numbers, preprocessed for the model "
                     "(timm.data.create_transform)."
+                )
+            if images.dim() != 4 or self.channels not in (None, images.shape[1]):
+                wanted = "" if self.channels is None else f" with C={self.channels}, as the model takes them"
+                raise GCPError(
+                    f"The images are {list(images.shape)}: give [B, C, H, W]{wanted} (images of [B, H, W, C]: "
+                    "images.movedim(3, 1))."
                 )
             if labels.is_floating_point() or labels.is_complex() or labels.dim() != 1:
                 raise GCPError(
@@ -160,23 +170,49 @@ class _Checked:
             yield images.float(), labels
 
 
+def _pair(given: Any) -> tuple[Tensor, Tensor]:
+    """Images and labels as tensors.
+
+    Raises:
+        GCPError: something that is no two of them.
+    """
+    try:
+        images, labels = (torch.as_tensor(each) for each in given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise GCPError(
+            f"Images and labels are given as two tensors or arrays, [B, C, H, W] and [B], not as a "
+            f"{type(given).__name__} such as this ({first_line(error)})."
+        ) from error
+    return images, labels
+
+
 def _dtype(values: Tensor) -> str:
     return str(values.dtype).removeprefix("torch.")
 
 
-def _batches(given: Any, size: int) -> Iterable[Any]:
+def _batches(given: Any, size: int, channels: int | None) -> Iterable[Any]:
     """Batches of images and labels, as they are given; a pair of arrays is divided into some.
 
+    Args:
+        given: the batches, or a pair of arrays.
+        size: of the batches of a pair.
+        channels: as `_Checked` takes them.
+
     Raises:
-        GCPError: arrays of different lengths; while they are passed through, images or labels of a wrong kind.
+        GCPError: neither batches nor arrays, or arrays of different lengths; while they are passed through, images or
+            labels of a wrong kind.
     """
     if not (isinstance(given, (tuple, list)) and len(given) == 2) or _is_batch(given[0]):
-        return _Checked(given)
-    images, labels = torch.as_tensor(given[0]), torch.as_tensor(given[1])
+        if not isinstance(given, Iterable):
+            raise GCPError(
+                f"Something of type {type(given).__name__} holds no images; give a folder, batches or a pair of arrays."
+            )
+        return _Checked(given, channels)
+    images, labels = _pair(given)
     if labels.dim() != 1 or len(images) != len(labels):
         shapes = f"{list(images.shape)} and {list(labels.shape)}"
         raise GCPError(f"A pair of arrays is images [N, C, H, W] and labels [N], not {shapes}.")
-    return _Checked(DataLoader(TensorDataset(images, labels), size))
+    return _Checked(DataLoader(TensorDataset(images, labels), size), channels)
 
 
 def _is_batch(given: Any) -> bool:
