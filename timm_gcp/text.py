@@ -12,6 +12,7 @@ __all__ = [
     "nearest",
     "one_line",
     "printable",
+    "shortened",
     "some_of",
     "some_quoted",
     "without_places",
@@ -45,6 +46,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """The end of an error message about a mistyped name: its near matches, or a full stop."""
     near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(near)}?" if near else "."
+
+
+def shortened(value: object, length: int = 60) -> str:
+    """How a message shows what a user gave: as Python writes it, on one line, without the end of a long text."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def markdown_table(titles: Sequence[object], rows: Iterable[Sequence[object]]) -> str:

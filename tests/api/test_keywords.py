@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import timm_gcp
 from timm_gcp.commands.keywords import command_line, keyword_actions, namespace_of, read_keywords
@@ -56,6 +57,21 @@ def test_the_command_line_of_keywords_is_read_as_the_same():
     words = shlex.split(command_line(parser, values))
     assert words[:2] == ["timm-gcp", "train"]
     assert vars(train_parser().parse_args(words[2:])) == vars(namespace_of(train_parser(), values))
+
+
+IMAGES, LABELS = torch.rand(4, 3, 64, 64), torch.arange(4)
+
+
+@pytest.mark.parametrize("name", ["data_dir", "img_size", "split", "mean", "channels_last"])
+@pytest.mark.parametrize("value", [[(IMAGES, LABELS)], IMAGES, IMAGES.numpy(), {"image": [0.5] * 99}, [["x" * 99]] * 9])
+def test_a_message_shows_the_beginning_of_a_long_value(name, value):
+    given = {"model": "test_resnet", "data_dir": "photos", name: value}
+    with pytest.raises(timm_gcp.GCPError) as error:
+        timm_gcp.evaluate(**given)
+    message = str(error.value)
+    assert message.startswith(f"`{name}` ")
+    assert len(message) < 160
+    assert "\n" not in message
 
 
 def test_importing_the_package_imports_no_command():

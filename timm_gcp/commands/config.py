@@ -7,7 +7,7 @@ import yaml
 from timm.utils import ParseKwargs
 
 from ..errors import GCPError
-from ..text import nearest, one_line
+from ..text import nearest, one_line, shortened
 from ..text_files import read_text
 
 __all__ = ["checked_value", "read_mapping", "read_options"]
@@ -97,11 +97,11 @@ def checked_value(action: argparse.Action, value: Any, where: str) -> Any:
         raise GCPError(f"{where} needs a value; leave the line out for the default, {action.default!r}.")
     if value is None or isinstance(action, ParseKwargs):
         if value is not None and not isinstance(value, dict):
-            raise GCPError(f"{where} takes 'name: value' lines, not {value!r}.")
+            raise GCPError(f"{where} takes 'name: value' lines, not {shortened(value)}.")
         return value
     if action.nargs == 0:
         if not isinstance(value, bool):
-            raise GCPError(f"{where} takes true or false, not {value!r}.")
+            raise GCPError(f"{where} takes true or false, not {shortened(value)}.")
         return value
     if action.nargs == "?" and value is True and action.const is not None:
         return action.const
@@ -112,8 +112,10 @@ def _converted(action: argparse.Action, value: Any, where: str) -> Any:
     """A value or several, of the type and among the choices of the option."""
     several = action.nargs == "+" or isinstance(action.nargs, int)
     items = value if several and isinstance(value, list) else [value]
-    if any(isinstance(item, (list, dict, bool)) for item in items):
-        raise GCPError(f"{where} cannot be {value!r}.")
+    # What has a length is no single value: lists, tensors, loaders.
+    if any(isinstance(item, bool) or (hasattr(item, "__len__") and not isinstance(item, str)) for item in items):
+        wanted = "numbers or texts" if several else "one number or text"
+        raise GCPError(f"{where} cannot be {shortened(value)}; give {wanted}.")
     if isinstance(action.nargs, int) and len(items) != action.nargs:
         raise GCPError(f"{where} takes {action.nargs} values, not {len(items)}.")
     kind: Any = action.type or str
@@ -122,7 +124,7 @@ def _converted(action: argparse.Action, value: Any, where: str) -> Any:
     except argparse.ArgumentTypeError as error:
         raise GCPError(f"{where}: {error}.") from error
     except ValueError as error:
-        raise GCPError(f"{where} cannot be {value!r}: it takes {kind.__name__} values.") from error
+        raise GCPError(f"{where} cannot be {shortened(value)}: it takes {kind.__name__} values.") from error
     if action.choices is not None and (bad := [item for item in items if item not in action.choices]):
-        raise GCPError(f"{where} cannot be {bad[0]!r}; it is one of {', '.join(map(repr, action.choices))}.")
+        raise GCPError(f"{where} cannot be {shortened(bad[0])}; it is one of {', '.join(map(repr, action.choices))}.")
     return items if several else items[0]
