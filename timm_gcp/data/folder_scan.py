@@ -36,6 +36,11 @@ class FolderScan:
         """Relative paths of the folders with images in them."""
         return {folder for _, folder in self.images}
 
+    @property
+    def hidden(self) -> list[str]:
+        """Relative paths of the hidden folders with images in them, and of those within hidden folders; sorted."""
+        return sorted(folder for folder in self.folders if any(part.startswith(".") for part in folder.split(os.sep)))
+
     def classes(self, class_from: str) -> set[str]:
         """Names of the classes with an image; '' stands for images outside any class folder."""
         return {class_of(folder, class_from) for folder in self.folders}
@@ -122,9 +127,9 @@ def find_images(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     scan = scan_folder(path)
-    hidden = {file for file, folder in scan.images if any(part.startswith(".") for part in Path(folder).parts)}
-    found = sorted(Path(file) for file, _ in scan.images if file not in hidden)
-    others = [*scan.others, *(os.path.relpath(file, path) for file in hidden)]
+    hidden = set(scan.hidden)
+    found = sorted(Path(file) for file, folder in scan.images if folder not in hidden)
+    others = [*scan.others, *(os.path.relpath(file, path) for file, folder in scan.images if folder in hidden)]
     if not found:
         what = f" ({count_left_out(others)})" if others else ""
         raise GCPError(f"{path} has no images in it{what}; name another folder.")

@@ -115,9 +115,8 @@ def _check(scan: FolderScan, folder: Path, class_from: str) -> None:
         raise GCPError(
             f"{str(folder)!r} holds images outside its class folders: move them into a folder for each class."
         )
-    hidden = sorted(path for path in scan.folders if any(part.startswith(".") for part in path.split(os.sep)))
-    if hidden:
-        raise GCPError(f"{str(folder)!r} holds images in the hidden folder {hidden[0]!r}: remove it.")
+    if scan.hidden:
+        raise GCPError(f"{str(folder)!r} holds images in the hidden folder {scan.hidden[0]!r}: remove it.")
     if empty := scan.empty(class_from):
         there = next((f" (files in {name!r}: {found})" for name in empty if (found := scan.other_files(name))), "")
         raise GCPError(

@@ -179,9 +179,9 @@ def _of_the_folders(scan: FolderScan, place: Path, name: str, class_from: str) -
     if "" in scan.folders:
         text = f"{name}: images lie outside the class folders: move them into a folder for each class."
         found.append(Finding("outside", ERROR, text))
-    hidden = sorted(path for path in scan.folders if any(part.startswith(".") for part in path.split(os.sep)))
-    if hidden:
-        found.append(Finding("hidden", ERROR, f"{name}: images lie in the hidden folder {hidden[0]!r}: remove it."))
+    if scan.hidden:
+        text = f"{name}: images lie in the hidden folder {scan.hidden[0]!r}: remove it."
+        found.append(Finding("hidden", ERROR, text))
     if scan.others:
         number = f"{len(scan.others)} file{'s are' if len(scan.others) > 1 else ' is'}"
         text = f"{name}: {number} not read as images: {count_left_out(scan.others)}."
