@@ -152,19 +152,21 @@ def check_output(path: PathLike, option: str = "", *, binary: bool = False) -> N
     _check_writable(target.parent, path, option)
 
 
-def check_ending(path: PathLike, endings: tuple[str, ...], option: str) -> None:
+def check_ending(path: PathLike, endings: tuple[str, ...], what: str, option: str = "") -> None:
     """Checks that the name of a file to write has an ending of its format, so that no other file is replaced.
 
     Args:
-        path: of the file; a pipe or a device needs no ending.
+        path: of the file.
         endings: with the dot, lower case.
+        what: the file holds, in the plural, for the message.
         option: the option that gave it, for the message.
 
     Raises:
         GCPError: another ending.
     """
-    if not is_stream(path) and Path(path).suffix.lower() not in endings:
-        raise GCPError(f"{option} {path}: give a name that ends in {' or '.join(endings)}.")
+    if Path(path).suffix.lower() not in endings:
+        known = " or ".join(endings)
+        raise GCPError(f"{option} {path}: {what} are written as {known}; give a name that ends in {known}.".lstrip())
 
 
 def check_output_folder(path: PathLike, option: str = "") -> None:

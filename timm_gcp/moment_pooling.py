@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .errors import GCPError
 from .map_pool import MapPool
-from .pool_options import PoolOptions
+from .pool_options import PoolOptions, is_whole
 
 __all__ = ["MOMENT_POOL", "MomentPool", "moment_pool"]
 
@@ -65,8 +65,7 @@ class MomentPool(MapPool):
     ) -> None:
         """See the class."""
         super().__init__(in_features, input_fmt, PoolOptions(first_order=first_order, groups=groups))
-        whole = isinstance(reduce, int) and not isinstance(reduce, bool)
-        if not whole or groups < 2 or reduce % groups or reduce // groups < _LEAST_GROUP:
+        if not is_whole(reduce) or groups < 2 or reduce % groups or reduce // groups < _LEAST_GROUP:
             raise GCPError(
                 f"Moment Probing cannot divide reduce={reduce} channels into groups={groups}: give two groups or more, "
                 f"and for each of them {_LEAST_GROUP} channels or more."

@@ -1,12 +1,12 @@
 """The options of the pooling layer besides the method: their names, defaults and checks."""
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeGuard
 
 from .channel_dropout import ADAPTIVE
 from .errors import GCPError
 
-__all__ = ["REDUCTIONS", "PoolOptions", "check_reduce", "check_whole"]
+__all__ = ["REDUCTIONS", "PoolOptions", "check_reduce", "check_whole", "is_whole"]
 
 REDUCTIONS = ("conv", "linear", "linear_norm")
 """The kinds of reduction, see ``reduction.py``."""
@@ -73,6 +73,11 @@ class PoolOptions:
         return tuple(each.name for each in fields(cls))
 
 
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def check_whole(name: str, value: object, what: str) -> None:
     """Checks that an option is a whole number of at least 1.
 
@@ -84,7 +89,7 @@ def check_whole(name: str, value: object, what: str) -> None:
     Raises:
         GCPError: it is none.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_whole(value) or value < 1:
         raise GCPError(f"{name} is the whole number {what}, not {value!r}.")
 
 
@@ -101,8 +106,7 @@ def check_reduce(reduce: Any, channels: int, *, most: int | None = None) -> None
     """
     if reduce is None:
         return
-    whole = isinstance(reduce, int) and not isinstance(reduce, bool)
-    if not whole or reduce < 0 or (most is not None and reduce > most):
+    if not is_whole(reduce) or reduce < 0 or (most is not None and reduce > most):
         raise GCPError(
             f"reduce={reduce} does not fit a feature map of {channels} channels; give a whole number up to {channels}, "
             "or 0 for all."

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parse_export_args(argv)
     check_ready(args.out)
-    check_ending(args.out, (".onnx",), "--out")
+    check_ending(args.out, (".onnx",), "models", "--out")
     model: Any = load_model(model_choice(args))
     config = preprocessing(options_of(InputOptions, args), model, use_test_size=True)
     chosen, source = _images(args.images, config["input_size"], not args.ignore_exif_orientation)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ..files import check_ending, check_output, check_output_folder, make_parents, save_text
+from ..files import check_ending, check_output, check_output_folder, is_stream, make_parents, save_text
 from ..methods import get_method
 from ..models.named import load_model
 from ..prediction.classify import PredictionOptions, predict_images
@@ -62,7 +62,8 @@ def predict(args: argparse.Namespace, images: Images, model: Any = None) -> Pred
     """
     if args.csv not in ("", "-"):
         check_output(args.csv, "--csv")
-        check_ending(args.csv, (".csv",), "--csv")
+        if not is_stream(args.csv):
+            check_ending(args.csv, (".csv",), "predictions", "--csv")
     if args.explain:
         check_output_folder(args.explain, "--explain")
     model = load_model(model_choice(args)) if model is None else model

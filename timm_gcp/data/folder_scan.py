@@ -92,8 +92,8 @@ def scan_folder(root: str | os.PathLike[str], types: Collection[str] | None = No
         types: extensions that count as images; None for ``image_extensions``.
     """
     scan = FolderScan(types=types)
-    # Path of a folder → where it and those above it really are.
-    places = {str(root): frozenset({os.path.realpath(root)})}
+    # Path of a folder → where the folders from the root down to it really are.
+    places: dict[str, tuple[str, ...]] = {str(root): (os.path.realpath(root),)}
     for path, folders, files in os.walk(str(root), followlinks=True):
         relative = "" if Path(path) == Path(root) else os.path.relpath(path, root)
         for file in files:
@@ -106,9 +106,10 @@ def scan_folder(root: str | os.PathLike[str], types: Collection[str] | None = No
         above, there = places.pop(path), list(folders)
         folders.clear()
         for name in there:
-            real = os.path.realpath(inner := os.path.join(path, name))
+            inner = os.path.join(path, name)
+            real = os.path.realpath(inner) if os.path.islink(inner) else os.path.join(above[-1], name)
             if real not in above:
-                places[inner] = above | {real}
+                places[inner] = (*above, real)
                 folders.append(name)
     return scan
 

@@ -15,11 +15,11 @@ from .image_dataset import StrictImageDataset
 from .multi_label import MULTI_LABEL_SETS
 from .splits import EVALUATION, TEST, TRAIN, entry_of, is_training_split, same_split, split_folder
 
-__all__ = ["check_apart", "divide", "held_out", "same_images", "split_to_divide", "split_to_evaluate"]
+__all__ = ["LISTED", "check_apart", "divide", "held_out", "same_images", "split_to_divide", "split_to_evaluate"]
 
 _logger = logging.getLogger(__name__)
 
-_LISTED = {"list": ".txt", "grocery": ".txt", **dict.fromkeys(MULTI_LABEL_SETS, ".csv")}
+LISTED = {"list": ".txt", "grocery": ".txt", **dict.fromkeys(MULTI_LABEL_SETS, ".csv")}
 """Data sets of which each split is a file, and how its name ends."""
 
 
@@ -99,12 +99,12 @@ def same_images(name: str, root: str | None, split: str, other: str) -> bool:
 
 def _has_split(name: str, root: str | None, split: str) -> bool:
     """Whether a data set has a split; assumed for data sets that are neither image folders nor lists of images."""
-    if name not in ("", *_LISTED):
+    if name not in ("", *LISTED):
         return True
     if not root or not Path(root).is_dir():
         return False
     if name:
-        ending = _LISTED[name]
+        ending = LISTED[name]
         stem = split.removesuffix(ending)
         return any(entry_of(Path(root), f"{each}{ending}").is_file() for each in same_split(stem))
     return split_folder(Path(root), same_split(split)) is not None

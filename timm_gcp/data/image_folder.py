@@ -12,6 +12,7 @@ from timm.utils.misc import natural_key
 from ..errors import GCPError
 from ..text import some_quoted
 from .folder_scan import CLASS_FROM, FolderScan, case_twins, class_of, scan_folder
+from .holdout import LISTED
 from .image_files import say_left_out
 from .reader import SampleReader
 from .splits import EVALUATION, TEST, TRAIN, entry_of, holds_folders, is_training_split, same_split, splits_in
@@ -203,7 +204,7 @@ def _is_split(name: str) -> bool:
 
 def _of_a_list(root: Path, names: Collection[str]) -> str:
     """A sentence for a folder that holds a list of this split; '' without one."""
-    for dataset, ending in (("list", ".txt"), ("multilabel", ".csv")):
+    for dataset, ending in LISTED.items():
         if any((root / f"{name}{ending}").is_file() for name in names):
             return f" For the list {next(iter(names))}{ending} give --dataset {dataset}."
     return ""

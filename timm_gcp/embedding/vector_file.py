@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import GCPError
-from ..files import check_output, make_parents, save_atomically
+from ..files import check_ending, check_output, make_parents, save_atomically
 from .embed import Embedding
 
 __all__ = ["check_vector_file", "save_vectors"]
@@ -27,10 +27,8 @@ def check_vector_file(path: str, option: str = "") -> None:
     Raises:
         GCPError: another ending, a package that is missing, or a place that cannot be written to.
     """
-    ending = Path(path).suffix.lower()
-    if ending not in _ENDINGS:
-        raise GCPError(f"{option} {path}: vectors are written as .npz or .parquet; give such a name.".lstrip())
-    if ending == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+    check_ending(path, _ENDINGS, "vectors", option)
+    if Path(path).suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise GCPError(
             f"{option} {path} needs the package pyarrow, which is not installed: pip install pyarrow, or give a name "
             "that ends in .npz.".lstrip()
