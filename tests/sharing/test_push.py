@@ -81,6 +81,20 @@ def test_push(user, run):
     assert len(repo.commits) == 2
 
 
+@pytest.mark.parametrize("answer_is_lost", [False, True])
+def test_the_curves_of_an_earlier_model_are_removed(user, run, answer_is_lost):
+    argv = (run, "--to", REPO, "--license", "mit")
+    assert push(user, *argv)[0] == 0
+    repo = user.hub.repos[REPO]
+    repo.commit({"notes.txt": b"mine", "curves.txt": b"mine too"})
+    (run / "curves.png").unlink()
+    user.hub.lose_answer = answer_is_lost
+    status, _, err = push(user, *argv)
+    assert status == 0, err
+    assert set(repo.commits[repo.head]) == FILES - {"curves.png"} | {"notes.txt", "curves.txt"}
+    assert len(repo.commits) == 4
+
+
 @pytest.mark.slow
 def test_the_printed_line_loads_the_model(user, run):
     _, out, _ = push(user, run, "--to", REPO, "--license", "other", "--public")
@@ -135,8 +149,13 @@ def test_refusals(user, run, tmp_path):
     status, _, err = push(user, *good, token="hf_of_somebody_else")
     assert status == 2
     assert "answers 401" in err
-    (run / "model" / "config.json").write_text("{}")
-    assert "config.json is not that of a model folder" in push(user, *good)[2]
+    config = json.loads((run / "model" / "config.json").read_text())
+    for damaged, message in (
+        ({}, "config.json lacks the entry"),
+        (config | {"num_classes": 0, "label_names": []}, "config.json lacks 'num_classes', or 'input_size'"),
+    ):
+        (run / "model" / "config.json").write_text(json.dumps(damaged))
+        assert message in push(user, *good)[2]
     assert user.hub.repos == {}
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from ..errors import GCPError
 from ..files import make_parents, remove_files, written_aside
+from ..models.folder import read_config
 from ..models.named import create_model, model_folder, source_of
 from ..tasks import task_of_notes
 from .accuracy import accuracies_of
@@ -79,7 +80,7 @@ def stage(run: str, repo: str, licence: str | None = None, *, space: bool = Fals
     source_of(f"local-dir:{folder}")
     if not (folder / _WEIGHTS).is_file():
         raise GCPError(f"{folder} has no {_WEIGHTS}; give a folder that timm-gcp train, probe or convert wrote.")
-    config = _read_config(folder)
+    config = _config(folder)
     licence = licence or config["pretrained_cfg"].get("license")
     if not licence:
         raise GCPError(
@@ -107,19 +108,20 @@ def stage(run: str, repo: str, licence: str | None = None, *, space: bool = Fals
     return Staged(repo, architecture, files, app)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-        needed = (config["architecture"], config["num_classes"], config["pretrained_cfg"]["input_size"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise GCPError(f"{folder / _CONFIG} is not that of a model folder; write the folder again.") from error
-    if not all(needed):
-        raise GCPError(f"{folder / _CONFIG} is not that of a model folder; write the folder again.")
+def _config(folder: Path) -> dict[str, Any]:
+    config = read_config(folder)
+    if not config.get("num_classes") or not config.get("pretrained_cfg", {}).get("input_size"):
+        raise GCPError(
+            f"{folder / _CONFIG} lacks 'num_classes', or 'input_size' in 'pretrained_cfg'; give a folder that timm-gcp "
+            "train, probe or convert wrote."
+        )
     return config
 
 
 def push(staged: Staged, *, public: bool = False) -> dict[str, Pushed]:
-    """Commits the files of a model, and then those of its Space, each in one commit; other files there are kept.
+    """Commits the files of a model, and then those of its Space, each in one commit.
+
+    The files of an earlier push are replaced or removed, others kept.
 
     Args:
         staged: the files.
@@ -131,19 +133,24 @@ def push(staged: Staged, *, public: bool = False) -> dict[str, Pushed]:
     Raises:
         GCPError: a repository is public although not ``public``, somebody else committed, or the Hub refuses.
     """
-    pushed = {"model": _commit(staged.repo, "model", staged.model, public)}
+    pushed = {"model": _commit(staged.repo, "model", staged.model, public, _stale(staged))}
     if staged.space is not None:
         pushed["space"] = _commit(staged.repo, "space", staged.space, public)
     return pushed
 
 
-def _commit(repo: str, kind: str, files: Files, public: bool) -> Pushed:
+def _stale(staged: Staged) -> set[str]:
+    """Files that another model of this repository may have had, and this one has not."""
+    return {CURVES} - set(staged.model)
+
+
+def _commit(repo: str, kind: str, files: Files, public: bool, stale: Collection[str] = ()) -> Pushed:
     before = make_repository(repo, private=not public, kind=kind, remedy="add --public")
     operations = [
         CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
         for name, content in files.items()
     ]
-    revision = commit(repo, operations, str(before.sha), f"Push the {kind} by timm-gcp", kind=kind)
+    revision = commit(repo, operations, str(before.sha), f"Push the {kind} by timm-gcp", kind=kind, stale=stale)
     place = f"{HfApi().endpoint}/{'spaces/' if kind == 'space' else ''}{repo}"
     return Pushed(place, revision, revision != before.sha, bool(before.private))
 
@@ -158,7 +165,7 @@ def write(staged: Staged, folder: Path) -> None:
     Raises:
         GCPError: the folder cannot be written.
     """
-    remove_files(folder / "model", {CURVES} - set(staged.model))
+    remove_files(folder / "model", _stale(staged))
     if staged.space is None and is_space(folder / "space"):
         remove_files(folder / "space", SPACE_FILES)
     for kind, files in (("model", staged.model), ("space", staged.space or {})):

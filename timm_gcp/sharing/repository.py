@@ -1,12 +1,12 @@
 """One repository of the Hub: reading it, committing files to it, downloading a revision."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_token, hf_hub_download
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -87,8 +87,16 @@ def read_info(repo: str, revision: str | None = None, *, kind: str = "model") ->
     return attempt(lambda: HfApi().repo_info(repo, revision=revision, repo_type=kind), f"reading {shown}")
 
 
-def commit(repo: str, files: Sequence[CommitOperationAdd], parent: str, message: str, *, kind: str = "model") -> str:
-    """Commits files on top of a revision; if the repository holds all of them already, nothing is committed.
+def commit(
+    repo: str,
+    files: Sequence[CommitOperationAdd],
+    parent: str,
+    message: str,
+    *,
+    kind: str = "model",
+    stale: Collection[str] = (),
+) -> str:
+    """Commits files on top of a revision; if it would change nothing, nothing is committed.
 
     The commit is the last request, so an upload that breaks off leaves the repository as it was.
 
@@ -98,6 +106,7 @@ def commit(repo: str, files: Sequence[CommitOperationAdd], parent: str, message:
         parent: the revision on which they are committed, the repository's latest.
         message: commit message.
         kind: 'model' or 'space'.
+        stale: names of files that are removed where the repository has them.
 
     Returns:
         The revision that holds the files.
@@ -110,7 +119,10 @@ def commit(repo: str, files: Sequence[CommitOperationAdd], parent: str, message:
         # create_commit, not upload_folder: that one may split a folder into several commits, and repeats a commit whose
         # answer was lost as if it had not been made, which the Hub refuses. Fresh copies: an operation remembers that
         # it was uploaded, and create_commit asks the Hub only about the others whether they are there unchanged.
-        operations = [copy.copy(file) for file in files]
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [copy.copy(file) for file in files]
+        # Asked in each attempt: after a commit whose answer was lost, the stale files are gone.
+        present = _names(HfApi().repo_info(repo, repo_type=kind)) if stale else set()
+        operations += [CommitOperationDelete(name) for name in present.intersection(stale)]
         try:
             made = HfApi().create_commit(repo, operations, commit_message=message, parent_commit=parent, repo_type=kind)
             return made.oid
@@ -123,6 +135,10 @@ def commit(repo: str, files: Sequence[CommitOperationAdd], parent: str, message:
             raise
 
     return attempt(once, f"uploading to {repo}")
+
+
+def _names(info: Any) -> set[str]:
+    return {file.rfilename for file in info.siblings or ()}
 
 
 def download(repo: str, revision: str, names: Iterable[str], cache: Path) -> dict[str, Path]:
