@@ -189,8 +189,9 @@ def test_compiled_isolates_an_image_that_is_not_finite():
 def test_traces(method, args):
     pool = GlobalCovariancePool(8, method, reduce=5, method_args=args).eval()
     traced = torch.jit.trace(pool, torch.randn(2, 8, 4, 4))  # traces twice and compares
-    x = torch.randn(5, 8, 4, 4)
-    assert torch.allclose(traced(x), pool(x), atol=1e-5)
+    for size in ((4, 4), (3, 5), (6, 2)):
+        x = torch.randn(5, 8, *size)
+        assert torch.allclose(traced(x), pool(x), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
 
 from timm_gcp.error_handler import exit_status
@@ -71,6 +72,8 @@ def _run(command: str, argv: list[str]) -> int | None:
         raise GCPError(f"Unknown command '{command}'; there are {', '.join(COMMANDS)}{nearest(command, COMMANDS)}")
     module = importlib.import_module(f"timm_gcp.commands.{command}")
     raise_on_interrupt()
+    # torch repeats it for every loader on a machine with fewer cores than --workers.
+    warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
     return module.main(argv)
 
 

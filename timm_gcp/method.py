@@ -158,6 +158,8 @@ class Method:
         Raises:
             GCPError: naming those that it has.
         """
+        if not isinstance(dtype, torch.dtype):
+            raise GCPError(f"A precision is a torch.dtype, such as torch.float32, not {dtype!r}.")
         allowed = FULL_PRECISIONS if sigma else self.dtypes
         if dtype not in allowed:
             names = ", ".join(name_of_dtype(one) for one in allowed)

@@ -37,7 +37,8 @@ class GlobalCovariancePool(MapPool):
     backward computes the whole batch at once. Small chunks leave a GPU idle: take the largest that fits.
 
     The layer compiles (``torch.compile``), exports (``torch.export``) and traces (``torch.jit.trace``). Keep
-    ``chunk_size=None`` for an export or a trace, which would fix the number of chunks.
+    ``chunk_size=None`` for an export or a trace, which would fix the number of chunks. A trace cannot be saved, because
+    the hand-written gradients are Python functions; an export can.
 
     Args:
         in_features: channels of the incoming map, C.

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import timm
+from torch import nn
 
 import timm_gcp
 from timm_gcp import GCPError
@@ -64,9 +65,13 @@ def test_report(images, run, tmp_path):
     [
         ({}, "give `model` NAME"),
         ({"model": "test_resnet_svdpade", "splt": "x"}, "did you mean `split`"),
-        ({"model": "test_resnet_svdpade", "batch_size": 0}, "`batch_size` must be at least 1"),
+        ({"model": "test_resnet_svdpade", "batch_size": 0}, "`batch_size`: must be at least 1"),
         ({"model": "test_resnet_svdpade", "data_dir": "nowhere"}, "`data_dir` 'nowhere' does not exist"),
         ({"model": "test_resnet_svdpade", "tta": "flip"}, "`tta` cannot be 'flip'"),
+        (
+            {"model": nn.Linear(2, 3)},
+            "Linear is not a classification model of timm: it lacks num_classes and pretrained",
+        ),
     ],
 )
 def test_refused(given, message):

@@ -158,8 +158,9 @@ def test_the_model_in_the_package(photos):
         ([np.zeros((4, 4, 3))], {}, "Image 1 is of type ndarray"),
         (3, {}, "not as int"),
         ([], {}, "no image to predict"),
-        ("a.jpg", {"top": 0}, "`top` must be at least 1"),
+        ("a.jpg", {"top": 0}, "`top`: must be at least 1"),
         ("a.jpg", {"topk": 3}, "did you mean `top`"),
+        ("a.jpg", {"model": nn.Linear(2, 3)}, "Linear is not a classification model of timm: it lacks num_classes"),
         ("a.jpg", {"model": "resnet5_svdpade"}, "did you mean resnet50_svdpade"),
     ],
 )

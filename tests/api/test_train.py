@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
 import timm_gcp
 from tests.support.tools import MODEL, ROOT, rows_of, write_images
@@ -124,18 +125,19 @@ REFUSED = {
     "another name": ({"learning_rate": 0.1}, "did you mean `lr`"),
     "another name misspelt": ({"learning_rat": 0.1}, "did you mean `lr`"),
     "nothing near": ({"zzzz": 1}, r"help\(timm_gcp.train\)"),
-    "type": ({"epochs": "ten"}, "`epochs` cannot be 'ten': it takes int"),
-    "number for whole number": ({"epochs": 2.5}, "`epochs` cannot be 2.5"),
+    "type": ({"epochs": "ten"}, "`epochs`: 'ten' is not a whole number"),
+    "number for whole number": ({"epochs": 2.5}, "`epochs`: '2.5' is not a whole number"),
     "truth for number": ({"epochs": True}, "`epochs` cannot be True"),
     "number for truth": ({"amp": 1}, "`amp` takes true or false"),
     "range": ({"lr": -1}, "`lr`: must be positive, not -1"),
     "choice": ({"clip_mode": "all"}, "`clip_mode` cannot be 'all'; it is one of 'norm'"),
     "several": ({"input_size": (3, 64)}, "`input_size` takes 3 values, not 2"),
     "no dictionary": ({"method_args": "degree=3"}, "`method_args` takes"),
-    "too small": ({"epochs": 0}, "`epochs` must be at least 1"),
+    "too small": ({"epochs": 0}, "`epochs`: must be at least 1"),
     "recipe": ({"recipe": "fintune"}, "did you mean finetune"),
     "contradiction": ({"resume": "auto"}, "add `experiment`"),
     "model": ({"model": "resnet5_svdpade"}, "did you mean resnet50_svdpade"),
+    "network": ({"model": nn.Linear(2, 3)}, r"a registered name or a model folder, not a Linear\."),
     "folder": ({"data_dir": "nowhere"}, "`data_dir` 'nowhere' does not exist"),
     "hybrid": ({"model": "test_resnet_isqrt", "hybrid": True}, "`hybrid=False`"),
     "help": ({"help": True}, "no option 'help'"),

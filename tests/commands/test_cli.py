@@ -49,7 +49,17 @@ def test_list_cuts_nothing_off(columns, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet50", "resnet50_svdpade", "resnet50_svdpade.in1k", "test_vit", "svdpade", "glossary"]
+    "name",
+    [
+        "resnet50",
+        "resnet50_svdpade",
+        "resnet50_svdpade.in1k",
+        "test_vit",
+        "svdpade",
+        "mp",
+        "test_resnet_mp",
+        "glossary",
+    ],
 )
 def test_list_of_a_name_shows_it(name, capsys):
     assert main(["list", name]) == 0
@@ -60,6 +70,8 @@ def test_list_of_a_name_shows_it(name, capsys):
         "resnet50_svdpade.in1k": ("resnet50_svdpade.in1k",),
         "test_vit": ("parameters", "test_vit_svdpade.init"),
         "svdpade": ("alpha=0.5", "power of the eigenvalues", "float64 (default)", "ICCV 2021"),
+        "mp": ("cross-covariances", "ICCV 2023"),
+        "test_resnet_mp": ("Moment Probing", "parameters"),
         "glossary": ("rank",),
     }[name]
     for text in expected:

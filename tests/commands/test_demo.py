@@ -10,6 +10,7 @@ from PIL import Image
 
 import timm_gcp  # noqa: F401
 from tests.support.tools import rows_of, timm_gcp_command
+from timm_gcp.__main__ import main
 from timm_gcp.commands import demo
 from timm_gcp.errors import GCPError
 
@@ -43,6 +44,19 @@ def test_nothing_is_written_beside_an_earlier_demo(tmp_path, part):
     with pytest.raises(GCPError, match=f"{part} exists already: give another --output"):
         demo.main(["--output", str(tmp_path)])
     assert [file.name for file in tmp_path.iterdir()] == [part]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--images=3", "have to fill a batch of 32"),
+        ("--epochs=1", "switches between two epochs"),
+    ],
+)
+def test_a_demo_that_is_too_small_is_refused_at_the_door(option, message, tmp_path, capsys):
+    assert main(["demo", "--output", str(tmp_path / "demo"), option]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
 
 
 def test_two_demos_do_not_share_a_folder(tmp_path, monkeypatch):

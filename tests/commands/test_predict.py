@@ -113,7 +113,7 @@ def test_refused(pictures, tmp_path, capsys):
     before = (pictures / "a.jpg").read_bytes()
     assert "ends in .csv" in error_of(pictures, "--csv", pictures / "a.jpg")
     assert (pictures / "a.jpg").read_bytes() == before
-    assert "--top must be at least 1" in error_of(pictures, "--top", "0")
+    assert "--top: must be at least 1" in error_of(pictures, "--top", "0")
     assert "required: IMAGE" in error_of()
     assert "did you mean resnet50_svdpade" in error_of(pictures, "--model", "resnet5_svdpade")
     assert "Unknown device" in error_of(pictures, "--device", "abacus")

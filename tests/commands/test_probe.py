@@ -271,7 +271,7 @@ def bad_weights(backbones, tmp_path):
     [
         (("--components", "9999"), "--components 9999: the feature map has"),
         (("--num-classes", "3"), "--num-classes has no effect"),
-        (("--components", "0"), "--components must be at least 1"),
+        (("--components", "0"), "--components: must be at least 1"),
         (("--first-order", "class"), "--first-order class needs a class token"),
         (("--method", "bcnn"), "no function of the covariance"),
         (("--mp-args", "epochs=3"), "--mp-args goes with --head mp"),

@@ -161,13 +161,13 @@ def test_backbone_weights_without_a_head(images, tmp_path):
     plain = timm.create_model("test_resnet", num_classes=7)
     torch.save(plain.state_dict(), tmp_path / "plain.pth")
     args, _ = parse_train_args(["--model", MODEL, "--pretrained-path", str(tmp_path / "plain.pth")])
-    model = build_model(args, num_classes=3, channels=3)
+    model = build_model(args, num_classes=3)
     assert torch.equal(model.layer1[0].conv1.weight, plain.layer1[0].conv1.weight)
     other = timm.create_model("resnet10t")
     torch.save(other.state_dict(), tmp_path / "other.pth")
     args.pretrained_path = str(tmp_path / "other.pth")
     with pytest.raises(GCPError, match="not a checkpoint of this test_resnet_svdpade"):
-        build_model(args, num_classes=3, channels=3)
+        build_model(args, num_classes=3)
 
 
 @pytest.mark.slow

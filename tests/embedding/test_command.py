@@ -112,7 +112,7 @@ def test_bad_input_is_refused_before_the_backbone_runs(photographs, tmp_path, ca
     for argv, message in (
         ([photographs], "--out FILE"),
         ([photographs, "--out", tmp_path / "v.txt"], "vectors are written as .npz or .parquet"),
-        ([photographs, *out, "--size", "0"], "--size must be at least 1"),
+        ([photographs, *out, "--size", "0"], "--size: must be at least 1"),
         ([photographs, *out, "--method", "bcnn"], "no function of the covariance"),
         ([tmp_path / "nowhere", *out], "nowhere"),
     ):

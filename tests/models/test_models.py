@@ -76,6 +76,23 @@ def test_reset_classifier():
         assert timm.create_model("test_resnet_isqrt", **kwargs).eval()(IMAGES).shape == shape
 
 
+def test_the_pools_of_timm_are_refused_by_name():
+    for create in (
+        lambda: timm.create_model("test_resnet_isqrt", global_pool="avg"),
+        lambda: small("test_resnet_isqrt").reset_classifier(3, "catavgmax"),
+    ):
+        with pytest.raises(GCPError, match="create test_resnet, or give the name of a method"):
+            create()
+
+
+def test_a_vit_without_a_class_token():
+    model = timm.create_model("test_vit_isqrt", class_token=False, num_classes=3).eval()
+    assert model.num_prefix_tokens == 0
+    assert model(torch.randn(2, *model.pretrained_cfg["input_size"])).shape == (2, 3)
+    with pytest.raises(GCPError, match="needs a class token"):
+        timm.create_model("test_vit_isqrt", class_token=False, first_order="class")
+
+
 def test_head_options():
     assert small(reduce=32).head_hidden_size == 32 * 33 // 2
     bare = small(reduce=0)

@@ -20,6 +20,7 @@ from timm_gcp.commands.train import parse_train_args
 from timm_gcp.distributed import Processes
 from timm_gcp.errors import GCPError
 from timm_gcp.hybrid.monitor import largest_k
+from timm_gcp.models.named import create_model
 from timm_gcp.pooling import GlobalCovariancePool
 from timm_gcp.spectral import eigh as solver
 from timm_gcp.spectral.eigh import eigh, take_retried
@@ -80,17 +81,18 @@ def test_stops_with_the_batch_saved(gradient, images, tmp_path, monkeypatch, cap
     assert error.count("\n") == 1
     what = "gradient became infinite or nan" if gradient else "loss became nan"
     assert re.search(
-        rf"The {what} at update 2 \(epoch 1\) under method 'isqrt', batch 2 \(\S+\.jpg, .* and 5 more\)", error
+        rf"The {what} at update 3 \(epoch 1\) under method 'isqrt', batch 3 of the epoch \(\S+\.jpg, .* and 5 more\)",
+        error,
     )
     assert re.search(r"largest κ \d.*, largest \|K\| \d", error)
     assert "--clip-grad 5" in error
     assert "--on-nonfinite skip" in error
-    file = tmp_path / "x" / "nonfinite-2.safetensors"
+    file = tmp_path / "x" / "nonfinite-3.safetensors"
     assert str(file) in error
     with safe_open(file, "pt") as content:
         assert content.get_tensor("images").shape == (8, 3, 64, 64)
         targets, files = content.get_tensor("targets"), json.loads(content.metadata()["files"])
-        assert (content.metadata()["update"], content.metadata()["method"]) == ("2", "isqrt")
+        assert (content.metadata()["update"], content.metadata()["method"]) == ("3", "isqrt")
         assert content.get_tensor("kappa").shape == content.get_tensor("largest_k").shape == (8,)
     # The files are those of the batch: the folder of each is its label.
     classes = ["coarse", "fine", "middle"]
@@ -170,7 +172,7 @@ def test_the_second_look_meets_the_same_chance(tmp_path):
 
     model = nn.Sequential(Draws(), nn.Flatten(), nn.Linear(4, 2))
     batches = [(torch.full((2, 1, 2, 2), value), torch.tensor([0, 1])) for value in (1.0, 2.0, math.nan)]
-    with pytest.raises(GCPError, match="The loss became nan at update 2"):
+    with pytest.raises(GCPError, match="The loss became nan at update 3"):
         one_epoch(model, batches, Faults(tmp_path))
     assert len(set(drawn[:3])) == 3
     assert drawn[3:] == drawn[2:3]
@@ -257,6 +259,43 @@ def test_huge_gradients_are_no_fault():
     before = weight.weight.clone()
     assert update(math.inf).fault
     assert torch.equal(weight.weight, before)
+
+
+def test_a_gradient_that_no_loss_scale_makes_finite_is_a_fault():
+    """The scaler leaves such updates out without a word."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    scaler = torch.amp.GradScaler("cpu")
+    stepper = Stepper(model, torch.optim.SGD(model.parameters(), lr=0.1), LOSS, scaler)
+    batch = Batch(0, torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 2, 0]))
+
+    def faults(loss, updates):
+        stepper.loss = loss
+        return [stepper.update([batch], CPU, lambda _: None, lambda: False).fault for _ in range(updates)]
+
+    def bad(logits, targets):
+        return _BadGradient.apply(LOSS(logits, targets))
+
+    assert not any(faults(LOSS, 3))
+    before = model[1].weight.clone()
+    found = faults(bad, 20)
+    assert found[:16] == [""] * 16  # the scale falls from 65536
+    assert all("even at a loss scale below 1" in fault for fault in found[16:])
+    assert torch.equal(model[1].weight, before)
+    assert not any(faults(LOSS, 3))  # a small scale alone is no fault
+    assert not torch.equal(model[1].weight, before)
+
+
+@pytest.mark.parametrize("name", ["test_resnet_isqrt", "test_convnext_isqrt", "test_vit_mp", "test_convnext"])
+def test_adaptive_clipping_spares_the_classifier_alone(name):
+    model, kept = create_model(name, num_classes=3), {}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.register_step_pre_hook(lambda *_: kept.update({n: p.grad.norm() for n, p in model.named_parameters()}))
+    stepper = Stepper(model, optimizer, lambda *given: 1e4 * LOSS(*given), clip_grad=1e-6, clip_mode="agc")
+    batch = Batch(0, torch.randn(2, *model.pretrained_cfg["input_size"]), torch.tensor([0, 1]))
+    assert not stepper.update([batch], CPU, lambda _: None, bool).fault
+    classifier = {n for n, p in model.named_parameters() if any(p is q for q in model.get_classifier().parameters())}
+    assert min(kept[n] for n in classifier) > 1
+    assert max(kept[n] for n in kept.keys() - classifier) < 1e-3
 
 
 def test_an_update_reads_the_device_once():

@@ -87,9 +87,22 @@ def test_a_resumed_run_does_not_fit_again(images, weights, tmp_path, monkeypatch
     assert train(images, weights, tmp_path, *more) == 0
 
 
+def test_moment_probing_starts_with_ridge_regression_on_its_own_features(images, weights, tmp_path, capsys):
+    more = ("--model", "test_resnet_mp", "--last-stride", "1", "--experiment", "x")
+    assert train(images, weights, tmp_path, *STILL, *more) == 0
+    out = capsys.readouterr().out
+    assert "Head: fitted to the frozen features" in out
+    assert "Model folder: timm.create_model(" in out
+    assert type(model_of(tmp_path / "x" / "model").global_pool).__name__ == "MomentPool"
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (
+            ("--model", "test_resnet_mp", "--model-kwargs", "reduction=conv"),
+            "Moment Probing takes reduce, groups",
+        ),
         (("--model-kwargs", "reduction=conv"), "one of kind 'conv'"),
         (("--model", "test_resnet_gaussian"), "'gaussian' is no function of the covariance"),
         (("--initial-checkpoint", "WEIGHTS"), "--init-head probe and --initial-checkpoint exclude each other"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from timm_gcp.__main__ import main
-from timm_gcp.training import evaluate
+from timm_gcp.training import evaluate, results
 from timm_gcp.training import trainer as train
 
 ERRORS = [
@@ -27,6 +27,17 @@ def test_out_of_memory_is_a_sentence(error, images, tmp_path, capsys, monkeypatc
     assert "with batches of 6 images: lower -b (--grad-accum-steps" in capsys.readouterr().err
     assert main(["validate", *common]) == 2
     assert "with batches of 6 images: lower -b or --img-size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", [train, results], ids=["in an epoch", "of the best model"])
+def test_an_evaluation_names_its_own_batch(module, images, tmp_path, capsys, monkeypatch):
+    def fail(*args, **kwargs):
+        raise ERRORS[0]
+
+    monkeypatch.setattr(module, "evaluate", fail)
+    argv = ["train", "--data-dir", str(images), "--model", "test_resnet_isqrt", "-b", "6", "-vb", "5", "-j", "0"]
+    assert main([*argv, "--device", "cpu", "--epochs", "1", "--output", str(tmp_path)]) == 2
+    assert "with batches of 5 images: lower -vb or --img-size" in capsys.readouterr().err
 
 
 def test_other_errors_stay(monkeypatch):

@@ -105,7 +105,7 @@ def test_labels_of_the_name_are_not_those_of_a_training_without(tmp_path):
 
 def started(*argv, model=MODEL):
     args, _ = parse_train_args(["--model", str(model), *map(str, argv)])
-    return provenance.started_from(args, build_model(args, num_classes=2, channels=3))
+    return provenance.started_from(args, build_model(args, num_classes=2))
 
 
 def test_started_from_published_weights():

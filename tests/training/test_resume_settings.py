@@ -15,7 +15,7 @@ from timm_gcp.commands.train import parse_train_args
 from timm_gcp.errors import GCPError
 from timm_gcp.hybrid.rules import LearningRateFraction
 from timm_gcp.hybrid.schedule import HybridSchedule
-from timm_gcp.training.optimizer import learning_rate, make_optimizer
+from timm_gcp.training.optimizer import default_rate, make_optimizer
 from timm_gcp.training.optimizer_state import load_optimizer
 from timm_gcp.training.resume import Start, load_resumed
 from timm_gcp.training.scheduler import make_scheduler, rate_ratio
@@ -29,7 +29,9 @@ def train(images, output, *more):
 
 def settings(*argv):
     args, _ = parse_train_args(["--lr", "0.1", "--epochs", "9", "--warmup-epochs", "0", *map(str, argv)])
-    args.resume, args.lr = "last.pth.tar", learning_rate(args, 1)
+    args.resume = "last.pth.tar"
+    if args.lr is None:
+        args.lr = default_rate(args, 1)
     return args
 
 
@@ -80,6 +82,8 @@ CHANGES = {
     "a rate of the reduction's own": ((), ("--optimal-lr", "--classifier-lr-mult", "5")),
     "no more rate of its own": (("--optimal-lr",), ()),
     "layers": (ADAM, (*ADAM, "--layer-decay", "0.7")),
+    "no more layers": ((*ADAM, "--layer-decay", "0.7"), ADAM),
+    "no more rate of the classifier's own": (("--classifier-lr-mult", "5"), ()),
     "an own option": (ADAM, (*ADAM, "--opt-kwargs", "weight_decay=0.3")),
     "lookahead": (("--opt", "lookahead_sgd"), ("--opt", "lookahead_sgd", "--momentum", "0.5", "--lr", "0.01")),
     "several": ((), ("--lr", "0.3", "--momentum", "0.8", "--weight-decay", "0")),
@@ -129,6 +133,23 @@ def test_another_state_is_refused_by_name(old, new, name):
     model, optimizer = trained(before)
     with pytest.raises(GCPError, match=f"{name}.*--no-resume-opt"):
         load_optimizer(now, vars(before), model, make_optimizer(now, model), optimizer.state_dict(), "last.pth.tar")
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_other_trained_parameters_are_refused_by_name(added):
+    few, all_of_them = (
+        (*ADAM, "--layer-decay", "0.5", "--layer-decay-no-opt-scale", "0.9"),
+        (*ADAM, "--layer-decay", "0.5"),
+    )
+    before, now = settings(*(all_of_them if added else few)), settings(*(few if added else all_of_them))
+    model, optimizer = trained(before)
+    state = optimizer.state_dict()
+    for parameter in model.parameters():
+        parameter.requires_grad = True
+    with pytest.raises(
+        GCPError, match=r"\((its parameter groups differ|parameters are trained now that were frozen before)\)"
+    ):
+        load_optimizer(now, vars(before), model, make_optimizer(now, model), state, "last.pth.tar")
 
 
 def test_a_checkpoint_that_does_not_tell_its_settings(caplog):

@@ -101,4 +101,4 @@ def test_what_is_no_time(text):
 
 def test_no_patience_is_refused(images, tmp_path, capsys):
     assert main(given(images, tmp_path, "--patience", "0")) == 2
-    assert "--patience must be at least 1" in capsys.readouterr().err
+    assert "--patience: must be at least 1" in capsys.readouterr().err

@@ -165,7 +165,7 @@ def test_training_starts_from_a_wrapped_backbone(option, tmp_path, caplog):
     name = NAME if option == "--pretrained-path" else "test_resnet"
     extra = ["--pretrained"] if option == "--pretrained-path" else []
     args, _ = parse_train_args(["data", "--model", name, option, str(tmp_path / "file.ckpt"), *extra])
-    started = build_model(args, 3, 3)
+    started = build_model(args, 3)
     assert torch.equal(started.conv1[0].weight, plain.conv1[0].weight)
     assert "state_dict" not in started.pretrained_cfg
     assert "under 'backbone.'" in caplog.text

@@ -28,11 +28,18 @@ def split_model(model: Model | None, options: Mapping[str, Any]) -> tuple[nn.Mod
         options: of its command.
 
     Raises:
-        GCPError: options of loading beside a network that is there.
+        GCPError: a network that is not timm's, or options of loading beside a network that is there.
     """
     if not isinstance(model, nn.Module):
         return None, {**options, "model": model}
+    network = unwrap_model(model)
+    kind = type(network).__name__
+    if lacks := [name for name in ("num_classes", "pretrained_cfg") if not hasattr(network, name)]:
+        raise GCPError(
+            f"{kind} is not a classification model of timm: it lacks {' and '.join(lacks)}; give a model of "
+            "timm.create_model, or a name or folder."
+        )
     for name in _OF_LOADING:
         if options.get(name) is not None:
             raise GCPError(f"`{name}` goes with the name of a model, not with a network that is there; leave it out.")
-    return model, {**options, "model": type(unwrap_model(model)).__name__}
+    return model, {**options, "model": kind}

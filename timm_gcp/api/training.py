@@ -8,7 +8,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn
 
+from timm.utils import unwrap_model
 from timm.utils.distributed import is_distributed_env
+from torch import nn
 
 from ..commands.train import read_train_keywords, run_training
 from ..commands.train_options import train_parser
@@ -58,6 +60,11 @@ def train(model: str | None = None, data_dir: str | PathLike[str] | None = None,
         raise GCPError(
             f"{_NAME} trains in one process, and the environment announces several (WORLD_SIZE or SLURM_NTASKS): start "
             "them with torchrun --nproc-per-node N -m timm_gcp train, or unset these variables."
+        )
+    if isinstance(model, nn.Module):
+        raise GCPError(
+            f"{_NAME} builds the network itself: give a registered name or a model folder, not a "
+            f"{type(unwrap_model(model)).__name__}. Weights of your own go with the name: initial_checkpoint='FILE'."
         )
     chosen, arguments, command = read_train_keywords({"model": model, "data_dir": data_dir, **options}, _NAME)
     with _alone(), lenient_output(), kept_process_state():

@@ -9,13 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import GCPError
-from ..files import check_output_folder
 from ..reports.compare import Comparison, compare_runs, write_comparison
 from ..reports.compared_runs import read_runs
+from ..reports.report import PAGE as REPORT
 from ..tasks import MULTI_LABEL
 from .option_types import file_path
 from .options import add_debug
 from .parser import Parser
+from .results_folder import OF_OTHERS, check_results_folder
 
 __all__ = ["main"]
 
@@ -118,5 +119,5 @@ def parse_compare_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args: argparse.Namespace = parser.parse_args(argv)
     if len(args.runs) < 2:
         raise GCPError("There is one run only; give two or more, timm-gcp compare RUN RUN.")
-    check_output_folder(args.out, "--out")
+    check_results_folder(args.out, "--out", "comparison", others=(*OF_OTHERS, REPORT))
     return args

@@ -24,10 +24,9 @@ from ..weights.upstream import PREPROCESSING, TRIU_ORDERS, Published, read_publi
 from ..weights.upstream_layouts import is_published
 from .convert_trained import convert_trained
 from .convert_variants import Variant, choose_by_images
-from .option_types import CROP, file_path, model_name
+from .option_types import COUNT, CROP, file_path, model_name
 from .options import add_debug
 from .parser import Parser
-from .value_checks import at_least
 
 __all__ = ["main"]
 
@@ -222,7 +221,7 @@ def convert_parser() -> Parser:
         help="some images in folders by class: choose the variant that recognises most of them",
     )
     group = parser.add_argument_group("Preprocessing")
-    group.add_argument("--img-size", type=int, metavar="N", help="image size (default: the checkpoint's, or 224)")
+    group.add_argument("--img-size", type=COUNT, metavar="N", help="image size (default: the checkpoint's, or 224)")
     group.add_argument(
         "--crop-pct",
         type=CROP,
@@ -240,8 +239,6 @@ def parse_convert_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         GCPError: as ``parse_train_args``.
     """
     args = convert_parser().parse_args(argv)
-    if args.img_size is not None:
-        at_least(args, "img_size", 1)
     if not re.fullmatch("[0-9a-fA-F]{0,64}", args.sha256):
         raise GCPError(f"--sha256 takes at most 64 hexadecimal digits, not '{args.sha256}'.")
     return args

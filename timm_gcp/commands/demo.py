@@ -24,7 +24,7 @@ from ..plots import new_figure, save_figure
 from ..training.curves import draw_comparison
 from ..training.evaluate import EvaluationOptions, evaluate_model
 from ..training.run_folder import LOCK
-from .option_types import path_object
+from .option_types import SEED, Number, path_object
 from .options import add_debug
 from .parser import Parser
 from .probe import main as probe
@@ -50,6 +50,8 @@ _DESCRIPTION = (
     "Fit a probe, train two tiny models on synthetic textures, compare them, and save, load and evaluate the result. "
     "Nothing is downloaded. About a minute on two CPU cores."
 )
+_EPOCHS = Number(2, whole=True, hint=": the method switches between two epochs")
+_IMAGES = Number(4, whole=True, hint=": the images of 8 classes have to fill a batch of 32")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,18 +75,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="folder to write (default: %(default)s)",
     )
     parser.add_argument(
-        "--epochs", type=int, default=8, metavar="N", help="epochs of each of the two runs (default: %(default)s)"
+        "--epochs", type=_EPOCHS, default=8, metavar="N", help="epochs of each of the two runs (default: %(default)s)"
     )
     parser.add_argument(
-        "--images", type=int, default=60, metavar="N", help="training images per class (default: %(default)s)"
+        "--images", type=_IMAGES, default=60, metavar="N", help="training images per class (default: %(default)s)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of weights and data order (default: %(default)s)"
+        "--seed", type=SEED, default=0, metavar="N", help="seed of weights and data order (default: %(default)s)"
     )
     add_debug(parser)
     args = parser.parse_args(argv)
-    if args.epochs < 2:
-        raise GCPError(f"The demo switches its method between two epochs: give --epochs 2 or more, not {args.epochs}.")
     check_output_folder(args.output, "--output")
     with _claimed(args.output):
         _run(args)

@@ -13,15 +13,16 @@ from ..diagnosis.findings import ERROR, WARNING
 from ..diagnosis.options import DiagnosisOptions
 from ..diagnosis.page import save_report
 from ..errors import GCPError
-from ..files import check_output, check_output_folder, json_text, make_parents, save_text
+from ..files import check_output, json_text, make_parents, save_text
 from ..models.named import register_named, source_of
 from ..training.progress import clock
 from .config import read_mapping
-from .option_types import POSITIVE, file_path, model_name
+from .option_types import POSITIVE, Number, file_path, model_name
 from .options import add_data_folder, add_data_set, add_debug, add_device, add_image_size, add_loading, options_of
 from .parser import Parser
 from .recipes import find_recipe
-from .value_checks import at_least, choose_device
+from .results_folder import check_results_folder
+from .value_checks import choose_device
 
 __all__ = ["main"]
 
@@ -151,7 +152,11 @@ def doctor_parser() -> Parser:
     )
     add_image_size(group)
     group.add_argument(
-        "-b", "--batch-size", type=int, metavar="N", help="images per batch (default: the suggested one)"
+        "-b",
+        "--batch-size",
+        type=Number(2, whole=True),
+        metavar="N",
+        help="images per batch (default: the suggested one)",
     )
     group.add_argument(
         "--seconds", type=POSITIVE, default=defaults.seconds, metavar="S", help="about how long the timing takes"
@@ -175,8 +180,6 @@ def parse_doctor_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     args: argparse.Namespace = doctor_parser().parse_args(argv)
     args.data_dir = args.data_dir or args.data
-    for name, least in (("batch_size", 2), ("workers", 0), ("img_size", 1)):
-        at_least(args, name, least)
     choose_device(args)
     if args.model:
         register_named(source_of(args.model))
@@ -185,5 +188,5 @@ def parse_doctor_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.json:
         check_output(args.json, "--json")
     if args.report:
-        check_output_folder(args.report, "--report")
+        check_results_folder(args.report, "--report", "doctor")
     return args

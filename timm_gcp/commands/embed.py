@@ -11,10 +11,9 @@ from ..embedding.options import COMPACT, EmbeddingOptions
 from ..embedding.pages import EmbeddingPages
 from ..embedding.vector_file import check_vector_file, save_vectors
 from ..errors import GCPError
-from ..files import check_output_folder
 from ..models.named import load_model
 from ..tasks import SINGLE_LABEL
-from .option_types import Number, file_path
+from .option_types import COUNT, Number, file_path
 from .options import (
     add_backbone,
     add_data_folder,
@@ -26,7 +25,8 @@ from .options import (
     options_of,
 )
 from .parser import Parser
-from .value_checks import at_least, check_backbone
+from .results_folder import check_results_folder
+from .value_checks import check_backbone
 
 __all__ = ["main"]
 
@@ -111,10 +111,13 @@ def embed_parser() -> Parser:
         help="count sketch of the covariance's root, or its principal components over the images",
     )
     group.add_argument(
-        "--size", type=int, metavar="N", help="length of the vectors (default: 1024 for a sketch, 256 for pca)"
+        "--size", type=COUNT, metavar="N", help="length of the vectors (default: 1024 for a sketch, 256 for pca)"
     )
     group.add_argument(
-        "--components", type=int, metavar="R", help="principal directions (default: 256, or all where there are fewer)"
+        "--components",
+        type=COUNT,
+        metavar="R",
+        help="principal directions (default: 256, or all where there are fewer)",
     )
     group.add_argument("--method", metavar="NAME", help=f"method of the covariance's root (default: {defaults.method})")
     group = parser.add_argument_group("Output")
@@ -138,7 +141,7 @@ def embed_parser() -> Parser:
     )
     group = parser.add_argument_group("Device and loading")
     group.add_argument(
-        "-b", "--batch-size", type=int, default=defaults.batch_size, metavar="N", help="images per batch"
+        "-b", "--batch-size", type=COUNT, default=defaults.batch_size, metavar="N", help="images per batch"
     )
     add_device(group)
     add_loading(group)
@@ -154,10 +157,9 @@ def parse_embed_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     args: argparse.Namespace = embed_parser().parse_args(argv)
     check_backbone(args, EmbeddingOptions.method)
-    at_least(args, "size", 1)
     if not args.out:
         raise GCPError("Give the file of the vectors by --out FILE, such as --out vectors.npz.")
     check_vector_file(args.out, "--out")
     if args.report:
-        check_output_folder(args.report, "--report")
+        check_results_folder(args.report, "--report", "pages")
     return args

@@ -20,10 +20,10 @@ from ..models.named import load_model
 from ..onnx.export import check_ready, export_onnx
 from ..pooling import find_pools
 from ..tasks import SINGLE_LABEL, task_of_model
-from .option_types import POSITIVE, file_path, model_name
+from .option_types import COUNT, POSITIVE, file_path, model_name
 from .options import add_debug, add_image_size, add_input, add_weights, model_choice, options_of
 from .parser import Parser
-from .value_checks import at_least, check_input
+from .value_checks import check_input
 
 __all__ = ["main"]
 
@@ -124,7 +124,7 @@ def export_parser() -> Parser:
         metavar="PATH",
         help="images or folders of them (default: synthetic textures)",
     )
-    group.add_argument("-b", "--batch", type=int, default=4, metavar="N", help="images per batch of the check")
+    group.add_argument("-b", "--batch", type=COUNT, default=4, metavar="N", help="images per batch of the check")
     group.add_argument(
         "--tolerance",
         type=POSITIVE,
@@ -144,7 +144,6 @@ def parse_export_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     args = export_parser().parse_args(argv)
     check_input(args)
-    at_least(args, "batch", 1)
     if args.method:
         get_method(args.method)
     if not args.model and not args.checkpoint:

@@ -2,7 +2,7 @@
 
 import fnmatch
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import timm
@@ -17,7 +17,7 @@ from ..methods import METHODS
 from ..models import ensure_registered
 from ..models.cfgs import check_tag
 from ..models.create import create_on_meta
-from ..models.names import split_name
+from ..models.names import endings, split_name
 from ..moment_pooling import MOMENT_POOL
 from ..text import nearest
 from ..weights.init_tags import init_tag, is_init
@@ -28,6 +28,13 @@ from .parser import Parser
 
 __all__ = ["main"]
 
+_MOMENT_PROBING = {
+    "output": "cross-covariances of neighbouring groups of channels, compressed by two convolutions",
+    "source": "Gao et al., Tuning Pre-trained Model via Moment Probing, ICCV 2023, section 3.2",
+    "options": "reduce=512 channels in groups=4, first_order",
+    "models": f"<backbone>_{MOMENT_POOL}, such as vit_base_patch16_224_{MOMENT_POOL}, without the hybrid protocol",
+}
+"""What is shown of the one head that is no method."""
 _TIMED_BATCH = 8
 _TIMED_SECONDS = 3.0
 
@@ -63,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     if args.name == "glossary":
         print(GLOSSARY)
+    elif args.name == MOMENT_POOL:
+        _show_facts(console, MOMENT_POOL, _MOMENT_PROBING)
     elif args.name in METHODS:
         _show_method(console, METHODS[args.name])
     elif any(character in args.name for character in "*?["):
@@ -102,7 +111,7 @@ def _show_matches(console: Console, pattern: str) -> None:
     one_each = dict(models)  # every method of a backbone has the same
     shown = ", ".join(f"{backbone}({count_init(f'{backbone}_{method}')})" for backbone, method in one_each.items())
     console.print(shown + "\n", markup=False, highlight=False)
-    console.print(_methods(row for row in METHODS.values() if row.name in methods))
+    console.print(_methods(methods))
     console.print()
     console.print(
         "timm-gcp list NAME shows one backbone with its weights, one model or one method; timm-gcp list "
@@ -121,13 +130,16 @@ def _show_weights(console: Console, pattern: str) -> None:
     _show_facts(console, f"{len(weights)} pretrained weights", weights)
 
 
-def _methods(rows: Iterable[Method]) -> Table:
+def _methods(names: Container[str]) -> Table:
     table = Table(title="Methods", title_justify="left", box=box.SIMPLE, show_edge=False, pad_edge=False)
     table.add_column("name", no_wrap=True)
     table.add_column("output", overflow="fold")
     table.add_column("arguments", overflow="fold")
-    for row in rows:
-        table.add_row(row.name, row.forward, _arguments(row))
+    for row in METHODS.values():
+        if row.name in names:
+            table.add_row(row.name, row.forward, _arguments(row))
+    if MOMENT_POOL in names:
+        table.add_row(MOMENT_POOL, _MOMENT_PROBING["output"], "")
     return table
 
 
@@ -165,7 +177,7 @@ def _show_model(console: Console, name: str, timed: bool) -> None:
         tag = init_tag(tag)
     check_tag(shown, tag)
     model: Any = create_on_meta(f"{shown}.{tag}" if tag else shown)
-    methods = [f"{backbone}_{one}" for one in METHODS]
+    methods = [f"{backbone}_{one}" for one in endings()]
     facts = _facts_of(model, backbone, method)
     if not method:
         facts["models"] = ", ".join(methods)
@@ -190,7 +202,7 @@ def _facts_of(model: Any, backbone: str, method: str) -> dict[str, str]:
 
 def _what(backbone: str, method: str) -> str:
     if method == MOMENT_POOL:
-        return f"{backbone} with Moment Probing: compressed cross-covariances of groups of channels"
+        return f"{backbone} with Moment Probing: {_MOMENT_PROBING['output']}"
     return f"{backbone} with covariance pooling" + (f": {METHODS[method].forward}" if method else "")
 
 
@@ -223,7 +235,7 @@ def _show_facts(console: Console, title: str, facts: dict[str, str]) -> None:
 def _near(name: str) -> str:
     registered = _registered()
     names = [
-        *METHODS,
+        *endings(),
         *registered,
         *(f"{backbone}_{one}" for backbone, methods in registered.items() for one in methods),
     ]

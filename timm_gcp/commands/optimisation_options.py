@@ -2,7 +2,17 @@
 
 import argparse
 
-from .option_types import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, file_path, policy, train_resampling
+from .option_types import (
+    BELOW_ONE,
+    COUNT,
+    COUNT_OR_ZERO,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    file_path,
+    policy,
+    train_resampling,
+)
 from .parser import Pairs, Switch
 
 __all__ = [
@@ -92,7 +102,7 @@ def add_learning_rate(group: argparse._ArgumentGroup) -> None:
         metavar="LR",
         help="without --lr, the learning rate is this times global batch / --lr-base-size",
     )
-    add("--lr-base-size", type=int, default=256, metavar="N", help="batch size for which --lr-base is meant")
+    add("--lr-base-size", type=COUNT, default=256, metavar="N", help="batch size for which --lr-base is meant")
     add(
         "--lr-base-scale",
         default="",
@@ -111,7 +121,7 @@ def add_learning_rate(group: argparse._ArgumentGroup) -> None:
     add("--lr-noise-std", type=NOT_NEGATIVE, default=1.0, metavar="S", help="standard deviation of the noise")
     add("--lr-cycle-mul", type=POSITIVE, default=1.0, metavar="X", help="length of a cycle over that of the one before")
     add("--lr-cycle-decay", type=SHARE, default=0.5, metavar="X", help="peak of a cycle over that of the one before")
-    add("--lr-cycle-limit", type=int, default=1, metavar="N", help="number of cycles of cosine, tanh and poly")
+    add("--lr-cycle-limit", type=COUNT, default=1, metavar="N", help="number of cycles of cosine, tanh and poly")
     add("--lr-k-decay", type=POSITIVE, default=1.0, metavar="K", help="exponent of the time in cosine and poly")
     add("--lr-decay-fn", metavar="NAME", help="shape of the decay of wsd and rsqrt (default: timm's)")
     add(
@@ -133,10 +143,10 @@ def add_learning_rate(group: argparse._ArgumentGroup) -> None:
         help="the schedule starts after the warm-up, not with it; the warm-up has whole epochs",
     )
     add("--min-lr", type=NOT_NEGATIVE, default=0.0, metavar="LR", help="lowest rate of the schedule")
-    add("--cooldown-epochs", type=int, default=0, metavar="N", help="epochs at --min-lr after the schedule")
+    add("--cooldown-epochs", type=COUNT_OR_ZERO, default=0, metavar="N", help="epochs at --min-lr after the schedule")
     add(
         "--decay-milestones",
-        type=int,
+        type=COUNT,
         nargs="+",
         default=[90, 180, 270],
         metavar="N",
@@ -152,7 +162,7 @@ def add_learning_rate(group: argparse._ArgumentGroup) -> None:
     add("--decay-rate", "--dr", type=SHARE, default=0.1, metavar="R", help="factor of the rate at each fall")
     add(
         "--patience-epochs",
-        type=int,
+        type=COUNT_OR_ZERO,
         default=10,
         metavar="N",
         help="plateau: epochs without a better result before the rate falls",
@@ -198,7 +208,7 @@ def add_augmentation(group: argparse._ArgumentGroup) -> None:
         choices=("const", "rand", "pixel"),
         help="fill erased areas with 0, one random colour, or a random value per pixel",
     )
-    add("--recount", type=int, default=1, metavar="N", help="largest number of erased areas per image")
+    add("--recount", type=COUNT, default=1, metavar="N", help="largest number of erased areas per image")
     add("--mixup", type=NOT_NEGATIVE, default=0.0, metavar="ALPHA", help="mixup with this alpha; 0: none")
     add("--cutmix", type=NOT_NEGATIVE, default=0.0, metavar="ALPHA", help="CutMix with this alpha; 0: none")
     add(
@@ -216,7 +226,13 @@ def add_augmentation(group: argparse._ArgumentGroup) -> None:
         choices=("batch", "pair", "elem"),
         help="draw one mixture per batch, per pair of images, or per image",
     )
-    add("--mixup-off-epoch", type=int, default=0, metavar="N", help="no mixup or CutMix from epoch N on; 0: never off")
+    add(
+        "--mixup-off-epoch",
+        type=COUNT_OR_ZERO,
+        default=0,
+        metavar="N",
+        help="no mixup or CutMix from epoch N on; 0: never off",
+    )
     add("--smoothing", type=BELOW_ONE, metavar="P", help="label smoothing (default: 0.1, or 0 for multi-label data)")
     add("--bce-loss", action="store_true", help="binary cross-entropy per class, in place of cross-entropy")
     add("--bce-sum", action="store_true", help="binary cross-entropy: sum over the classes, not their mean")

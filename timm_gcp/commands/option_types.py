@@ -17,6 +17,8 @@ from ..text import first_line
 
 __all__ = [
     "BELOW_ONE",
+    "COUNT",
+    "COUNT_OR_ZERO",
     "CROP",
     "DEVIATION",
     "MEAN",
@@ -74,7 +76,7 @@ class Number:
             raise argparse.ArgumentTypeError(f"{text!r} is not a{' whole' * self.whole} number") from None
         low = value > self.least if self.above else value >= self.least
         high = value < self.most if self.below else value <= self.most
-        if not (math.isfinite(value) and low and high):
+        if not ((self.whole or math.isfinite(value)) and low and high):
             raise argparse.ArgumentTypeError(f"must {self._interval()}, not {text}{self.hint}")
         return value
 
@@ -94,6 +96,8 @@ SHARE = Number(0, 1)
 BELOW_ONE = Number(0, 1, below=True)
 POSITIVE = Number(0, above=True)
 NOT_NEGATIVE = Number(0)
+COUNT = Number(1, whole=True)
+COUNT_OR_ZERO = Number(0, whole=True)
 SEED = Number(0, 2**31 - 1, whole=True)
 CROP = Number(0.1, 1)
 MEAN = Number(0, 1, hint=": pixels run from 0 to 1 here; divide values of a scale of 0 to 255 by 255")

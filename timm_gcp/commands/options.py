@@ -8,7 +8,18 @@ from ..data import CLASS_FROM, FINE_GRAINED
 from ..data.options import DatasetOptions, InputOptions, LoadingOptions, TrainingDataOptions
 from ..hybrid.options import HybridOptions
 from ..models.named import ModelChoice
-from .option_types import BELOW_ONE, CROP, DEVIATION, MEAN, SEED, file_path, model_name, resampling
+from .option_types import (
+    BELOW_ONE,
+    COUNT,
+    COUNT_OR_ZERO,
+    CROP,
+    DEVIATION,
+    MEAN,
+    SEED,
+    file_path,
+    model_name,
+    resampling,
+)
 from .parser import Pairs, Switch
 
 __all__ = [
@@ -100,7 +111,7 @@ def add_backbone(parser: argparse.ArgumentParser) -> None:
 def add_image_size(group: Any) -> None:
     """Adds ``--img-size``."""
     group.add_argument(
-        "--img-size", type=int, metavar="N", help="height and width of the images, pixels (default: the model's)"
+        "--img-size", type=COUNT, metavar="N", help="height and width of the images, pixels (default: the model's)"
     )
 
 
@@ -112,11 +123,11 @@ def add_input(group: Any, classes_of: str = "model or checkpoint") -> None:
         classes_of: what has the number of classes that is taken by default.
     """
     group.add_argument(
-        "--num-classes", type=int, metavar="N", help=f"number of classes (default: that of the {classes_of})"
+        "--num-classes", type=COUNT, metavar="N", help=f"number of classes (default: that of the {classes_of})"
     )
-    group.add_argument("--in-chans", type=int, metavar="N", help="image channels, 3 or 1 (default: the model's)")
+    group.add_argument("--in-chans", type=COUNT, metavar="N", help="image channels, 3 or 1 (default: the model's)")
     group.add_argument(
-        "--input-size", nargs=3, type=int, metavar="N", help="channels, height and width (default: the model's)"
+        "--input-size", nargs=3, type=COUNT, metavar="N", help="channels, height and width (default: the model's)"
     )
     group.add_argument(
         "--crop-pct",
@@ -201,7 +212,12 @@ def add_loading(group: Any) -> None:
         "--amp-dtype", default=LoadingOptions.amp_dtype, choices=("float16", "bfloat16"), help="number format of --amp"
     )
     group.add_argument(
-        "-j", "--workers", type=int, default=LoadingOptions.workers, metavar="N", help="processes that load images"
+        "-j",
+        "--workers",
+        type=COUNT_OR_ZERO,
+        default=LoadingOptions.workers,
+        metavar="N",
+        help="processes that load images",
     )
     group.add_argument("--pin-mem", action="store_true", help="pin CPU memory in the loader")
     group.add_argument("--no-prefetcher", action="store_true", help="disable timm's prefetcher")
@@ -218,6 +234,7 @@ def add_hybrid_arguments(group: Any) -> None:
     Args:
         group: an argument group.
     """
+    # --switch-conditioning is an option of our training alone, which has a monitor.
     group.add_argument(
         "--hybrid",
         action=argparse.BooleanOptionalAction,

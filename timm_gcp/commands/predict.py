@@ -8,17 +8,18 @@ from typing import Any
 
 from rich.console import Console
 
-from ..files import check_ending, check_output, check_output_folder, is_stream, make_parents, save_text
+from ..files import check_ending, check_output, is_stream, make_parents, save_text
 from ..methods import get_method
 from ..models.named import load_model
 from ..prediction.classify import PredictionOptions, predict_images
 from ..prediction.result import PredictionList
 from ..prediction.sources import Images
 from .keywords import namespace_of, read_keywords
-from .option_types import Number, file_path, model_name
+from .option_types import COUNT, Number, file_path, model_name
 from .options import add_debug, add_device, add_image_size, add_input, add_weights, model_choice, options_of
 from .parser import Parser
-from .value_checks import at_least, check_input, choose_device
+from .results_folder import check_results_folder
+from .value_checks import check_input, choose_device
 
 __all__ = ["main", "parse_predict_args", "predict", "read_predict_keywords"]
 
@@ -65,7 +66,7 @@ def predict(args: argparse.Namespace, images: Images, model: Any = None) -> Pred
         if not is_stream(args.csv):
             check_ending(args.csv, (".csv",), "predictions", "--csv")
     if args.explain:
-        check_output_folder(args.explain, "--explain")
+        check_results_folder(args.explain, "--explain", "explanations")
     model = load_model(model_choice(args)) if model is None else model
     found = predict_images(model, images, options_of(PredictionOptions, args))
     if args.csv == "-":
@@ -84,7 +85,7 @@ def predict_parser() -> Parser:
     """The parser of ``timm-gcp predict``."""
     parser = Parser(prog="timm-gcp predict", description="Print the most probable classes of images.")
     parser.add_argument("images", type=file_path, nargs="+", metavar="IMAGE", help="image files, or folders of them")
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="number of classes per image")
+    parser.add_argument("--top", type=COUNT, default=5, metavar="N", help="number of classes per image")
     parser.add_argument(
         "--threshold",
         type=Number(least=0, most=1),
@@ -118,7 +119,7 @@ def predict_parser() -> Parser:
     add_weights(group)
     add_image_size(group)
     add_input(group)
-    group.add_argument("-b", "--batch-size", type=int, default=32, metavar="N", help="images per batch")
+    group.add_argument("-b", "--batch-size", type=COUNT, default=32, metavar="N", help="images per batch")
     add_device(group)
     add_debug(parser)
     return parser
@@ -148,8 +149,6 @@ def read_predict_keywords(keywords: Mapping[str, Any], function: str) -> argpars
 
 
 def _checked(args: argparse.Namespace) -> argparse.Namespace:
-    at_least(args, "batch_size", 1)
-    at_least(args, "top", 1)
     check_input(args)
     choose_device(args)
     if args.method:

@@ -13,18 +13,20 @@ from typing import Any
 from rich.console import Console
 
 from ..errors import GCPError
-from ..files import check_output_folder, json_text, save_text
+from ..files import json_text, save_text
 from ..models.folder import architecture, check_model_folder, loading_code
 from ..models.named import load_model
 from ..plots import new_figure, save_figure
 from ..probing.fits import Gain, Result
 from ..probing.options import CLASSIFIERS, FIRST_ORDERS, HEADS, VIEWS, MomentSettings, ProbeOptions
 from ..probing.probe import Probe, fit_probe
+from ..reports.compare import PAGE as COMPARISON
 from ..reports.paired import mcnemar
+from ..reports.report import PAGE as REPORT
 from ..text import nearest, without_places
 from ..training.history import versions
 from ..training.provenance import backbone_data, data_record, data_text, is_of_data, origin_of_weights, start_text
-from .option_types import file_path
+from .option_types import COUNT, file_path
 from .options import (
     add_backbone,
     add_data_folder,
@@ -38,6 +40,7 @@ from .options import (
 )
 from .parser import Pairs, Parser
 from .reporting import report_probe
+from .results_folder import OF_TRAINING, check_results_folder
 from .value_checks import check_backbone
 
 __all__ = ["main"]
@@ -62,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_probe_args(argv)
     options, choice = options_of(ProbeOptions, args), model_choice(args, method=None)
     out, command = Path(args.output), shlex.join(["timm-gcp", "probe", *argv])
-    check_output_folder(out, "--output")
+    check_results_folder(args.output, "--output", "probe", others=(*OF_TRAINING, "config.json", REPORT, COMPARISON))
     check_model_folder(out / "model")
     model = load_model(choice)
     start = origin_of_weights(*choice.sources(), True, model)
@@ -212,7 +215,10 @@ def probe_parser() -> Parser:
         help=f"how Moment Probing is trained: {', '.join(f'{k}={v:g}' for k, v in asdict(MomentSettings()).items())}",
     )
     group.add_argument(
-        "--components", type=int, metavar="R", help="principal directions (default: 256, or all where there are fewer)"
+        "--components",
+        type=COUNT,
+        metavar="R",
+        help="principal directions (default: 256, or all where there are fewer)",
     )
     group.add_argument(
         "--method",
@@ -241,7 +247,7 @@ def probe_parser() -> Parser:
     )
     group = parser.add_argument_group("Device and loading")
     group.add_argument(
-        "-b", "--batch-size", type=int, default=defaults.batch_size, metavar="N", help="images per batch"
+        "-b", "--batch-size", type=COUNT, default=defaults.batch_size, metavar="N", help="images per batch"
     )
     add_device(group)
     add_loading(group)

@@ -39,7 +39,7 @@ from .parser import Parser
 from .recipes import find_recipe, recipe_names
 from .reporting import report_training
 from .train_options import train_parser
-from .value_checks import at_least, check_common, check_compiler, check_optimizer, check_ranges
+from .value_checks import check_common, check_compiler, check_optimizer, check_ranges
 
 __all__ = ["main", "parse_train_args", "read_train_keywords", "run_training"]
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; None takes those of the process.
 
     Returns:
-        Exit status: 0, 130 when stopped by Ctrl-C, 143 by SIGTERM.
+        Exit status: 0, 130 when stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 
     Raises:
         GCPError: bad input, before any training; a loss or gradient that is not finite; or a full disk.
@@ -133,7 +133,8 @@ def _checked(args: argparse.Namespace) -> tuple[TrainOptions, str]:
     _fill_in(args)
     del args.data, args.config, args.recipe, args.show_recipe
     text = yaml.safe_dump({k: v for k, v in vars(args).items() if k != "resume"}, sort_keys=True)
-    _check_values(args)
+    check_common(args)
+    check_ranges(args)
     _check_names(args)
     args.find_lr = args.lr == "auto"
     if args.find_lr:
@@ -243,18 +244,6 @@ def _fill_in(args: argparse.Namespace) -> None:
             f"--eval-metric {args.eval_metric} is not measured on {task.name} data; there are "
             f"{', '.join(task.metrics)} and loss."
         )
-
-
-def _check_values(args: argparse.Namespace) -> None:
-    check_common(args)
-    for name in ("recount", "epochs", "grad_accum_steps", "log_interval", "checkpoint_hist", "lr_base_size"):
-        at_least(args, name, 1)
-    for name in ("warmup_epochs", "cooldown_epochs", "monitor_every", "patience_epochs", "mixup_off_epoch"):
-        at_least(args, name, 0)
-    at_least(args, "recovery_interval", 0)
-    for name in ("validation_batch_size", "patience"):
-        at_least(args, name, 1)
-    check_ranges(args)
 
 
 def _check_names(args: argparse.Namespace) -> None:

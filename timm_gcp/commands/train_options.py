@@ -8,7 +8,17 @@ from ..training.freezing import PARTS
 from ..training.tracking import TRACKERS
 from .glossary import GLOSSARY
 from .optimisation_options import add_augmentation, add_averaging, add_imbalance, add_learning_rate, add_optimiser
-from .option_types import POSITIVE, SEED, duration, experiment_name, file_path, learning_rate, model_name
+from .option_types import (
+    COUNT,
+    COUNT_OR_ZERO,
+    POSITIVE,
+    SEED,
+    duration,
+    experiment_name,
+    file_path,
+    learning_rate,
+    model_name,
+)
 from .options import (
     add_data_folder,
     add_data_set,
@@ -72,8 +82,8 @@ def _add_most_used(group: argparse._ArgumentGroup) -> None:
         metavar="NAME",
         help=f"ready-made settings, below those of --config and the command line: {', '.join(recipe_names())}",
     )
-    group.add_argument("--epochs", type=int, default=300, metavar="N", help="passes over the training images")
-    group.add_argument("-b", "--batch-size", type=int, default=128, metavar="N", help="images per batch and process")
+    group.add_argument("--epochs", type=COUNT, default=300, metavar="N", help="passes over the training images")
+    group.add_argument("-b", "--batch-size", type=COUNT, default=128, metavar="N", help="images per batch and process")
     group.add_argument(
         "--lr",
         type=learning_rate,
@@ -181,7 +191,11 @@ def _add_hybrid(group: argparse._ArgumentGroup) -> None:
         help="factor of the learning rate for the classifier",
     )
     group.add_argument(
-        "--monitor-every", type=int, default=10, metavar="N", help="measure conditioning every N batches; 0: never"
+        "--monitor-every",
+        type=COUNT_OR_ZERO,
+        default=10,
+        metavar="N",
+        help="measure conditioning every N batches; 0: never",
     )
 
 
@@ -189,12 +203,12 @@ def _add_loading(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "-vb",
         "--validation-batch-size",
-        type=int,
+        type=COUNT,
         metavar="N",
         help="images per batch of evaluation (default: --batch-size)",
     )
     group.add_argument(
-        "--grad-accum-steps", type=int, default=1, metavar="N", help="batches whose gradients make one update"
+        "--grad-accum-steps", type=COUNT, default=1, metavar="N", help="batches whose gradients make one update"
     )
     add_loading(group)
 
@@ -202,11 +216,11 @@ def _add_loading(group: argparse._ArgumentGroup) -> None:
 def _add_run(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--show-recipe", action="store_true", help="print the recipe with its source, and exit")
     group.add_argument("--seed", type=SEED, default=42, metavar="S", help="seed of weights, order and augmentation")
-    group.add_argument("--log-interval", type=int, default=50, metavar="N", help="updates between two log lines")
-    group.add_argument("--checkpoint-hist", type=int, default=10, metavar="N", help="number of checkpoints kept")
+    group.add_argument("--log-interval", type=COUNT, default=50, metavar="N", help="updates between two log lines")
+    group.add_argument("--checkpoint-hist", type=COUNT, default=10, metavar="N", help="number of checkpoints kept")
     group.add_argument(
         "--recovery-interval",
-        type=int,
+        type=COUNT_OR_ZERO,
         default=0,
         metavar="N",
         help="save a checkpoint every N updates too, within an epoch; 0: at its end only",
@@ -231,7 +245,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--patience",
-        type=int,
+        type=COUNT,
         metavar="N",
         help="end after N epochs without a better one; epochs before the switch of the method do not count "
         "(default: train all epochs)",

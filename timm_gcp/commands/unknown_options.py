@@ -39,12 +39,16 @@ _NAMES = {
 """Names that other trainers have for an option; those that a command lacks are left out."""
 
 _OF_TIMM = (
-    *("aug-repeats", "aug-splits", "jsd-loss", "split-bn", "resplit", "log-wandb", "wandb-project", "wandb-tags"),
-    *("wandb-resume-id", "torchscript", "fuser", "fast-norm", "gp", "head-init-scale", "head-init-bias", "synchronize"),
-    *("use-multi-epochs-loader", "save-images", "bn-momentum", "bn-eps", "dataset-trust-remote-code", "input-img-mode"),
-    *("kd-model-name", "kd-distill-type", "naflex-loader", "model-dtype", "device-modules"),
+    *("aug-repeats", "aug-splits", "bn-eps", "bn-momentum", "dataset-trust-remote-code", "device-modules"),
+    *("distill-loss-weight", "drop-block", "drop-connect", "epoch-repeats", "fast-norm", "fuser", "gp"),
+    *("head-init-bias", "head-init-scale", "input-img-mode", "input-key", "jsd-loss", "log-wandb", "model-dtype"),
+    *("model-ema-force-cpu", "no-ddp-bb", "resplit", "save-images", "split-bn", "start-epoch", "synchronize-step"),
+    *("target-key", "task-loss-weight", "torchcompile-mode", "torchscript", "train-batch-sizes"),
+    *("train-batches-per-epoch", "train-img-sizes", "train-num-samples", "train-steps-per-epoch"),
+    *("use-multi-epochs-loader", "val-interval", "val-num-samples", "variable-batch-loss-scale", "worker-seeding"),
 )
-"""Options of timm's train.py that ``timm-gcp train`` lacks."""
+_FAMILIES_OF_TIMM = ("kd-", "naflex-", "train-size-", "wandb-")
+"""Options of timm's train.py (1.0.29) that ``timm-gcp train`` lacks, and how families of them begin."""
 
 
 def unknown_arguments(extra: Sequence[str], options: Collection[str], command: str) -> str:
@@ -75,7 +79,7 @@ def advice_on(name: str, options: Collection[str], command: str) -> list[str]:
     meant = name if name in names else _NAMES.get(name)
     if meant in names:
         return [f"did you mean {names[meant]}?"]
-    if name in _OF_TIMM and command.endswith(" train"):
+    if (name in _OF_TIMM or name.startswith(_FAMILIES_OF_TIMM)) and command.endswith(" train"):
         return [f"timm's own train.py has --{name}: timm-gcp wrap train.py -- …"]
     known = {**{alias: names[option] for alias, option in _NAMES.items() if option in names}, **names}
     near = dict.fromkeys(known[match] for match in difflib.get_close_matches(name, known, n=3, cutoff=0.6))

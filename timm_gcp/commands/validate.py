@@ -16,13 +16,14 @@ from timm.utils import unwrap_model
 
 from ..data.holdout import same_images
 from ..errors import GCPError
-from ..files import check_output, check_output_folder, is_stream, json_text, make_parents, save_text
+from ..files import check_output, is_stream, json_text, make_parents, save_text
 from ..methods import get_method
 from ..models.named import load_model
+from ..reports.compare import PAGE as COMPARISON
 from ..training.evaluate import Evaluation, EvaluationOptions, evaluate_model
 from ..training.provenance import is_of_data, trained_on
 from .keywords import namespace_of, read_keywords
-from .option_types import file_path, model_name
+from .option_types import COUNT, file_path, model_name
 from .options import (
     add_data_folder,
     add_data_set,
@@ -38,6 +39,7 @@ from .options import (
 )
 from .parser import Parser
 from .reporting import name_of_set, report_evaluation
+from .results_folder import OF_OTHERS, check_results_folder
 from .value_checks import check_common
 
 __all__ = ["Validated", "main", "parse_validate_args", "read_validate_keywords", "validate"]
@@ -97,8 +99,7 @@ def validate(args: argparse.Namespace, model: Any = None) -> Validated:
         check_output(args.results_file, "--results-file")
         _check_columns(args.results_file, _columns(args))
     if args.report:
-        check_output_folder(args.report, "--report")
-        _check_no_run(Path(args.report))
+        check_results_folder(args.report, "--report", "validation", others=(*OF_OTHERS, COMPARISON))
     options = options_of(EvaluationOptions, args)
     data: Mapping[str, Any] = {}
     if model is None:
@@ -208,15 +209,6 @@ def _with_the_same(args: argparse.Namespace, held: Mapping[str, Any], how: str) 
     )
 
 
-def _check_no_run(folder: Path) -> None:
-    """Refuses to write a report over the records of a training run or of a probe."""
-    if found := next((name for name in ("args.yaml", "model") if (folder / name).exists()), None):
-        raise GCPError(
-            f"--report {folder} is the folder of a run (it holds {found}), whose result and predictions would be "
-            f"replaced; choose another, such as {folder / 'validation'}."
-        )
-
-
 def _check_columns(path: str, columns: list[str]) -> None:
     """Refuses a results file that exists and is not of this command: rows are added to it, or it is replaced."""
     file = Path(path)
@@ -263,13 +255,15 @@ def validate_parser() -> Parser:
         "-m", "--model", type=model_name, default="", metavar="NAME", help="registered name, model folder or hf-hub:ID"
     )
     group.add_argument(
-        "--pretrained", action="store_true", help="load pretrained weights; without --checkpoint they are loaded anyway"
+        "--pretrained",
+        action="store_true",
+        help="no effect, as weights are always loaded; timm's validate.py has it",
     )
     add_weights(group)
     add_image_size(group)
     add_input(group)
     group.add_argument(
-        "-b", "--batch-size", type=int, default=EvaluationOptions.batch_size, metavar="N", help="images per batch"
+        "-b", "--batch-size", type=COUNT, default=EvaluationOptions.batch_size, metavar="N", help="images per batch"
     )
     group.add_argument("--tta", default="", choices=("", "mirror"), help="mirror: average logits with the mirror image")
     group = parser.add_argument_group("Device and loading")

@@ -15,7 +15,6 @@ from ..models.names import plain_name
 from ..text import nearest
 
 __all__ = [
-    "at_least",
     "check_backbone",
     "check_common",
     "check_compiler",
@@ -50,19 +49,8 @@ def check_backbone(args: argparse.Namespace, method: str) -> None:
     args.method = args.method or method
     check_common(args)
     covariance_method(args.method, f"--method {args.method}")
-    at_least(args, "components", 1)
     if not args.model and not args.checkpoint:
         raise GCPError("Give the backbone by --model NAME, such as --model vit_small_patch14_dinov2.")
-
-
-def at_least(args: argparse.Namespace, name: str, least: int) -> None:
-    """Refuses a value of an option below its least one.
-
-    Raises:
-        GCPError: the value is too small.
-    """
-    if getattr(args, name) is not None and getattr(args, name) < least:
-        raise GCPError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(args, name)}.")
 
 
 def check_common(args: argparse.Namespace) -> None:
@@ -71,8 +59,6 @@ def check_common(args: argparse.Namespace) -> None:
     Raises:
         GCPError: a value that cannot be used.
     """
-    at_least(args, "batch_size", 1)
-    at_least(args, "workers", 0)
     check_input(args)
     choose_device(args)
 
@@ -94,11 +80,6 @@ def check_input(args: argparse.Namespace) -> None:
     Raises:
         GCPError: a value that cannot be used, or two that contradict each other.
     """
-    for name in ("num_classes", "img_size", "in_chans"):
-        if getattr(args, name) is not None:
-            at_least(args, name, 1)
-    if args.input_size is not None and min(args.input_size) < 1:
-        raise GCPError(f"--input-size takes numbers of 1 or more, not {min(args.input_size)}.")
     channels = args.in_chans or (args.input_size or [3])[0]
     image_mode(channels)
     check_model_kwargs(args.model_kwargs or {})

@@ -180,6 +180,11 @@ def _find_split(root: Path, split: str, is_training: bool) -> Path:
         raise GCPError(
             f"{str(root / min(flat))!r} holds no class folders: put its images into a folder for each class."
         )
+    if not folders:
+        raise GCPError(
+            f"--data-dir {str(root)!r} holds no class folders: put its images into a folder for each class, or give "
+            f"the folder that holds the class folders.{_of_a_list(root, names)}"
+        )
     if others:
         raise GCPError(f"--data-dir {str(root)!r} has no folder for split {split!r}, {_remedy(others, is_training)}")
     if is_training or is_training_split(split) or len(names) == 1:
@@ -187,7 +192,7 @@ def _find_split(root: Path, split: str, is_training: bool) -> Path:
         whole = ""
         if is_training:
             whole = (
-                "; or train on the class folders that are there, with --val-fraction 0.2 to hold a fifth of every "
+                "; or use the class folders that are there, with --val-fraction 0.2 to hold a fifth of every "
                 "class out for evaluation, or with --train-split '' --val-split '' on all images without evaluation"
             )
         raise GCPError(

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..distributed import process_count
+from ..distributed import gathered, process_count
 from ..errors import GCPError
 from ..pooling import find_pools
 from ..spectral.covariance import binary_scale, centre
@@ -229,7 +229,7 @@ class ConditioningMonitor:
             return measured
         # NCCL moves tensors between GPUs only.
         nccl = dist.get_backend() == "nccl"
-        return _gather(measured, next(self._model.parameters()).device if nccl else torch.device("cpu"))
+        return gathered(measured, next(self._model.parameters()).device if nccl else torch.device("cpu"))
 
 
 def _hook(monitor: ConditioningMonitor) -> Callable[[nn.Module, Any, Tensor], None]:
@@ -246,15 +246,3 @@ def _median(column: Tensor) -> float:
     column = column[~column.isnan()]
     # torch.median takes the lower of the two middle values; quantile their mean.
     return float(column.quantile(0.5)) if len(column) else math.nan
-
-
-def _gather(rows: Tensor, device: torch.device) -> Tensor:
-    """The rows of every process, in the order of the processes."""
-    rows = rows.to(device)
-    counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, torch.tensor([len(rows)], device=device))
-    longest = max(int(count) for count in counts)
-    padded = torch.cat([rows, rows.new_zeros(longest - len(rows), rows.shape[1])])
-    parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)]).cpu()

@@ -10,8 +10,10 @@ from ..pooling import find_pools
 from .rules import AtEpoch, ConditioningSettles, LastDecay, LearningRateFraction, SwitchRule
 from .schedule import HybridSchedule
 
-__all__ = ["HybridOptions"]
+__all__ = ["SWITCHES", "HybridOptions"]
 
+SWITCHES = ("switch_lr_fraction", "switch_epoch", "switch_conditioning", "switch_last_decay")
+"""The options that choose a rule of the switch."""
 _FRACTION = 0.1
 
 
@@ -106,8 +108,7 @@ class HybridOptions:
 
     def _rules(self) -> list[str]:
         """Names of the options that choose a rule and are given."""
-        names = ("switch_lr_fraction", "switch_epoch", "switch_conditioning", "switch_last_decay")
-        return [name for name in names if getattr(self, name) not in (None, False)]
+        return [name for name in SWITCHES if getattr(self, name) not in (None, False)]
 
 
 def _name(model: nn.Module) -> str:

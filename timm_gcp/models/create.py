@@ -154,6 +154,8 @@ def _build(
     pool = {key: kwargs.pop(key) for key in _POOL_ARGUMENTS if key in kwargs}
     if plain_cfg is not None:
         kwargs.update(pretrained=True, pretrained_cfg=plain_cfg)
+    if kwargs.get("class_token") is False:  # timm's own pool of these models is the token by default
+        kwargs["global_pool"] = "avg"
     model: Any = timm.create_model(backbone, num_classes=num_classes, **kwargs)
     put_pool(model, method, dtype=dtype, **pool)
     if global_pool is not None:

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCardData
 from safetensors import safe_open
 from timm.models import PretrainedCfg, get_pretrained_cfg, is_model, save_for_hf
 from timm.utils import unwrap_model
@@ -18,7 +19,7 @@ from ..errors import GCPError
 from ..files import check_output_folder, output_target
 from ..pooling import find_pools
 from ..tasks import SINGLE_LABEL, Task, notes_of, task_of_model, task_of_notes
-from ..text import first_line, one_line, printable
+from ..text import first_line, markdown_table, one_line, printable
 from . import BACKBONES
 from .deepcopy import copy_model
 from .names import SOURCES, split_name
@@ -378,21 +379,15 @@ names = model.pretrained_cfg.get("label_names")
 
 def _card(name: str, folder: str, config: Mapping[str, Any], metrics: Mapping[str, Any] | None, origin: str) -> str:
     size = " × ".join(str(n) for n in config["input_size"])
-    rows = "".join(
-        f"| {key} | {value:.4g} |\n" if isinstance(value, float) else f"| {key} | {value} |\n"
-        for key, value in (metrics or {}).items()
-    )
-    table = f"\n## Results\n\n| | |\n|---|---|\n{rows}" if rows else ""
+    rows = [(key, f"{value:.4g}" if isinstance(value, float) else value) for key, value in (metrics or {}).items()]
+    table = f"\n## Results\n\n{markdown_table(('', ''), rows)}\n" if rows else ""
     task = task_of_notes(config.get("notes"))
     many = "" if task is SINGLE_LABEL else " An image has any number of them: the probability of each is its sigmoid."
     source = f"\n## Origin\n\n{origin}\n" if origin else ""
+    kind = "image-classification"
+    metadata = ModelCardData(library_name="timm", pipeline_tag=kind, tags=[kind, "timm", "timm-gcp"]).to_yaml()
     return f"""---
-library_name: timm
-pipeline_tag: image-classification
-tags:
-- image-classification
-- timm
-- timm-gcp
+{metadata}
 ---
 # {name}
 

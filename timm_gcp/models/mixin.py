@@ -14,6 +14,7 @@ from ..pool_options import PoolOptions, check_reduce
 from ..pooling import GlobalCovariancePool
 from .alexnet import hidden_layers
 from .head import Head, family_of, read_head
+from .names import split_name
 from .stride import set_last_stride
 
 __all__ = ["DEFAULT_REDUCE", "GCPMixin", "default_width", "put_pool", "replace_pool"]
@@ -23,6 +24,9 @@ DEFAULT_REDUCE = -1
 
 GENERIC_POOL = "gcp"
 """The ``global_pool`` of folders whose architecture alone names the method."""
+
+_POOLS_OF_TIMM = ("avg", "max", "avgmax", "catavgmax", "token", "map", "prr")
+"""Values of ``global_pool`` that the plain models of timm have."""
 
 _RECORDED = ("last_stride", "reduce", "method_args", "spectral_dtype", *PoolOptions.names())
 """Names of the arguments of a pool that ``GCPMixin.gcp_args`` may hold."""
@@ -146,6 +150,13 @@ class GCPMixin(nn.Module):
         elif not isinstance(pool, MapPool):
             raise GCPError("The pool of this model was taken away; create the model again to get it back.")
         else:
+            if global_pool in _POOLS_OF_TIMM:
+                cfg: Any = getattr(self, "pretrained_cfg", None) or {}
+                plain = split_name(cfg.get("architecture") or "").backbone or "the plain model"
+                raise GCPError(
+                    f"This model pools a covariance, and global_pool={global_pool!r} asks for another pool: create "
+                    f"{plain}, or give the name of a method, such as 'isqrt'."
+                )
             if global_pool not in (None, GENERIC_POOL, pool.method):
                 pool.method = global_pool
             width = self.head_hidden_size if self.gcp_head.hidden else pool.out_features

@@ -7,7 +7,7 @@ from ..methods import METHODS
 from ..moment_pooling import MOMENT_POOL
 from ..weights.init_tags import is_init, plain_tag
 
-__all__ = ["SOURCES", "ModelName", "brings_weights", "plain_name", "split_name"]
+__all__ = ["SOURCES", "ModelName", "brings_weights", "endings", "plain_name", "split_name"]
 
 SOURCES = ("local-dir:", "hf-hub:", "hf_hub:")
 """timm's prefixes of model folders and of Hub ids."""
@@ -43,8 +43,12 @@ def split_name(name: str) -> ModelName:
     """
     architecture, _, tag = name.partition(".")
     backbone, _, method = architecture.rpartition("_")
-    known = method in METHODS or method == MOMENT_POOL
-    return ModelName(backbone, method, tag) if known else ModelName(architecture, "", tag)
+    return ModelName(backbone, method, tag) if method in endings() else ModelName(architecture, "", tag)
+
+
+def endings() -> list[str]:
+    """What a registered name ends in: every method, and 'mp' (Moment Probing)."""
+    return [*METHODS, MOMENT_POOL]  # a function, since `register_method` adds to the methods
 
 
 def plain_name(name: str) -> ModelName | None:

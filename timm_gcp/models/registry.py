@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from ..errors import GCPError
 from ..method import Method
 from ..methods import METHODS, add_method
-from ..moment_pooling import MOMENT_POOL
 from ..text import nearest
 from ..weights.init_tags import init_tag
 from .backbones import BACKBONES
 from .cfgs import default_cfgs_of
 from .create import create_gcp_model
 from .mixin import GENERIC_POOL, put_pool
-from .names import split_name
+from .names import endings, split_name
 
 __all__ = ["ensure_registered", "register_backbone", "register_known", "register_method"]
 
@@ -52,7 +51,7 @@ def register_backbone(name: str) -> list[str]:
         example = f"{backbone}_isqrt.{init_tag(tag)}"
         raise GCPError(f"{name} has a tag; leave the tag out; it goes after the method: {example}.")
     _check(name)
-    return _register(name, [*METHODS, MOMENT_POOL])
+    return _register(name, endings())
 
 
 def ensure_registered(name: str) -> bool:
@@ -103,7 +102,7 @@ def register_known() -> None:
     """Registers every name of ``BACKBONES`` that timm has. Nothing is built: these backbones are known to fit."""
     for backbone in BACKBONES:
         if timm.is_model(backbone):
-            _register(backbone, [*METHODS, MOMENT_POOL])
+            _register(backbone, endings())
 
 
 def _check(backbone: str) -> None:

@@ -21,7 +21,7 @@ def read_recipe(folder: Path) -> Mapping[str, Any] | None:
         The content of ``result.json``; absolute paths in ``command`` are shortened to their last part.
 
     Raises:
-        GCPError: the ``result.json`` was not written by ``timm-gcp train``.
+        GCPError: the ``result.json`` was not written by ``timm-gcp train`` or ``probe``.
     """
     path = folder.absolute().parent / "result.json"
     if not path.exists():
@@ -31,5 +31,6 @@ def read_recipe(folder: Path) -> Mapping[str, Any] | None:
         return {**result, "command": without_places(result["command"])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise GCPError(
-            f"{path} was not written by `timm-gcp train` ({error}); restore it, or move the model folder elsewhere."
+            f"{path} was not written by timm-gcp train or probe ({error}); restore it, or move the model folder "
+            "elsewhere."
         ) from error

@@ -1,5 +1,6 @@
 """Requests to the Hub: repeated after a server error, and a refusal turned into a message."""
 
+import errno
 import json
 import sys
 import time
@@ -9,12 +10,14 @@ from typing import TypeVar
 from huggingface_hub.errors import HfHubHTTPError
 
 from ..errors import GCPError
-from ..text import first_line
+from ..text import first_line, one_line
 
 __all__ = ["PAUSES", "attempt", "status_of"]
 
 PAUSES = (1, 2, 4)
 """Seconds to wait before each further attempt after a server error."""
+_OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
+"""Errors of files: another attempt would end in the same one."""
 
 T = TypeVar("T")
 
@@ -52,6 +55,8 @@ def attempt(action: Callable[[], T], doing: str) -> T:
 def _server_fault(error: BaseException) -> str | None:
     """The fault of the server or of the connection that an error stands for, None for any other error."""
     causes = list(_chain(error))
+    if any(isinstance(cause, OSError) and cause.errno in _OF_THIS_MACHINE for cause in causes):
+        return None
     for status in filter(None, map(status_of, causes)):
         return f"server error {status}" if status >= 500 or status in (408, 429) else None
     for cause in reversed(causes):
@@ -65,7 +70,10 @@ def _server_fault(error: BaseException) -> str | None:
 
 
 def _refusal(error: BaseException, doing: str) -> GCPError | None:
-    """The message about a request that the Hub refused; None if the error is not an answer of the Hub."""
+    """The message about a request that the Hub or this machine refused; None for any other error."""
+    for cause in _chain(error):
+        if isinstance(cause, OSError) and cause.errno in _OF_THIS_MACHINE:
+            return GCPError(f"A file of this machine stopped {doing} ({one_line(cause)}); mend that and try again.")
     if "Invalid metadata in README.md" in str(error):
         reasons = " ".join(str(error).split("\n")[1:])
         return GCPError(f"The Hub refuses the card's metadata ({reasons}); correct it, the licence first of all.")

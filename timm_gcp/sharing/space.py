@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from huggingface_hub import SpaceCardData
+
 from ..models.folder import registration_code
 from ..tasks import SINGLE_LABEL, Task
 from ..version import __version__
@@ -72,13 +74,9 @@ def space_files(repo: str, architecture: str, licence: str, task: Task = SINGLE_
         title=json.dumps(title),
         activation=task.activation,
     )
+    metadata = SpaceCardData(title=title, sdk="gradio", app_file=_APP_FILE, license=licence, models=[repo]).to_yaml()
     card = f"""---
-title: {json.dumps(title)}
-sdk: gradio
-app_file: app.py
-license: {licence}
-models:
-- {repo}
+{metadata}
 ---
 Shows the most probable classes of a photograph, by the model [{repo}](https://huggingface.co/{repo}).
 

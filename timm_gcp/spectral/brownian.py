@@ -26,7 +26,7 @@ def brownian_distance(x: Tensor, temperature: float) -> Tensor:
         ``[..., C(C + 1)/2]``.
     """
     x = x - x.mean(-2, keepdim=True)  # changes no distance, and leaves less to cancel
-    x = x / torch.sym_sqrt(x.shape[-1] / temperature)
+    x = x / (x.shape[-1] / temperature) ** 0.5  # not sym_sqrt, which is a constant in a trace
     products = x @ x.mT
     squares = products.diagonal(dim1=-2, dim2=-1)
     total = squares.unsqueeze(-1) + squares.unsqueeze(-2)

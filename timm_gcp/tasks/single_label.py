@@ -29,7 +29,7 @@ class SingleLabel(Task):
     def meter(self, device: torch.device) -> Meter:
         """Mean cross-entropy, and top-1 and top-5 accuracy.
 
-        With fewer than five classes, top-5 is always right. An image whose logits are not all finite is wrong in both.
+        With five classes or fewer, top-5 is always right. An image whose logits are not all finite is wrong in both.
         """
         return _Accuracy(device)
 

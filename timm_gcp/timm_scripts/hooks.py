@@ -11,6 +11,7 @@ import inspect
 import logging
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any
 from unittest.mock import patch
 
@@ -110,15 +111,8 @@ class ScriptHooks:
         parser.parse_known_args = parse_known_args  # type: ignore[method-assign,assignment]
 
     def _options(self) -> HybridOptions:
-        # The rule of the conditioning needs the monitor of our own training.
-        args = self.args
-        return HybridOptions(
-            hybrid=args.hybrid,
-            warm_method=args.warm_method,
-            switch_lr_fraction=args.switch_lr_fraction,
-            switch_epoch=args.switch_epoch,
-            switch_last_decay=args.switch_last_decay,
-        )
+        given = vars(self.args)
+        return HybridOptions(**{each.name: given[each.name] for each in fields(HybridOptions) if each.name in given})
 
     def _model_factory(self, original: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         def create_model(model_name: str, *args: Any, **kwargs: Any) -> nn.Module:

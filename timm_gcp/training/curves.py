@@ -87,7 +87,6 @@ def _losses(axes: Any, summary: _Summary) -> None:
 def _accuracies(axes: Any, summary: _Summary) -> None:
     lines = {
         "train_top1": ("training top-1", _BLUE, "-"),
-        "train_top5": ("training top-5", _BLUE, "--"),
         "eval_top1": ("evaluation top-1", _ORANGE, "-"),
         "eval_top5": ("evaluation top-5", _ORANGE, "--"),
     }
@@ -136,7 +135,7 @@ def _conditioning(axes: Any, summary: _Summary) -> None:
 # A panel is drawn if the summary has one of its columns.
 _PANELS: Sequence[tuple[Sequence[str], Callable[[Any, _Summary], None]]] = (
     (("train_loss", "eval_loss"), _losses),
-    (("train_top1", "train_top5", "eval_top1", "eval_top5"), _accuracies),
+    (("train_top1", "eval_top1", "eval_top5"), _accuracies),
     (("eval_map", "eval_micro_f1", "eval_macro_f1"), _average_precision),
     (("lr",), _learning_rate),
     (("kappa", "rank"), _conditioning),

@@ -63,7 +63,7 @@ class Evaluation:
 
     Attributes:
         task: whether an image has one label or several.
-        metrics: of the task, beside the loss: ``top1`` and ``top5``, per cent (with fewer than five classes, top-5 is
+        metrics: of the task, beside the loss: ``top1`` and ``top5``, per cent (with five classes or fewer, top-5 is
             always right); of several labels per image ``map``, ``micro_f1`` and ``macro_f1``, per cent, and
             ``without_positives``, the number of classes that no image has.
         loss: mean cross-entropy, binary for several labels per image.

@@ -214,7 +214,7 @@ class Faults:
             batches: the batches of the update.
             look: runs one of them again (``examine``).
             epoch: from 0.
-            update: since the start of the run.
+            update: since the start of the run, from 1.
             method: the method in force.
 
         Raises:
@@ -231,7 +231,7 @@ class Faults:
             if findings.where:
                 break
         assert findings is not None
-        text = f"{what} {place}, batch {batch.index}{self._describe(batch, findings)}"
+        text = f"{what} {place}, batch {batch.index + 1} of the epoch{self._describe(batch, findings)}"
         text += f"; the batch is in {self._save(batch, findings, epoch, update, method)}"
         if not self.skip:
             raise GCPError(f"{text}; {REMEDY}, or go on without such updates (--on-nonfinite skip){self._again()}.")
@@ -261,7 +261,8 @@ class Faults:
         content = {"images": batch.images.detach().cpu().contiguous(), "targets": batch.targets.cpu().contiguous()}
         if len(findings.kappa):
             content.update(kappa=findings.kappa.contiguous(), largest_k=findings.largest_k.contiguous())
-        about = {"epoch": epoch, "update": update, "batch": batch.index, "method": method, "where": findings.where}
+        numbers = {"epoch": epoch + 1, "update": update, "batch": batch.index + 1}  # from 1, as in the message
+        about = {**numbers, "method": method, "where": findings.where}
         metadata = {key: str(value) for key, value in about.items()} | {"files": json.dumps(self.names(batch.index))}
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"nonfinite-{update}{f'-{self.rank}' if self.rank else ''}.safetensors"

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import nn
 
+from ..map_pool import find_map_pools
 from ..models.names import brings_weights
-from ..pooling import find_pools
 from ..weights.init_tags import is_init
 from .options import TrainOptions
 
@@ -48,8 +48,8 @@ def _weights(options: TrainOptions, model: nn.Module, epochs_done: int) -> str:
     source = options.pretrained_path or (options.model if folder else name)
     if is_init(cfg.get("tag")) and not (folder or options.pretrained_path):
         backbone = cfg.get("hf_hub_id") or cfg.get("url") or "the plain backbone's"
-        pool = "covariance pool and " if find_pools(model) else ""
-        return f"{source} ({backbone}); {pool}classifier are new ({options.num_classes} classes)"
+        new = "pool and classifier are" if find_map_pools(model) else "the classifier is"
+        return f"{source} ({backbone}); {new} new ({options.num_classes} classes)"
     before = cfg.get("num_classes") or 0
     if options.pretrained_path or before != options.num_classes:
         change = f"{before} → {options.num_classes}" if before > 0 else f"{options.num_classes}"

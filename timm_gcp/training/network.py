@@ -14,6 +14,7 @@ from ..data.preprocessing import preprocessing
 from ..distributed import Processes
 from ..errors import GCPError
 from ..map_pool import find_map_pools
+from ..methods import METHODS
 from ..models.named import create_model
 from ..models.names import brings_weights, split_name
 from ..pooling import find_pools
@@ -77,7 +78,7 @@ def make_network(options: TrainOptions, data: Data, processes: Processes, resume
         GCPError: a model that cannot be had, does not take images of this size, or lacks what the options ask for.
     """
     device = processes.device
-    model: Any = build_model(options, data.num_classes, data.channels)
+    model: Any = build_model(options, data.num_classes)
     if not resumed and processes.first:
         warn_of_other_classes(options, model, data.class_names)
     data_config = preprocessing(options, model)
@@ -96,13 +97,12 @@ def make_network(options: TrainOptions, data: Data, processes: Processes, resume
     return Network(model, data_config, frozen)
 
 
-def build_model(options: TrainOptions, num_classes: int, channels: int) -> nn.Module:
+def build_model(options: TrainOptions, num_classes: int) -> nn.Module:
     """The model to train, with the weights that the options ask for.
 
     Args:
         options: of the run.
         num_classes: number of classes.
-        channels: of the images.
 
     Raises:
         GCPError: a model or weights that cannot be had, or options that contradict each other.
@@ -110,7 +110,7 @@ def build_model(options: TrainOptions, num_classes: int, channels: int) -> nn.Mo
     folder = brings_weights(options.model)
     arguments: dict[str, Any] = {
         "num_classes": num_classes,
-        "in_chans": channels if options.in_chans or options.input_size else None,
+        "in_chans": options.channels,
         "drop_rate": options.drop or None,
         "drop_path_rate": options.drop_path,
         "image_size": options.image_size,
@@ -141,7 +141,7 @@ def build_model(options: TrainOptions, num_classes: int, channels: int) -> nn.Mo
 
 def _head_of_a_probe(options: TrainOptions) -> dict[str, Any]:
     """Arguments of a covariance pool whose head a probe can fit; a model folder has its own."""
-    if options.init_head != "probe" or brings_weights(options.model) or not split_name(options.model).method:
+    if options.init_head != "probe" or brings_weights(options.model) or split_name(options.model).method not in METHODS:
         return {}
     return {"reduction": "linear", "first_order": "auto"}
 

@@ -11,17 +11,7 @@ from ..text import first_line
 from .options import OptimizerOptions
 from .orthogonality import reduction_weights
 
-__all__ = ["classifiers", "default_rate", "learning_rate", "make_optimizer"]
-
-
-def learning_rate(options: OptimizerOptions, world_size: int) -> float:
-    """The peak of the learning rate: ``lr``, or the `default_rate`.
-
-    Args:
-        options: of the optimiser.
-        world_size: number of processes.
-    """
-    return default_rate(options, world_size) if options.lr is None else options.lr
+__all__ = ["classifiers", "default_rate", "make_optimizer"]
 
 
 def default_rate(options: OptimizerOptions, world_size: int) -> float:

@@ -89,7 +89,7 @@ def _merged(old: torch.optim.Optimizer, new: torch.optim.Optimizer, saved: Mappi
         source: the checkpoint's name.
     """
     if [len(g["params"]) for g in old.param_groups] != [len(g["params"]) for g in saved["param_groups"]]:
-        raise ValueError("its parameter groups are others")
+        raise ValueError("its parameter groups differ")
     place: dict[int, tuple[int, int]] = {}  # parameter → its group and its number in the saved state
     for index, (group, kept) in enumerate(zip(old.param_groups, saved["param_groups"], strict=True)):
         place.update({id(p): (index, n) for p, n in zip(group["params"], kept["params"], strict=True)})
@@ -98,6 +98,8 @@ def _merged(old: torch.optim.Optimizer, new: torch.optim.Optimizer, saved: Mappi
         numbers = range(number, number + len(fresh["params"]))
         number += len(fresh["params"])
         for n, parameter in zip(numbers, fresh["params"], strict=True):
+            if id(parameter) not in place:
+                raise ValueError("parameters are trained now that were frozen before")
             if (was := place[id(parameter)][1]) in saved["state"]:
                 state[n] = saved["state"][was]
         index = place[id(fresh["params"][0])][0]
@@ -109,6 +111,8 @@ def _merged(old: torch.optim.Optimizer, new: torch.optim.Optimizer, saved: Mappi
 def _group(old: Mapping[str, Any], fresh: Mapping[str, Any], kept: Mapping[str, Any], source: str) -> dict[str, Any]:
     """One group's settings: those that have not changed as they were saved, since some optimisers keep state there."""
     settings = {name: value for name, value in kept.items() if name != "params"}
+    if "lr_scale" not in fresh:  # timm's schedulers multiply by it
+        settings.pop("lr_scale", None)
     for name in fresh.keys() - {"params", "param_names", "lr", "initial_lr"}:
         if name in old and old[name] == fresh[name]:
             continue

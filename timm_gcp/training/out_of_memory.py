@@ -7,12 +7,14 @@ import torch
 
 from ..errors import GCPError
 
-__all__ = ["LESS_MEMORY", "naming_the_batch"]
+__all__ = ["LESS_IN_EVALUATION", "LESS_MEMORY", "naming_the_batch"]
 
 LESS_MEMORY = (
     "lower -b (--grad-accum-steps N keeps the images of an update) or --img-size, or add --amp or --grad-checkpointing"
 )
 """What makes training need less memory."""
+LESS_IN_EVALUATION = "lower -vb or --img-size, or add --amp"
+"""What makes the evaluations of a training need less memory."""
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from .initial_head import fit_initial_head
 from .multi_label import make_multi_label_loss
 from .network import Network, make_network
 from .optimisation import Optimisation, make_average, make_loss, make_scaler, make_stepper
-from .optimizer import learning_rate, make_optimizer
+from .optimizer import default_rate, make_optimizer
 from .options import TrainOptions
 from .progress import Progress
 from .protocol import Protocol, make_protocol
@@ -108,7 +108,8 @@ def _optimisation(
     loss: nn.Module,
 ) -> Optimisation:
     """The optimisation of a run, with the state of the checkpoint that it continues."""
-    options.lr = learning_rate(options, processes.world_size)
+    if options.lr is None:
+        options.lr = default_rate(options, processes.world_size)
     fill_in_course(options, start.settings)
     model, device = network.model, processes.device
     optimizer, scaler = make_optimizer(options, model), make_scaler(options, device)

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import save_text
+from ..map_pool import find_map_pools
 from ..models.folder import model_arguments
-from ..pooling import find_pools
 from .checkpoint import RunSaver
 from .history import describe_differences, past_segments, segment, write_history
 from .optimizer import default_rate
@@ -81,7 +81,7 @@ def _state(run: Run) -> dict[str, Any]:
             "architecture": config.get("architecture") or options.model,
             "num_classes": run.data.num_classes,
             "model_args": {**options.model_kwargs, **model_arguments(model)},
-            "last_stride": None if find_pools(model) else options.last_stride,
+            "last_stride": None if find_map_pools(model) else options.last_stride,
             "data_config": dict(run.network.data_config),
             "class_names": run.data.class_names,
             "problem_type": options.task.problem_type,

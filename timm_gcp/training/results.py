@@ -10,15 +10,16 @@ from safetensors import SafetensorError
 from ..data.loaders import evaluation_loader
 from ..errors import GCPError
 from ..files import json_text, save_text
+from ..map_pool import find_map_pools
 from ..models.folder import architecture, check_model_folder, loading_code, save_folder
 from ..models.named import checkpoint_in, set_method
-from ..pooling import find_pools
 from ..predictions import FILE, save_predictions
 from ..text import one_line
 from ..weights.file import load_training_checkpoint, load_weights, weights_of
 from .curves import draw_curves
 from .evaluate import evaluate
 from .history import closed, describe_differences, past_segments, write_history
+from .out_of_memory import LESS_IN_EVALUATION, naming_the_batch
 from .provenance import about, data_of, origin_text
 from .resume import differences
 from .run import Run
@@ -40,8 +41,7 @@ def finish(run: Run, report: Report | None = None) -> None:
     if run.protocol.monitor is not None:
         run.protocol.monitor.close()
     options, model = run.options, run.model
-    best = run.folder / "model_best.pth.tar"
-    path = next((p for p in (best, run.folder / "last.pth.tar") if p.is_file()), Path(run.start.path))
+    path = checkpoint_in(run.folder) or Path(run.start.path)
     checkpoint = load_training_checkpoint(path)
     load_weights(model, weights_of(checkpoint, path, use_ema=_ranked_by_average(run, checkpoint)), path)
     if run.final_method:
@@ -51,7 +51,10 @@ def finish(run: Run, report: Report | None = None) -> None:
     predictions, recorder = None, task.recorder()
     if run.data.evaluation is not None:
         batch, config = options.evaluation_batch_size, run.network.data_config
-        with evaluation_loader(options, run.data.evaluation, config, run.device, batch) as loader:
+        with (
+            evaluation_loader(options, run.data.evaluation, config, run.device, batch) as loader,
+            naming_the_batch(batch, run.device, LESS_IN_EVALUATION),
+        ):
             metrics = evaluate(
                 model,
                 loader,
@@ -126,7 +129,7 @@ def _has_result(run: Run) -> bool:
 
 def _has_folder(run: Run) -> bool:
     # timm itself cannot build a backbone with an undilated stride 1: a folder would load as another network.
-    return run.options.last_stride != 1 or bool(find_pools(run.model))
+    return run.options.last_stride != 1 or bool(find_map_pools(run.model))
 
 
 def nothing_to_train(run: Run) -> str:

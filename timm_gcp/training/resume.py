@@ -13,6 +13,7 @@ from torch import nn
 from ..distributed import Processes
 from ..errors import GCPError
 from ..hybrid import ConditioningMonitor, HybridSchedule
+from ..hybrid.options import SWITCHES
 from ..weights.file import EXTENSION, load_training_checkpoint, load_weights, weights_of
 from .checkpoint import SCALER, numbered_checkpoints
 from .epoch_position import Position
@@ -42,7 +43,7 @@ _NOT_COMPARED = (
 # What an epoch's order and division into updates follow from.
 _ONE_EPOCH = ("batch_size", "grad_accum_steps", "seed", "world_size", "dataset", "train_split", "balanced_sampling")
 
-_SWITCH = ("warm_method", "switch_epoch", "switch_lr_fraction", "switch_conditioning", "switch_last_decay")
+_SWITCH = ("warm_method", *SWITCHES)
 
 
 @dataclass(frozen=True)

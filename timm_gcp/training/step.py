@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.models import model_parameters
-from timm.utils import dispatch_clip_grad
+from timm.utils import dispatch_clip_grad, unwrap_model
 from torch import Tensor, nn
 
 from ..distributed import any_of
 from ..tasks import check_labels
 from .faults import Batch
+from .optimizer import classifiers
 from .orthogonality import Orthogonality
 
 __all__ = ["Stepper", "Update"]
@@ -49,7 +49,7 @@ class Stepper:
         optimizer: its optimiser.
         loss: logits and targets to a scalar.
         scaler: gradient scaler for float16, or None. It leaves out updates of its own while it looks for its scale;
-            these are no faults.
+            these are no faults, until the scale falls below 1.
         clip_grad: norm, value or factor, or None.
         clip_mode: 'norm', 'value' or 'agc'.
         accumulate: batches per update.
@@ -123,8 +123,8 @@ class Stepper:
             fault = "The loss of another process is not finite"
         elif not math.isfinite(read[-1]):
             fault = "The gradient became infinite or nan"
-        if not fault:
-            self._step()
+        if not fault and not self._step():
+            fault = "The gradient is infinite or nan even at a loss scale below 1"
         self.optimizer.zero_grad()
         right, sizes = [row[1] for row in rows], [len(batch.images) for batch in batches]
         return Update(losses, right, sizes, not elsewhere, fault, stopping)
@@ -150,18 +150,32 @@ class Stepper:
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         return nn.utils.get_total_norm(grads, norm_type=math.inf)
 
-    def _step(self) -> None:
+    def _clipped(self) -> list[nn.Parameter]:
+        """The parameters whose gradients are clipped: all, without the classifier in mode 'agc' as in timm."""
+        # Not timm's model_parameters(exclude_head=True): it takes the last two parameters, which are the pool's here.
+        head = classifiers(unwrap_model(self.model)) if self.clip_mode == "agc" else []
+        spared = {id(parameter) for module in head for parameter in module.parameters()}
+        return [parameter for parameter in self.model.parameters() if id(parameter) not in spared]
+
+    def _step(self) -> bool:
+        """Clips the gradient and updates the weights.
+
+        Returns:
+            False where the gradient scaler left the update out and has no scale left to try.
+        """
         if self.scaler is not None and (self.clip_grad is not None or self.orthogonality is not None):
             self.scaler.unscale_(self.optimizer)
         if self.clip_grad is not None:
-            parameters = model_parameters(self.model, exclude_head="agc" in self.clip_mode)
-            dispatch_clip_grad(parameters, value=self.clip_grad, mode=self.clip_mode)
+            dispatch_clip_grad(self._clipped(), value=self.clip_grad, mode=self.clip_mode)
         with self.orthogonality.applied(self.optimizer) if self.orthogonality else contextlib.nullcontext():
             if self.scaler is None:
                 self.optimizer.step()
-            else:
-                self.scaler.step(self.optimizer)
-                self.scaler.update()
+                return True
+            before = self.scaler.get_scale()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            # Halved after a gradient that is not finite, and kept or raised after any other.
+            return (scale := self.scaler.get_scale()) >= 1 or scale >= before
 
 
 def _numbers(loss: Tensor, logits: Tensor, targets: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from .epoch_position import Position
 from .evaluate import evaluate
 from .faults import Batch, Findings, examine, restore
 from .interrupt import Interrupt, Interrupted
-from .out_of_memory import LESS_MEMORY, naming_the_batch
+from .out_of_memory import LESS_IN_EVALUATION, LESS_MEMORY, naming_the_batch
 from .records import open_run_folder
 from .results import Report, check_model_place, finish, is_finished, nothing_to_train
 from .run import Run
@@ -40,7 +40,7 @@ def train(run: Run, report: Report | None = None) -> int:
         report: is called in the first process at the end of the run.
 
     Returns:
-        Exit status: 0, 130 when stopped by Ctrl-C, 143 by SIGTERM.
+        Exit status: 0, 130 when stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 
     Raises:
         GCPError: a loss or gradient that is not finite, memory that does not suffice, or a full disk.
@@ -252,6 +252,7 @@ class Trainer:
             batches, run.device, lambda batch: self._prepare(epoch, batch), lambda: self.interrupt.requested
         )
         self._count(made)
+        run.position.fallbacks += take_retried()
         number = epoch * self.updates_per_epoch + batches[-1].index // self.stepper.accumulate
         if made.fault:
             if run.faults.skip:
@@ -261,7 +262,6 @@ class Trainer:
         else:
             run.faults.passed()
         run.position.batches = batches[-1].index + 1
-        run.position.fallbacks += take_retried()
         if run.optimisation.average is not None:
             run.optimisation.average.update(run.model, step=number + 1)
         run.optimisation.scheduler.after_update(number + 1, run.position.loss)
@@ -296,7 +296,14 @@ class Trainer:
             seed_epoch(run.options.seed, epoch, run.processes.rank, batch.index, 1)
             return examine(run.model, batch, self.stepper.loss, self.stepper.autocast, gradient=made.finite_loss)
 
-        run.faults.met(made.fault, batches, look, epoch=epoch, update=number, method=run.method)
+        # The second pass is not part of the training: the monitor does not see it, its fallbacks are not counted.
+        monitor = run.protocol.monitor
+        if monitor is not None:
+            monitor.close()
+        run.faults.met(made.fault, batches, look, epoch=epoch, update=number + 1, method=run.method)
+        if monitor is not None:
+            monitor.attach()
+        take_retried()
 
     def _share_statistics(self) -> None:
         """Averages or copies batch norm's statistics over the processes."""
@@ -314,16 +321,17 @@ class Trainer:
         if run.loaders.evaluation is None:
             return {}
         average = run.optimisation.average
-        return evaluate(
-            average.module if average else run.network.wrapped,
-            run.loaders.evaluation,
-            device=run.device,
-            autocast=self.stepper.autocast,
-            channels_last=run.options.channels_last,
-            description="evaluating" if run.processes.first else "",
-            between=lambda: self.interrupt.check(run.device),
-            task=run.options.task,
-        )
+        with naming_the_batch(run.options.evaluation_batch_size, run.device, LESS_IN_EVALUATION):
+            return evaluate(
+                average.module if average else run.network.wrapped,
+                run.loaders.evaluation,
+                device=run.device,
+                autocast=self.stepper.autocast,
+                channels_last=run.options.channels_last,
+                description="evaluating" if run.processes.first else "",
+                between=lambda: self.interrupt.check(run.device),
+                task=run.options.task,
+            )
 
     def end_epoch(self, epoch: int, trained: Position, evaluated: dict[str, float], rate: float) -> None:
         """Moves scheduler and protocol to the next epoch, saves the checkpoint and decides whether the run ends early.
