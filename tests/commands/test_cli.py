@@ -128,6 +128,8 @@ def test_list_measures_on_request(capsys):
     ("argv", "message"),
     [
         (["lst"], "did you mean list"),
+        (["train", "--start-epoch", "3"], "timm's own train.py has --start-epoch: timm-gcp wrap train.py"),
+        (["train", "--kd-temperature", "3"], "timm's own train.py has --kd-temperature"),
         (["list", "resnet51*"], "No registered model fits"),
         (["list", "resnet5"], "did you mean resnet5"),
         (["list", "svdpad"], "did you mean svdpade"),

@@ -19,7 +19,7 @@ from timm_gcp.__main__ import main
 from timm_gcp.commands.train import parse_train_args
 from timm_gcp.distributed import Processes
 from timm_gcp.errors import GCPError
-from timm_gcp.hybrid.monitor import largest_k
+from timm_gcp.hybrid.monitor import ConditioningMonitor, largest_k
 from timm_gcp.models.named import create_model
 from timm_gcp.pooling import GlobalCovariancePool
 from timm_gcp.spectral import eigh as solver
@@ -122,7 +122,7 @@ class _Loader(list):
     sampler = dataset = None
 
 
-def one_epoch(model, batches, faults):
+def one_epoch(model, batches, faults, monitor=None):
     stepper = Stepper(model, torch.optim.SGD(model.parameters(), lr=0.1), LOSS)
     options, _ = parse_train_args([])
     run = SimpleNamespace(
@@ -133,7 +133,7 @@ def one_epoch(model, batches, faults):
         method=None,
         loaders=Loaders(_Loader(batches), None, None),
         optimisation=Optimisation(stepper, Scheduler(None, 1, None, None), None),
-        protocol=Protocol(None, None),
+        protocol=Protocol(None, monitor),
         progress=Progress(0, 1, 1, enabled=False),
         faults=faults,
         position=Position(),
@@ -160,6 +160,17 @@ def test_a_skipped_update_leaves_no_trace(tmp_path):
         assert torch.equal(value, after[key]), key
     with pytest.raises(GCPError, match=r"first not finite is image 1 of the batch.*4 of 4 covariances without any"):
         one_epoch(model, [(bad, good[0][1])], Faults(tmp_path))
+
+
+def test_the_second_look_is_not_measured(tmp_path):
+    model = timm.create_model(MODEL, num_classes=3, pretrained=False)
+    batches = [(torch.randn(4, 3, 32, 32), torch.randint(3, (4,))) for _ in range(3)]
+    batches[1][0][1, 2, 3, 4] = math.nan
+    with ConditioningMonitor(model, every=2) as monitor:
+        position = one_epoch(model, batches, Faults(tmp_path, skip=True), monitor)
+        assert position.skipped == 1
+        state = monitor.state_dict()
+    assert (state["forwards"], len(state["measured"])) == ([3], 8)
 
 
 def test_the_second_look_meets_the_same_chance(tmp_path):
