@@ -99,10 +99,6 @@ def test_moment_probing_starts_with_ridge_regression_on_its_own_features(images,
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (
-            ("--model", "test_resnet_mp", "--model-kwargs", "reduction=conv"),
-            "Moment Probing takes reduce, groups",
-        ),
         (("--model-kwargs", "reduction=conv"), "one of kind 'conv'"),
         (("--model", "test_resnet_gaussian"), "'gaussian' is no function of the covariance"),
         (("--initial-checkpoint", "WEIGHTS"), "--init-head probe and --initial-checkpoint exclude each other"),

@@ -15,7 +15,7 @@ from timm_gcp.commands.train import parse_train_args
 from timm_gcp.errors import GCPError
 from timm_gcp.hybrid.rules import LearningRateFraction
 from timm_gcp.hybrid.schedule import HybridSchedule
-from timm_gcp.training.optimizer import default_rate, make_optimizer
+from timm_gcp.training.optimizer import make_optimizer
 from timm_gcp.training.optimizer_state import load_optimizer
 from timm_gcp.training.resume import Start, load_resumed
 from timm_gcp.training.scheduler import make_scheduler, rate_ratio
@@ -30,8 +30,6 @@ def train(images, output, *more):
 def settings(*argv):
     args, _ = parse_train_args(["--lr", "0.1", "--epochs", "9", "--warmup-epochs", "0", *map(str, argv)])
     args.resume = "last.pth.tar"
-    if args.lr is None:
-        args.lr = default_rate(args, 1)
     return args
 
 

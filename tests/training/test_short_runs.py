@@ -15,7 +15,7 @@ from timm_gcp.hybrid.preview import preview_learning_rates
 from timm_gcp.hybrid.rules import ConditioningSettles
 from timm_gcp.hybrid.schedule import HybridSchedule
 from timm_gcp.pooling import GlobalCovariancePool
-from timm_gcp.training.optimizer import learning_rate, make_optimizer
+from timm_gcp.training.optimizer import default_rate, make_optimizer
 from timm_gcp.training.scheduler import fill_in_course, make_scheduler
 
 UPDATES = 20
@@ -23,7 +23,7 @@ UPDATES = 20
 
 def arguments(*argv):
     args, _ = parse_train_args(["photos", "--device", "cpu", *map(str, argv)])
-    args.lr = learning_rate(args, 1)
+    args.lr = default_rate(args, 1) if args.lr is None else args.lr
     fill_in_course(args)
     return args
 
