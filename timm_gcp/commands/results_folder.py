@@ -21,7 +21,7 @@ def check_results_folder(path: str, option: str, suggestion: str, *, others: tup
     Args:
         path: of the folder.
         option: the option that gave it, for the message.
-        suggestion: name of a folder within it that the message suggests.
+        suggestion: name of a folder within it, or beside a model folder, that the message suggests.
         others: names of which the folder may hold none, because they say that it belongs to something else.
 
     Raises:
@@ -31,7 +31,8 @@ def check_results_folder(path: str, option: str, suggestion: str, *, others: tup
     folder = Path(path)
     if found := next((name for name in others if (folder / name).exists()), None):
         owner = {REPORT: "a report", COMPARISON: "a comparison", "config.json": "a model"}.get(found, "a run")
+        place = folder.parent if found == "config.json" else folder  # a model folder holds nothing else
         raise GCPError(
             f"{option} {path} is the folder of {owner} (it holds {found}), whose files would be replaced or mixed with "
-            f"others; choose another, such as {folder / suggestion}."
+            f"others; choose another, such as {place / suggestion}."
         )
