@@ -32,7 +32,7 @@ def read_text(path: str | os.PathLike[str], what: str = "", strict: bool = True)
         remedy = "give the path of a file that you may read"
         raise GCPError(f"{what or path} cannot be read ({error.strerror or error}): {remedy}.") from error
     except UnicodeError as error:
-        raise GCPError(f"{what or path} cannot be read (it is not UTF-8 text): save it as plain text.") from error
+        raise GCPError(f"{what or path} cannot be read (it is not UTF-8 text): save it as UTF-8 text.") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

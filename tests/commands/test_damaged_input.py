@@ -249,7 +249,7 @@ TEXT_FILES = {
     [
         ("missing", "No such file or directory", "give the path of a file that you may read"),
         ("folder/", "Is a directory", "give the path of a file that you may read"),
-        ("binary", "it is not UTF-8 text", "save it as plain text"),
+        ("binary", "it is not UTF-8 text", "save it as UTF-8 text"),
     ],
 )
 def test_a_text_file_that_cannot_be_read(case, file, reason, remedy, images, run, tmp_path, capsys, monkeypatch):

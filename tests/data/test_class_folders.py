@@ -6,8 +6,11 @@ import tarfile
 import pytest
 from PIL import Image
 
-from timm_gcp.data import ReaderImageList, create_dataset
+from timm_gcp.data import ReaderImageList, check_apart, create_dataset
+from timm_gcp.data.class_counts import class_labels
 from timm_gcp.data.image_folder import FolderReader
+from timm_gcp.diagnosis import DiagnosisOptions
+from timm_gcp.diagnosis.splits import open_splits
 from timm_gcp.errors import GCPError
 from timm_gcp.text_files import read_text
 
@@ -110,7 +113,13 @@ def test_tar_files_read_every_type(tmp_path):
     photograph(tmp_path / "x" / "dog" / "0.jpg")
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.add(tmp_path / "x", "x")
-    assert len(create_dataset("", tmp_path / "x.tar", "train")) == 2
+    train, evaluation = (create_dataset("", tmp_path / "x.tar", split) for split in ("train", "validation"))
+    assert len(train) == 2
+    assert class_labels(train) is not None
+    with pytest.raises(GCPError, match="images that are trained on, all 2 of them: give --val-split '' to train"):
+        check_apart(train, evaluation, "train", "validation")
+    splits, _ = open_splits(DiagnosisOptions(data_dir=str(tmp_path / "x.tar")))
+    assert [split.name for split in splits] == ["all"]
 
 
 CLASSES = "ant\nbee\ncat\n"

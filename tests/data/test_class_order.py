@@ -1,23 +1,45 @@
 """Class order: compared with that of saved weights, and with the order in which timm reads a folder."""
 
+import itertools
 import logging
 
 import pytest
 import timm.data
 import torch
 from PIL import Image
+from timm.utils.misc import natural_key
 
 from tests.support.tools import write_images
 from timm_gcp.commands.train import main as train
 from timm_gcp.commands.train import parse_train_args
 from timm_gcp.data import create_dataset
 from timm_gcp.data.class_names import first_difference
+from timm_gcp.data.folder_scan import natural_order
 from timm_gcp.data.timm_differences import timm_differences
 from timm_gcp.errors import GCPError
 from timm_gcp.timm_scripts.hooks import ScriptHooks
 from timm_gcp.training.class_names import check_resumed_classes, warn_of_other_classes
 
 NAMES = ["coarse", "fine", "middle"]
+
+
+def test_the_order_is_timms_and_has_no_ties():
+    names = ["b10", "b2", "B3", "a", "", "10", "9", "x1y2", "x1y10", "ä", "é2"]
+    assert sorted(names, key=natural_order) == sorted(names, key=natural_key)
+    ties = ["01", "1", "001", "Cat", "cat", "CAT", "10²", "①", "٣"]
+    orders = {tuple(sorted(given, key=natural_order)) for given in itertools.islice(itertools.permutations(ties), 2000)}
+    assert len(orders) == 1
+
+
+def test_names_with_digits_that_are_no_numbers(tmp_path):
+    for name in ("①", "10²", "2"):
+        write_picture(tmp_path / "train" / name / "a.png")
+    assert create_dataset("", tmp_path, "train").class_names == ["2", "10²", "①"]
+
+
+def write_picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path)
 
 
 class Named:

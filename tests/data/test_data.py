@@ -154,6 +154,7 @@ def test_lists_as_windows_and_spreadsheets_write_them(grocery):
         ("../outside.jpg, 1", "leaves the data set"),
         ("train/../../outside.jpg, 1", "leaves the data set"),
         (", 1", "is not 'path, label'"),
+        ("x" * 200_000 + ", 1", "is not 'path, label'"),
     ],
 )
 def test_bad_line_is_named_by_file_and_number(grocery, line, match):

@@ -81,6 +81,11 @@ def test_bad_images_are_left_out(photos):
     assert len(dataset) == 7
 
 
+def test_rows_without_content_are_left_out(photos):
+    (photos / "train.csv").write_text("image,labels\nphotos/train-1.jpg,red\n,\n   \n")
+    assert len(opened(photos, "train")) == 1
+
+
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
@@ -97,7 +102,7 @@ def test_bad_images_are_left_out(photos):
         ("train", "image,labels\nphotos/train-1.jpg,red\nphotos//train-1.jpg,\n", "line 3: .*stands in line 2 too"),
         ("train", "image,labels\nphotos/train-1.jpg,red,green\n", "line 2 has 3 cells"),
         ("train", "image,labels\nphotos/train-1.jpg\n", "line 2 has 1 cells"),
-        ("train", "image,labels\n,red\n", "line 2 has 2 cells, not an image"),
+        ("train", "image,labels\n,red\n", "line 2 names no image"),
         ("train", 'image,labels\n"photos/train-1.jpg,red\n', "it is no line of a CSV file"),
         ("train", "image,red,red\nphotos/train-1.jpg,0,1\n", "names the class 'red' twice"),
         ("train", "image,red,\nphotos/train-1.jpg,0,1\n", "a column without a name"),

@@ -61,6 +61,16 @@ def test_doctor(folder, tmp_path):
 
 
 @pytest.mark.slow
+def test_doctor_names_such_files(folder, tmp_path):
+    """A finding that shows pictures, of which one has such a name."""
+    place = shutil.copytree(folder, tmp_path / "damaged")
+    (place / "train" / RAW / f"{RAW}.jpg").write_bytes(b"no image")
+    given = ("--json", str(tmp_path / "d.json"), "--report", str(tmp_path / "report"), "-j", "0")
+    assert main(["doctor", str(place), "--model", "", *given]) == 1
+    assert f"{SHOWN}.jpg" in (tmp_path / "report" / "doctor.html").read_text(encoding="utf-8")
+    assert f"{SHOWN}.jpg" in str(json.loads((tmp_path / "d.json").read_text(encoding="utf-8")))
+
+
 def test_probe_validate_predict_and_embed(folder, model, tmp_path):
     assert main(["probe", str(folder), "--model", str(model), "--output", str(tmp_path / "p"), *COMMON]) == 0
     for number, each in enumerate((model, tmp_path / "p" / "model")):

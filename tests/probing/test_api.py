@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import timm_gcp
 from timm_gcp import GCPError
+from timm_gcp.probing import api, directions
 
 
 @pytest.fixture
@@ -41,6 +42,21 @@ def test_arrays(backbone, arrays):
         assert (found.model(images).argmax(1) == labels).all()
     assert found.metrics == {"top1": 100, "top1_left_out": 100}
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+
+
+def test_directions_are_found_in_images_of_all_classes(backbone, arrays, monkeypatch):
+    """In arrays that are sorted by class, the first images are of one class."""
+    images, labels = arrays
+    order = labels.argsort(stable=True)
+    monkeypatch.setattr(directions, "SUBSET", 12)
+    monkeypatch.setattr(api, "SUBSET", 12)
+    seen = []
+    real = api._some_maps
+    monkeypatch.setattr(api, "_some_maps", lambda _, batches: seen.extend(batches) or real(_, batches))
+    fitted(backbone, (images[order], labels[order]), components=8, batch_size=6)
+    found = torch.cat([given for _, given in seen])
+    assert len(found) == 12
+    assert found.bincount().tolist() == [6, 6]
 
 
 def test_predictions_are_those_of_the_model(backbone, arrays):

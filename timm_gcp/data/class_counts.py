@@ -48,9 +48,12 @@ def class_labels(dataset: Any) -> np.ndarray | None:
     """
     if getattr(dataset, "multi_label", False):
         return None
-    samples = getattr(getattr(dataset, "reader", None), "samples", None)
+    reader = getattr(dataset, "reader", None)
+    samples, targets = getattr(reader, "samples", None), getattr(reader, "targets", None)
     try:
-        if samples is not None:
+        if targets is not None:  # timm's readers of .tar files
+            labels = np.asarray(targets)
+        elif samples is not None:
             labels = np.asarray([sample[1] for sample in samples])
         else:
             labels = next(np.asarray(getattr(dataset, name)) for name in _LABELS if hasattr(dataset, name))

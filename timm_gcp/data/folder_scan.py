@@ -1,6 +1,7 @@
 """Walks an image folder and tells the class of each image from its path."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -9,10 +10,20 @@ from pathlib import Path
 from ..errors import GCPError
 from .image_files import count_left_out, is_image, say_left_out
 
-__all__ = ["CLASS_FROM", "FolderScan", "case_twins", "class_of", "find_images", "scan_folder"]
+__all__ = ["CLASS_FROM", "FolderScan", "case_twins", "class_of", "find_images", "natural_order", "scan_folder"]
 
 CLASS_FROM = ("top", "leaf")
 """The folder of an image's path that is its class: the first below the split, or the one that holds the image."""
+
+
+def natural_order(name: str) -> tuple[list[str | int], str]:
+    """Sorts as timm's ``natural_key``: numbers by value, letters without their case.
+
+    Names that differ by case or leading zeros alone, which are equal there, have an order too; and a digit that is no
+    decimal number, such as ``①``, is a letter.
+    """
+    parts = re.split(r"(\d+)", name.lower())  # every second part is a number
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
 
 
 @dataclass

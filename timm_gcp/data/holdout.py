@@ -185,6 +185,16 @@ def _part(dataset: Any, names: list[str], wanted: Collection[str]) -> Any:
     return part
 
 
+def _files(dataset: Any) -> list[str] | None:
+    """The path of each image, of those in a .tar the path within it; None where a data set has no such paths."""
+    samples = getattr(getattr(dataset, "reader", None), "samples", None)
+    if samples is None:
+        return None
+    if isinstance(samples, list):
+        return [path for path, _ in samples]
+    return [str(dataset.filename(index, absolute=True)) for index in range(len(samples))]
+
+
 def check_apart(train: Any, evaluation: Any, train_split: str, val_split: str) -> None:
     """Compares the images of the evaluation split with those of the training split, and warns of images in both.
 
@@ -197,16 +207,17 @@ def check_apart(train: Any, evaluation: Any, train_split: str, val_split: str) -
     Raises:
         GCPError: all evaluation images are trained on, although the names of the splits differ.
     """
-    trained, evaluated = (getattr(getattr(data, "reader", None), "samples", None) for data in (train, evaluation))
-    if not isinstance(trained, list) or not isinstance(evaluated, list):
+    trained, evaluated = _files(train), _files(evaluation)
+    if trained is None or evaluated is None:
         return
-    files = {path for path, _ in trained}
-    both = sum(path in files for path, _ in evaluated)
+    files = set(trained)
+    both = sum(path in files for path in evaluated)
     if both == len(evaluated) and train_split != val_split:
+        part = "--val-split '' --val-fraction 0.2 to hold a fifth of every class out, or "
+        divisible = isinstance(train.reader.samples, list)  # not the images of a .tar
         raise GCPError(
             f"--val-split {val_split!r} would evaluate on images that are trained on, all {both} of them: give "
-            "--val-split '' --val-fraction 0.2 to hold a fifth of every class out, or --val-split '' alone to train "
-            "without evaluation."
+            f"{part if divisible else ''}--val-split ''{' alone' if divisible else ''} to train without evaluation."
         )
     if both:
         _logger.warning(

@@ -7,11 +7,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from timm.utils.misc import natural_key
-
 from ..errors import GCPError
 from ..text import some_quoted
-from .folder_scan import CLASS_FROM, FolderScan, case_twins, class_of, scan_folder
+from .folder_scan import CLASS_FROM, FolderScan, case_twins, class_of, natural_order, scan_folder
 from .holdout import LISTED
 from .image_files import say_left_out
 from .reader import SampleReader
@@ -82,9 +80,8 @@ class FolderReader(SampleReader):
                 )
         self.class_to_idx = class_map or _numbered(scan.classes(class_from))
         labelled = ((path, self.class_to_idx.get(class_of(inner, class_from))) for path, inner in scan.images)
-        self.samples = sorted(
-            ((path, label) for path, label in labelled if label is not None), key=lambda sample: natural_key(sample[0])
-        )
+        kept = ((path, label) for path, label in labelled if label is not None)
+        self.samples = sorted(kept, key=lambda sample: natural_order(sample[0]))
         self.num_classes = 1 + max(self.class_to_idx.values())
         _say_nested(scan, folder, class_from)
         if twins := case_twins(self.class_to_idx):
@@ -95,7 +92,7 @@ class FolderReader(SampleReader):
 
 
 def _numbered(classes: Collection[str]) -> dict[str, int]:
-    return {name: label for label, name in enumerate(sorted(classes, key=natural_key))}
+    return {name: label for label, name in enumerate(sorted(classes, key=natural_order))}
 
 
 def _folder(root: Path) -> Path:
@@ -149,8 +146,8 @@ def _say_nested(scan: FolderScan, folder: Path, class_from: str) -> None:
                 "folders are the classes, give --class-from leaf.",
                 folder,
                 nested.total(),
-                some_quoted(sorted(nested, key=natural_key), 3),
-                some_quoted(sorted(classes, key=natural_key), 3),
+                some_quoted(sorted(nested, key=natural_order), 3),
+                some_quoted(sorted(classes, key=natural_order), 3),
             )
         return
     places = defaultdict(list)

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path, PureWindowsPath
 
 from ..errors import GCPError
+from ..text import shortened
 from ..text_files import numbered_lines
 from .reader import SampleReader
 from .splits import entry_of, is_training_split, same_split, split_remedy
@@ -117,7 +118,10 @@ def _largest_label(file: Path) -> int | None:
 
 
 def _fields(line: str) -> list[str]:
-    return [field.strip() for field in next(csv.reader([line], skipinitialspace=True), [""])]
+    try:
+        return [field.strip() for field in next(csv.reader([line], skipinitialspace=True), [""])]
+    except csv.Error:  # a line that is far too long for a list
+        return [""]
 
 
 def _label(line: str) -> int | None:
@@ -131,8 +135,8 @@ def _parse(line: str, where: str) -> tuple[str, int]:
     path, *labels = _fields(line)
     if not path or len(labels) not in (1, 2):
         raise GCPError(
-            f"{where}: {line!r} is not 'path, label' or 'path, label, coarse label': correct the line (a path with a "
-            "comma goes in double quotes)."
+            f"{where}: {shortened(line)} is not 'path, label' or 'path, label, coarse label': correct the line (a path "
+            "with a comma goes in double quotes)."
         )
     for name, value in zip(("label", "coarse label"), labels, strict=False):
         if not _NUMBER.fullmatch(value):

@@ -116,14 +116,16 @@ class _Table:
                 )
             self.columns = [] if listed else _without_repetition(header[1:], file)
             for cells in lines:
-                if cells:
+                if any(cell.strip() for cell in cells):
                     self.rows.append(self._row(f"{where} {lines.line_num}", lines.line_num, cells))
         except csv.Error as error:
             raise GCPError(f"{where} {lines.line_num}: it is no line of a CSV file ({error}): correct it.") from error
 
     def _row(self, where: str, number: int, cells: Sequence[str]) -> tuple[int, str, list[str]]:
         width = 1 + (len(self.columns) or 1)
-        if len(cells) != width or not cells[0].strip():
+        if len(cells) == width and not cells[0].strip():
+            raise GCPError(f"{where} names no image: fill its first cell, or take the line out.")
+        if len(cells) != width:
             raise GCPError(
                 f"{where} has {len(cells)} cells, not an image and {width - 1} more: correct it (a cell with a comma "
                 "goes in double quotes)."

@@ -7,10 +7,9 @@ from typing import Any
 from PIL import Image
 from timm.data.readers import get_img_extensions
 from timm.data.readers.reader_image_folder import ReaderImageFolder
-from timm.utils.misc import natural_key
 
 from ..text import some_of, some_quoted
-from .folder_scan import scan_folder
+from .folder_scan import natural_order, scan_folder
 
 __all__ = ["timm_differences"]
 
@@ -35,7 +34,7 @@ def timm_differences(dataset: Any) -> list[str]:
     if missed:
         kinds = some_of([f"{count} {end}" for end, count in missed.most_common()])
         said.append(f"timm does not read these images in {root}: {kinds}; timm-gcp train does.")
-    top, leaf = (sorted(scan.classes(kind), key=natural_key) for kind in ("top", "leaf"))
+    top, leaf = (sorted(scan.classes(kind), key=natural_order) for kind in ("top", "leaf"))
     if top != leaf:
         said.append(
             f"timm takes the innermost folders of {root} as classes ({some_quoted(leaf, 3)}); timm-gcp train takes the "

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from ..text import some_of
+from ..text import printable, some_of
 from .findings import ERROR, NOTE, WARNING, Finding, Picture
 from .image_facts import ImageFacts
 from .splits import Split
@@ -33,7 +33,7 @@ class Scan:
         """An image of the split, for a finding."""
         labels = self.split.labels
         label = "" if labels is None else self.split.class_names[int(labels[index])]
-        return Picture(self.split.name, index, str(self.split.dataset.filename(index)), label, remark)
+        return Picture(self.split.name, index, printable(self.split.dataset.filename(index)), label, remark)
 
     def chosen(self, test: Callable[[ImageFacts], str]) -> list[Picture]:
         """The images for which a test has a remark."""

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timm.utils.misc import natural_key
 
 from ..data.class_counts import class_counts, class_labels
 from ..data.class_map import read_class_map
 from ..data.factory import create_dataset
-from ..data.folder_scan import FolderScan, case_twins, class_of, scan_folder
+from ..data.folder_scan import FolderScan, case_twins, class_of, natural_order, scan_folder
 from ..data.image_dataset import StrictImageDataset
 from ..data.image_files import count_left_out
 from ..data.reader import SampleReader
@@ -88,7 +87,9 @@ def _named(options: DiagnosisOptions) -> tuple[list[Split], list[Finding]]:
     """The splits of a data set that is no image folder, each opened as for training."""
     found: list[Split] = []
     refused: dict[str, str] = {}
-    for name in options.splits or [each for each, _ in _GROUPS]:
+    # timm takes no notice of the name of a split where the data set is one file.
+    usual = ["all"] if not options.dataset else [each for each, _ in _GROUPS]
+    for name in options.splits or usual:
         try:
             dataset = create_dataset(
                 options.dataset,
@@ -131,7 +132,7 @@ def _folders(options: DiagnosisOptions, root: Path) -> tuple[list[Split], list[F
     if twins := case_twins(classes):
         text = f"Classes differ by capital letters alone, and count as several: {some_quoted(twins)}."
         findings.append(Finding("capital letters", WARNING, text, classes=twins))
-    names = sorted(classes, key=natural_key)
+    names = sorted(classes, key=natural_order)
     label_of = {each: label for label, each in enumerate(names)}
     if given := read_class_map(options.class_map, options.data_dir):
         label_of, by_label = given, {label: name for name, label in given.items()}
@@ -145,7 +146,7 @@ def _folders(options: DiagnosisOptions, root: Path) -> tuple[list[Split], list[F
         reader = SampleReader(places[name])
         labelled = ((path, class_of(folder, options.class_from)) for path, folder in scan.images)
         samples = ((path, label_of[each]) for path, each in labelled if each in label_of)
-        reader.samples = sorted(samples, key=lambda sample: natural_key(sample[0]))
+        reader.samples = sorted(samples, key=lambda sample: natural_order(sample[0]))
         dataset = StrictImageDataset(str(places[name]), reader=reader, orient=not options.ignore_exif_orientation)
         dataset.class_names, dataset.num_classes = names, len(names)
         labels = np.array([label for _, label in reader.samples], dtype=np.int64)

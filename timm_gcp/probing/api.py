@@ -21,7 +21,7 @@ from ..models.named import ModelChoice, load_model
 from ..models.names import plain_name
 from ..text import first_line, nearest
 from .backbone import Backbone
-from .directions import SUBSET, Directions, directions_of
+from .directions import SUBSET, Directions, directions_of, spaced
 from .features import FeatureArrays
 from .options import ProbeOptions
 from .probe import Probe, Say, fit_probe, fit_to_features
@@ -103,7 +103,12 @@ def _fit_to_batches(
     began = time.monotonic()
     channels = channels_of(model)
     batches = _batches(train, options.batch_size, channels)
-    directions = directions_of(_some_maps(backbone, batches), options.components)
+    some = batches
+    if not _holds_batches(train):
+        images, labels = _pair(train)
+        chosen = spaced(len(images))
+        some = _batches((images[chosen], labels[chosen]), options.batch_size, channels)
+    directions = directions_of(_some_maps(backbone, some), options.components)
     trained = _features(backbone, batches, directions)
     evaluated = None
     if evaluation is not None:
@@ -202,7 +207,7 @@ def _batches(given: Any, size: int, channels: int | None) -> Iterable[Any]:
         GCPError: neither batches nor arrays, or arrays of different lengths; while they are passed through, images or
             labels of a wrong kind.
     """
-    if not (isinstance(given, (tuple, list)) and len(given) == 2) or _is_batch(given[0]):
+    if _holds_batches(given):
         if not isinstance(given, Iterable):
             raise GCPError(
                 f"Something of type {type(given).__name__} holds no images; give a folder, batches or a pair of arrays."
@@ -213,6 +218,11 @@ def _batches(given: Any, size: int, channels: int | None) -> Iterable[Any]:
         shapes = f"{list(images.shape)} and {list(labels.shape)}"
         raise GCPError(f"A pair of arrays is images [N, C, H, W] and labels [N], not {shapes}.")
     return _Checked(DataLoader(TensorDataset(images, labels), size), channels)
+
+
+def _holds_batches(given: Any) -> bool:
+    """Whether something is not a pair of arrays."""
+    return not (isinstance(given, (tuple, list)) and len(given) == 2) or _is_batch(given[0])
 
 
 def _is_batch(given: Any) -> bool:

@@ -22,7 +22,7 @@ from ..errors import GCPError
 from ..files import save_atomically, save_text, sha256_of
 from ..output import BAR
 from .backbone import Backbone
-from .directions import SUBSET, Directions, principal_directions, spectrum, within_image_covariance
+from .directions import Directions, principal_directions, spaced, spectrum, within_image_covariance
 from .features import Features
 
 __all__ = ["Cache", "digest_of_images", "find_directions", "store_features", "write_cache"]
@@ -155,7 +155,7 @@ def find_directions(backbone: Backbone, dataset: Any, images: str, folder: Path,
     """
     file = folder / f"directions-{_name_of({**backbone.key, 'images': images})}.npz"
     if not file.is_file():
-        indices = np.unique(np.linspace(0, len(dataset) - 1, SUBSET).astype(int)).tolist()
+        indices = spaced(len(dataset))
         total = math.ceil(len(indices) / backbone.options.batch_size)
         lengths: list[float] = []
 

@@ -8,17 +8,31 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import GCPError
 
-__all__ = ["SUBSET", "Directions", "directions_of", "principal_directions", "spectrum", "within_image_covariance"]
+__all__ = [
+    "SUBSET",
+    "Directions",
+    "directions_of",
+    "principal_directions",
+    "spaced",
+    "spectrum",
+    "within_image_covariance",
+]
 
 SUBSET = 1000
 """Training images in which the principal directions are found."""
 _HIGHEST = 64.0
 """What the longest feature vector becomes in float16, which holds a thousand times as much."""
+
+
+def spaced(count: int) -> list[int]:
+    """Numbers of the images in which directions are found: all, or `SUBSET` evenly spaced ones of many."""
+    return np.unique(np.linspace(0, count - 1, SUBSET).astype(int)).tolist()
 
 
 def within_image_covariance(maps: Iterable[Tensor]) -> Tensor:

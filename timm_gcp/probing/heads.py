@@ -98,7 +98,8 @@ class Kernel:
         features = _empty(cache, len(self.scaling))
         for rows, vectors in part.vectors(cache, device):
             features[rows] = vectors.cpu() * self.scaling
-        self.mean = features.double().mean(0).float()
+        # In blocks: features of many images are a file, which a float64 copy would bring into memory.
+        self.mean = torch.cat([block.double().mean(0) for block in features.split(_COLUMNS, 1)]).float()
         self.features = features.sub_(self.mean)
         matrix = torch.zeros(cache.rows, cache.rows, dtype=torch.float64, device=device)
         for block in self.features.split(_COLUMNS, 1):

@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 from PIL import Image
+from torch.utils.data import IterableDataset
 
 from ..data.image_dataset import StrictImageDataset
 from ..text import one_line
@@ -25,7 +26,9 @@ class Thumbnails:
     """
 
     def __init__(self, dataset: Any) -> None:
-        self.there = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+        # Every Dataset of torch has __getitem__, also where it only raises an error.
+        streamed = isinstance(dataset, IterableDataset)
+        self.there = not streamed and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
         self._dataset = dataset
         self._made: dict[tuple[int, int], str | None] = {}
 
