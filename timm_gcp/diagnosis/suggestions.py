@@ -129,7 +129,7 @@ def _head(multi_label: bool) -> Suggestion:
     basis = (
         "eval/results/probe_images.csv: gains of 1.1, 1.2 and 2.3 points on Grocery, 9.0, 12.5 and 15.1 on Cars, with "
         "5, 10 and 20 images; eval/results/finetune.csv: 4.0, 5.5 and 3.5 on Grocery with 5, 10 and all images, "
-        "losses of 2.9, 2.4 and 2.2 on Cars with 5, 10 and all"
+        "losses of 2.9, 2.4 and 1.6 on Cars with 5, 10 and all"
     )
     if not multi_label:
         basis += "; timm-gcp probe --compare measures it on these images, frozen"
