@@ -10,12 +10,13 @@ from .errors import GCPError
 from .map_pool import MapPool
 from .pool_options import PoolOptions, is_whole
 
-__all__ = ["MOMENT_POOL", "MomentPool", "moment_pool"]
+__all__ = ["GROUPS", "MOMENT_POOL", "WIDTH", "MomentPool", "moment_pool"]
 
 MOMENT_POOL = "mp"
 """What a model with this layer is named by: ``<backbone>_mp``."""
 
-_WIDTH, _GROUPS = 512, 4
+WIDTH, GROUPS = 512, 4
+"""Channels after the reduction, and groups of them, by default."""
 _LEAST_GROUP = 7
 """Two 3×3 convolutions of stride 2 leave one number of a 7×7 matrix, and none of a smaller one."""
 _EPS = 1e-6
@@ -58,8 +59,8 @@ class MomentPool(MapPool):
     def __init__(
         self,
         in_features: int,
-        reduce: int = _WIDTH,
-        groups: int = _GROUPS,
+        reduce: int = WIDTH,
+        groups: int = GROUPS,
         input_fmt: str = "NCHW",
         first_order: str | None = None,
     ) -> None:
@@ -139,6 +140,6 @@ def moment_pool(
     for name, value in foreign.items():
         if value is not None:
             raise GCPError(f"Moment Probing takes reduce, groups and first_order, and no {name}; leave it out.")
-    groups = _GROUPS if options.groups == 1 else options.groups
-    width = min(_WIDTH, in_features) // groups * groups if reduce is None else reduce
+    groups = GROUPS if options.groups == 1 else options.groups
+    width = min(WIDTH, in_features) // groups * groups if reduce is None else reduce
     return MomentPool(in_features, width, groups, input_fmt, options.first_order)

@@ -162,7 +162,7 @@ def loaders(args, folder):
     args.workers = 0
     args.batch_size = 2
     data = [create_dataset("", str(folder), "train", is_training=training) for training in (True, False)]
-    made = make_loaders(args, Data(data[0], data[1], 2, 3), config, Processes(CPU))
+    made = make_loaders(args, Data(data[0], data[1], 2), config, Processes(CPU))
     assert made.mixup is None
     return made.train.dataset, made.evaluation.dataset
 

@@ -215,13 +215,13 @@ def test_files_of_weights_that_are_refused(text, message, uneven, tmp_path, caps
 )
 def test_a_class_without_training_images_is_named(more, message):
     options = SimpleNamespace(**{"class_weights": "", "logit_adjustment": None, **more})
-    data = Data(SimpleNamespace(targets=[0, 0, 2], class_names=["a", "nobody", "b"]), None, 3, 3)
+    data = Data(SimpleNamespace(targets=[0, 0, 2], class_names=["a", "nobody", "b"]), None, 3)
     with pytest.raises(GCPError, match=message):
         make_corrected_loss(options, data)
 
 
 def test_a_stream_of_images_is_refused():
-    data = Data(SimpleNamespace(num_classes=3), None, 3, 3)
+    data = Data(SimpleNamespace(num_classes=3), None, 3)
     with pytest.raises(GCPError, match="before the images are read"):
         make_corrected_loss(SimpleNamespace(class_weights="balanced", logit_adjustment=None), data)
     with pytest.raises(GCPError, match="before the images are read"):

@@ -18,7 +18,7 @@ from ..models import ensure_registered
 from ..models.cfgs import check_tag
 from ..models.create import create_on_meta
 from ..models.names import endings, split_name
-from ..moment_pooling import MOMENT_POOL
+from ..moment_pooling import GROUPS, MOMENT_POOL, WIDTH
 from ..text import nearest
 from ..weights.init_tags import init_tag, is_init
 from .glossary import GLOSSARY
@@ -31,7 +31,7 @@ __all__ = ["main"]
 _MOMENT_PROBING = {
     "output": "cross-covariances of neighbouring groups of channels, compressed by two convolutions",
     "source": "Gao et al., Tuning Pre-trained Model via Moment Probing, ICCV 2023, section 3.2",
-    "options": "reduce=512 channels in groups=4, first_order",
+    "options": f"reduce={WIDTH} channels in groups={GROUPS}, first_order",
     "models": f"<backbone>_{MOMENT_POOL}, such as vit_base_patch16_224_{MOMENT_POOL}, without the hybrid protocol",
 }
 """What is shown of the one head that is no method."""

@@ -104,7 +104,7 @@ def _fit_to_batches(
     channels = channels_of(model)
     batches = _batches(train, options.batch_size, channels)
     some = batches
-    if not _holds_batches(train):
+    if _is_pair(train):
         images, labels = _pair(train)
         chosen = spaced(len(images))
         some = _batches((images[chosen], labels[chosen]), options.batch_size, channels)
@@ -207,7 +207,7 @@ def _batches(given: Any, size: int, channels: int | None) -> Iterable[Any]:
         GCPError: neither batches nor arrays, or arrays of different lengths; while they are passed through, images or
             labels of a wrong kind.
     """
-    if _holds_batches(given):
+    if not _is_pair(given):
         if not isinstance(given, Iterable):
             raise GCPError(
                 f"Something of type {type(given).__name__} holds no images; give a folder, batches or a pair of arrays."
@@ -220,9 +220,9 @@ def _batches(given: Any, size: int, channels: int | None) -> Iterable[Any]:
     return _Checked(DataLoader(TensorDataset(images, labels), size), channels)
 
 
-def _holds_batches(given: Any) -> bool:
-    """Whether something is not a pair of arrays."""
-    return not (isinstance(given, (tuple, list)) and len(given) == 2) or _is_batch(given[0])
+def _is_pair(given: Any) -> bool:
+    """Whether something is a pair of arrays, and not two batches."""
+    return isinstance(given, (tuple, list)) and len(given) == 2 and not _is_batch(given[0])
 
 
 def _is_batch(given: Any) -> bool:

@@ -55,7 +55,7 @@ def attempt(action: Callable[[], T], doing: str) -> T:
 def _server_fault(error: BaseException) -> str | None:
     """The fault of the server or of the connection that an error stands for, None for any other error."""
     causes = list(_chain(error))
-    if any(isinstance(cause, OSError) and cause.errno in _OF_THIS_MACHINE for cause in causes):
+    if _file_fault(error):
         return None
     for status in filter(None, map(status_of, causes)):
         return f"server error {status}" if status >= 500 or status in (408, 429) else None
@@ -71,9 +71,8 @@ def _server_fault(error: BaseException) -> str | None:
 
 def _refusal(error: BaseException, doing: str) -> GCPError | None:
     """The message about a request that the Hub or this machine refused; None for any other error."""
-    for cause in _chain(error):
-        if isinstance(cause, OSError) and cause.errno in _OF_THIS_MACHINE:
-            return GCPError(f"A file of this machine stopped {doing} ({one_line(cause)}); mend that and try again.")
+    if fault := _file_fault(error):
+        return GCPError(f"A file of this machine stopped {doing} ({one_line(fault)}); mend that and try again.")
     if "Invalid metadata in README.md" in str(error):
         reasons = " ".join(str(error).split("\n")[1:])
         return GCPError(f"The Hub refuses the card's metadata ({reasons}); correct it, the licence first of all.")
@@ -92,6 +91,12 @@ def _refusal(error: BaseException, doing: str) -> GCPError | None:
             message = getattr(cause, "server_message", None) or "without a reason"
             return GCPError(f"The Hub answers {status} while {doing} ({message}); correct that and try again.")
     return None
+
+
+def _file_fault(error: BaseException) -> OSError | None:
+    """The error of a file of this machine that an error stands for, None for any other error."""
+    errors = (cause for cause in _chain(error) if isinstance(cause, OSError))
+    return next((cause for cause in errors if cause.errno in _OF_THIS_MACHINE), None)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

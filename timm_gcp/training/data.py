@@ -32,13 +32,11 @@ class Data:
         train: images that are trained on.
         evaluation: images that are evaluated after every epoch, or None.
         num_classes: number of classes.
-        channels: of the images.
     """
 
     train: Any
     evaluation: Any
     num_classes: int
-    channels: int
 
     @property
     def class_names(self) -> list[str] | None:
@@ -99,11 +97,11 @@ def open_data(options: TrainOptions, processes: Processes) -> Data:
     Raises:
         GCPError: a data set that does not exist, is empty or contradicts the options or the other split.
     """
-    channels, batch_size = options.channels or 3, options.batch_size
+    batch_size = options.batch_size
     if options.dataset_download:
         processes.by_first(lambda: download_splits(options, batch_size=batch_size))
     train, evaluation = open_splits(
-        options, channels, progress=processes.first, batch_size=batch_size, seed=options.seed
+        options, options.channels or 3, progress=processes.first, batch_size=batch_size, seed=options.seed
     )
     options.num_classes = _number_of_classes(options.num_classes, train)
     if options.num_classes < 2 and options.task is SINGLE_LABEL:
@@ -115,7 +113,7 @@ def open_data(options: TrainOptions, processes: Processes) -> Data:
                 f"No image of split '{options.val_split}' has a label, so there is no average precision; give another "
                 "--val-split, or '' for none."
             )
-    return Data(train, evaluation, options.num_classes, channels)
+    return Data(train, evaluation, options.num_classes)
 
 
 def _number_of_classes(given: int | None, train: Any) -> int:

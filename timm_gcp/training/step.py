@@ -85,7 +85,8 @@ class Stepper:
         """Makes one update from the batches of an accumulation.
 
         Loss, accuracy, labels and the largest gradient are read from the device together, once, before the weights
-        change. (Gradient scaler and distributed training wait once more each.)
+        change. (Distributed training waits once more; a gradient scaler does so three times, for its check and its
+        scale before and after.)
 
         Args:
             batches: images ``[B, C, H, W]`` with targets, ``[B]`` labels or ``[B, K]`` soft targets.
